@@ -1,0 +1,5 @@
+"""The `aapo` command."""
+
+from aapo.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,248 @@
+"""What the subcommands do; heavy imports live here, so that `--help` is instant."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import datasets
+import yaml
+from accelerate import PartialState
+from datasets import Dataset
+from rich.table import Table
+from transformers.utils import logging as transformers_logging
+
+from aapo.errors import AapoError, InputError
+from aapo.evaluation import Evaluation, save_evaluations
+from aapo.evaluation import evaluate as evaluate_model
+from aapo.files import write_json
+from aapo.progress import console, progress
+from aapo.reference import ReferenceBank, summarize
+from aapo.reporting import write_report
+from aapo.runs import RunDirectory
+from aapo.sampling import TransformersEngine, load_model, load_tokenizer
+from aapo.tasks import load_prompts
+from aapo.training import Recipe, load_recipe
+from aapo.training import train as train_recipe
+from aapo.training.recipe import resolve
+from aapo.training.run import (
+    bank_path,
+    claim,
+    default_output,
+    identity_of_bank,
+    model_path,
+    planned_steps,
+    prepare_bank,
+    prepare_model,
+    training_prompts,
+)
+
+transformers_logging.disable_progress_bar()
+datasets.disable_progress_bars()
+
+
+def _main_process() -> bool:
+    return PartialState().is_main_process
+
+
+def train(source: str, flags: Sequence[str], *, dry_run: bool, resume: bool) -> None:
+    """Train, evaluate, report; or with `dry_run` print the plan."""
+    recipe = load_recipe(source, flags)
+    output = _output(recipe, source, resume=resume)
+    if dry_run:
+        _print_plan(recipe, output, resume=resume)
+        return
+    if _main_process():
+        console.print(f"run directory {output}")
+    result = train_recipe(recipe, output, resume=resume)
+    if result.interrupted:
+        raise AapoError(f"interrupted; a checkpoint is saved, go on with `aapo train {output} --resume`")
+    if _main_process():
+        if result.evaluations:
+            console.print(_accuracy_table(result.evaluations))
+        page = write_report([result.run])
+        console.print(f"report {page}")
+        console.print(f"run directory {output}")
+
+
+def _output(recipe: Recipe, source: str, *, resume: bool) -> Path:
+    """The run directory: the one named, the one that is the recipe, or a new one."""
+    if "output_dir" in recipe.given:
+        return Path(recipe.given["output_dir"])
+    if (Path(source) / "recipe.yaml").exists():
+        return Path(source)
+    if resume:
+        runs = sorted(path for path in Path("runs").glob(f"{recipe.name}-*") if (path / "recipe.yaml").exists())
+        if not runs:
+            raise InputError(f"there is no run of {recipe.name} in runs/ to resume; name its folder with --output_dir")
+        return runs[-1]
+    return default_output(recipe)
+
+
+def _print_plan(recipe: Recipe, output: Path, *, resume: bool) -> None:
+    """What a recipe resolves to, and what is built, reused and written."""
+    console.print(yaml.safe_dump(recipe.resolved(), sort_keys=False), end="", markup=False)
+    path = model_path(recipe)
+    exists = recipe.base_model is None or Path(path).exists()
+    lines = {"model": f"{path} ({'reused' if exists else 'will be built'})"}
+    if exists:
+        tokenizer = load_tokenizer(path, recipe.model.model_revision)
+        prompts = training_prompts(recipe, tokenizer)
+        if recipe.uses_bank:
+            lines["bank"] = _bank_plan(recipe, prompts, tokenizer)
+    else:
+        prompts = load_prompts(recipe.data, "train")
+        if recipe.uses_bank:
+            samples = len(prompts) * recipe.run.num_reference_samples
+            lines["bank"] = f"will be built after the model: {samples} samples"
+    steps = planned_steps(recipe, len(prompts))
+    rollouts = steps * (recipe.training.generation_batch_size or 0)
+    lines["training"] = f"{len(prompts)} prompts, {steps} steps, {rollouts} rollouts"
+    if recipe.data.num_eval_prompts:
+        held_out = len(load_prompts(recipe.data, "test"))
+        lines["evaluation"] = f"{held_out} held-out prompts x {recipe.run.eval_num_samples} samples, before and after"
+    claimed = RunDirectory(output).recipe_file.exists()
+    lines["writes"] = f"{output} ({'resumes the run there' if claimed and resume else 'new'})"
+    console.print("plan:")
+    for key, value in lines.items():
+        console.print(f"  {key}: {value}", markup=False)
+    if claimed:
+        claim(RunDirectory(output), recipe, resume=resume)
+
+
+def _bank_plan(recipe: Recipe, prompts: Dataset, tokenizer: object) -> str:
+    identity = identity_of_bank(recipe, tokenizer)
+    path = bank_path(recipe, identity)
+    if not (path / "manifest.json").exists():
+        return f"{path} (will be built: {len(prompts) * identity['num_samples']} samples)"
+    bank = ReferenceBank.open(path)
+    bank.require(identity)
+    return f"{path} (reused: {len(bank)} prompts)"
+
+
+def base_build(source: str, flags: Sequence[str]) -> None:
+    """Make the recipe's base model and print its folder."""
+    recipe = load_recipe(source, flags)
+    if recipe.base_model is None:
+        raise InputError(f"recipe {source} has no base_model; it starts from {recipe.model.model_name_or_path}")
+    console.print(f"base model {prepare_model(recipe)}")
+
+
+def bank_build(source: str, flags: Sequence[str], output: Path | None) -> None:
+    """Build the recipe's bank and print its folder and summary."""
+    recipe = load_recipe(source, flags)
+    if not recipe.uses_bank:
+        raise InputError(f"recipe {source} reads no bank: its objective has no margin, or its reference is live")
+    path = prepare_model(recipe)
+    tokenizer = load_tokenizer(path, recipe.model.model_revision)
+    bank = prepare_bank(recipe, training_prompts(recipe, tokenizer), tokenizer, output)
+    if _main_process():
+        _print_bank(bank)
+
+
+def bank_show(path: Path) -> None:
+    """Print a bank's summary and identity."""
+    _print_bank(ReferenceBank.open(path))
+
+
+def _print_bank(bank: ReferenceBank) -> None:
+    summary = summarize(bank)
+    console.print(f"bank {bank.path}", markup=False)
+    console.print(
+        f"{summary.num_prompts} prompts x {summary.num_samples} samples, pass rate {summary.pass_rate:.3f}, "
+        f"all right {summary.all_right_frac:.3f}, all wrong {summary.all_wrong_frac:.3f} of prompts"
+    )
+    console.print(
+        f"completion tokens: mean {summary.mean_tokens:.1f}, max {summary.max_tokens}; truncated "
+        f"{summary.truncated_frac:.3f}, unscored {summary.unscored_frac:.3f} of samples"
+    )
+    console.print("prompts by pass rate:")
+    widest = max(summary.histogram) or 1
+    for index, count in enumerate(summary.histogram):
+        bar = "█" * round(40 * count / widest)
+        console.print(f"  {index / 10:.1f}-{(index + 1) / 10:.1f} {count:6d} {bar}")
+    console.print("identity:")
+    console.print(yaml.safe_dump(dict(bank.identity), sort_keys=False), markup=False, end="")
+
+
+def evaluate(model: str, tasks: Sequence[str], num_samples: int, output: Path | None, flags: Sequence[str]) -> None:
+    """Evaluate one model on several tasks, print the table and write the results."""
+    run = RunDirectory(model)
+    given = run.recipe()["fields"] if run.recipe_file.exists() else {}
+    source = str(run.model) if given else model
+    if given and not run.model.exists():
+        raise InputError(f"{model} has no final model yet; finish it with `aapo train {model} --resume`")
+    tokenizer = load_tokenizer(source)
+    results = []
+    engine: TransformersEngine | None = None
+    for task in tasks:
+        recipe = _task_recipe(task, source, given, flags)
+        prompts = load_prompts(recipe.data, "test")
+        if engine is None:
+            weights = load_model(source).to(PartialState().device)  # type: ignore[arg-type]
+            engine = TransformersEngine(weights, tokenizer, recipe.eval_sampling)
+        with progress(f"evaluating {task}", len(prompts) * num_samples) as update:
+            done = 0
+
+            def count(finished: int, update=update) -> None:  # type: ignore[no-untyped-def]
+                nonlocal done
+                done += finished
+                update(done, "")
+
+            name = task.removeprefix("reasoning_gym:")
+            results.append(
+                evaluate_model(
+                    Path(model).name,
+                    name,
+                    prompts,
+                    engine,
+                    recipe.reward_funcs[0],
+                    num_samples=num_samples,
+                    seed=recipe.run.eval_seed,
+                    on_batch=count,
+                )
+            )
+    console.print(_accuracy_table(results))
+    if output is not None:
+        write_json(output / "results.json", [result.summary() for result in results])
+        for result in results:
+            save_evaluations(output / result.task.replace("/", "_"), [result])
+        console.print(f"results {output / 'results.json'}", markup=False)
+
+
+def _task_recipe(task: str, source: str, given: dict, flags: Sequence[str]) -> Recipe:
+    """How a task is put to the model: as its run's recipe did, where the model comes from a run."""
+    from aapo.training.recipe import parse_flags
+
+    how = ("system_prompt", "prompt_template", "conversational", "temperature", "top_p", "max_completion_length")
+    fields = {key: given[key] for key in how if key in given}
+    if given.get("dataset_name") == task:
+        fields |= {key: value for key, value in given.items() if key.startswith("dataset_")}
+    fields |= {"dataset_name": task, "model_name_or_path": source, "margin": "none", "bf16": False}
+    if task.startswith("reasoning_gym:"):
+        fields["num_train_prompts"] = 1
+    return resolve("eval", fields | parse_flags(flags))
+
+
+def report(paths: Sequence[Path], output: Path | None) -> None:
+    """Write the report of runs and print where it is."""
+    console.print(f"report {write_report([RunDirectory.open(path) for path in paths], output)}", markup=False)
+
+
+def _accuracy_table(evaluations: Sequence[Evaluation]) -> Table:
+    table = Table(title="held-out accuracy, 95% intervals", title_justify="left")
+    for column in ("model", "task", "accuracy", "95% interval", "problems", "samples", "truncated", "tokens"):
+        table.add_column(column, justify="left" if column in ("model", "task") else "right")
+    for evaluation in evaluations:
+        row = evaluation.summary()
+        table.add_row(
+            row["model"],
+            row["task"],
+            f"{row['estimate']:.1%}",
+            f"{row['low']:.1%} to {row['high']:.1%}",
+            str(row["num_problems"]),
+            str(row["num_samples"]),
+            f"{row['truncated_frac']:.1%}",
+            f"{row['mean_tokens']:.0f}",
+        )
+    return table
+
+

@@ -1,0 +1,29 @@
+"""Completions to numbers: answer equivalence and reward functions."""
+
+from aapo.grading.answers import Verdict, extract_answer, grade
+from aapo.grading.rewards import (
+    REWARDS,
+    RewardFunction,
+    accuracy,
+    completion_text,
+    format,
+    reasoning_gym,
+    reward_function,
+    reward_name,
+    reward_version,
+)
+
+__all__ = [
+    "REWARDS",
+    "RewardFunction",
+    "Verdict",
+    "accuracy",
+    "completion_text",
+    "extract_answer",
+    "format",
+    "grade",
+    "reasoning_gym",
+    "reward_function",
+    "reward_name",
+    "reward_version",
+]

@@ -1,0 +1,85 @@
+"""Augmented advantages and log-probabilities to one number.
+
+Shapes: B sequences, T completion tokens. `mask_BT` is 1 on completion tokens and 0 on padding.
+"""
+
+import torch
+from torch import Tensor
+
+from aapo.objective.algorithms import Aggregation, Objective
+
+
+def completion_weights(lengths_B: Tensor, aggregation: Aggregation, max_completion_length: int) -> Tensor:
+    """What each token of a completion weighs in the loss of an optimizer step, shape (B,).
+
+    - `token_mean`: 1 / sum_j length_j
+    - `sequence_mean`: 1 / (B * length_i)
+    - `constant`: 1 / (B * max_completion_length)
+
+    All three are constant within a completion, so a step's loss is `sum_i w_i sum_t loss_it` and does not depend on how
+    the step is cut into micro-batches. `lengths_B` are those of the whole optimizer step, over all processes. Empty
+    completions weigh 0 (and count in B).
+    """
+    lengths_B = lengths_B.float() if not lengths_B.is_floating_point() else lengths_B
+    if aggregation == "token_mean":
+        return torch.ones_like(lengths_B) / lengths_B.sum().clamp(min=1)
+    if aggregation == "sequence_mean":
+        return (lengths_B > 0) / (len(lengths_B) * lengths_B.clamp(min=1))
+    return torch.full_like(lengths_B, 1 / (len(lengths_B) * max_completion_length))
+
+
+def token_losses(
+    objective: Objective, logprobs_BT: Tensor, advantages_B: Tensor, old_logprobs_BT: Tensor | None = None
+) -> Tensor:
+    """The loss of each completion token, shape (B, T).
+
+    With ratio rho = pi / pi_old, which is 1 when the samples come from the current policy:
+
+    - `cross_entropy`: -min(rho, max_importance_weight) A log pi, no gradient through the weight
+    - `clipped_surrogate`: -min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A)
+
+    On samples of the current policy the two have the same gradient, -A grad log pi.
+
+    Args:
+        objective: Gives the loss and its bounds.
+        logprobs_BT: log pi of the sampled tokens under the policy being trained.
+        advantages_B: Augmented advantages.
+        old_logprobs_BT: log pi of the same tokens at rollout time; None when that is the current policy.
+    """
+    old_BT = logprobs_BT.detach() if old_logprobs_BT is None else old_logprobs_BT
+    ratio_BT = (logprobs_BT - old_BT).exp()
+    advantages_B1 = advantages_B.unsqueeze(1)
+    if objective.loss == "cross_entropy":
+        weight_BT = ratio_BT.detach().clamp(max=objective.max_importance_weight)
+        return -weight_BT * advantages_B1 * logprobs_BT
+    clipped_BT = ratio_BT.clamp(1 - objective.clip_low, 1 + objective.clip_high)
+    return -torch.minimum(ratio_BT * advantages_B1, clipped_BT * advantages_B1)
+
+
+def policy_loss(
+    objective: Objective,
+    logprobs_BT: Tensor,
+    advantages_B: Tensor,
+    mask_BT: Tensor,
+    *,
+    max_completion_length: int,
+    weights_B: Tensor | None = None,
+    old_logprobs_BT: Tensor | None = None,
+) -> Tensor:
+    """The loss of a batch, a scalar: `sum_i w_i sum_t mask_it loss_it`.
+
+    Args:
+        objective: Gives loss and aggregation.
+        logprobs_BT: log pi of the sampled tokens; values outside the mask are ignored.
+        advantages_B: Augmented advantages.
+        mask_BT: 1 on completion tokens, 0 elsewhere.
+        max_completion_length: Token limit of a completion, used by the `constant` aggregation.
+        weights_B: `completion_weights` of these rows when they are only a part of the optimizer step; None when they
+            are the whole.
+        old_logprobs_BT: log pi at rollout time, None when the samples are the current policy's.
+    """
+    if weights_B is None:
+        weights_B = completion_weights(mask_BT.sum(1), objective.aggregation, max_completion_length)
+    losses_BT = token_losses(objective, logprobs_BT, advantages_B, old_logprobs_BT)
+    losses_BT = losses_BT.masked_fill(mask_BT == 0, 0.0)
+    return (weights_B.to(losses_BT.dtype) * losses_BT.sum(1)).sum()

@@ -1,0 +1,53 @@
+"""Progress that is always visible: a bar on a terminal, a line now and then elsewhere."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LINE_SECONDS = 10.0
+Update = Callable[[int, str], None]
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def progress(what: str, total: int, *, start: int = 0, visible: bool = True) -> Iterator[Update]:
+    """A function to call with the amount done and a note, which shows it with the time left.
+
+    Args:
+        what: What is done, a few words.
+        total: The amount that is all.
+        start: The amount done before, by an interrupted run.
+        visible: Off on all processes but the first.
+    """
+    if not visible or total <= 0:
+        yield lambda done, note: None
+    elif console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())
+        times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+        with Progress(*columns, *times, console=console) as bar:
+            task = bar.add_task(what, total=total, completed=start, note="")
+            yield lambda done, note: bar.update(task, completed=done, note=note)
+    else:
+        yield _lines(what, total, start)
+
+
+def _lines(what: str, total: int, start: int) -> Update:
+    """An update that prints at most every 10 seconds, and at the end."""
+    began = last = time.monotonic()
+    console.print(f"{what}: {start}/{total}" if start else f"{what}: {total} to do")
+
+    def update(done: int, note: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done < total and now - last < LINE_SECONDS:
+            return
+        last = now
+        elapsed = now - began
+        left = elapsed * (total - done) / max(done - start, 1)
+        console.print(f"{what}: {done}/{total}, {elapsed:.0f} s, about {left:.0f} s left  {note}".rstrip())
+
+    return update

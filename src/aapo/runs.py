@@ -1,0 +1,117 @@
+"""The run directory: everything needed to redo or to explain a training run.
+
+    recipe.yaml          the resolved recipe
+    manifest.json        versions, hardware, seed, identities of model, data and bank, the command
+    metrics.jsonl        one object a step: `step`, `seconds`, and the metrics
+    samples/             step-000001.parquet …: every rollout with its rewards, margin and advantage
+    checkpoints/         checkpoint-N, whole or absent
+    model/               the final model
+    evaluation/          summary.json, and base.parquet and trained.parquet with every completion
+    figures/, report.html
+"""
+
+import json
+import os
+import platform
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import yaml
+
+from aapo.errors import InputError
+from aapo.files import write_json, write_text
+
+PACKAGES = ("aapo", "torch", "transformers", "trl", "accelerate", "datasets", "peft", "math-verify", "reasoning-gym")
+
+
+def cache_folder() -> Path:
+    """Where built base models and banks are kept: $AAPO_CACHE, else ~/.cache/aapo."""
+    return Path(os.environ.get("AAPO_CACHE") or Path.home() / ".cache" / "aapo")
+
+
+class RunDirectory:
+    """A run's folder and the names in it."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Name the folder; nothing is created."""
+        self.path = Path(path)
+        self.recipe_file = self.path / "recipe.yaml"
+        self.manifest_file = self.path / "manifest.json"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.samples = self.path / "samples"
+        self.checkpoints = self.path / "checkpoints"
+        self.model = self.path / "model"
+        self.evaluation = self.path / "evaluation"
+        self.figures = self.path / "figures"
+        self.report = self.path / "report.html"
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunDirectory":
+        """The run at `path`.
+
+        Raises:
+            InputError: There is none.
+        """
+        run = cls(path)
+        if not run.recipe_file.exists():
+            raise InputError(
+                f"{path} is not a run directory: it has no recipe.yaml; name a folder that `aapo train` wrote"
+            )
+        return run
+
+    def recipe(self) -> dict[str, Any]:
+        """The resolved recipe."""
+        return yaml.safe_load(self.recipe_file.read_text(encoding="utf-8"))
+
+    def manifest(self) -> dict[str, Any]:
+        """Versions, hardware and identities."""
+        return json.loads(self.manifest_file.read_text(encoding="utf-8"))
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """One dictionary a logged step, in order of steps; the later line wins where a resumed run repeats a step."""
+        if not self.metrics_file.exists():
+            return []
+        lines = self.metrics_file.read_text(encoding="utf-8").splitlines()
+        by_step = {row["step"]: row for row in map(json.loads, filter(str.strip, lines))}
+        return [by_step[step] for step in sorted(by_step)]
+
+    def rollouts(self, step: int) -> list[dict[str, Any]]:
+        """The rollouts of one step, one dictionary a completion."""
+        return pq.read_table(self.samples / f"step-{step:06d}.parquet").to_pylist()
+
+    def rollout_steps(self) -> list[int]:
+        """The steps that have stored rollouts, ascending."""
+        return sorted(int(file.stem.removeprefix("step-")) for file in self.samples.glob("step-*.parquet"))
+
+    def append_metrics(self, row: dict[str, Any]) -> None:
+        """Add one line to metrics.jsonl."""
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def write_recipe(self, recipe: dict[str, Any]) -> None:
+        """Store the resolved recipe."""
+        write_text(self.recipe_file, yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
+
+    def write_manifest(self, **facts: Any) -> None:
+        """Store where, when and with what this runs, and the given facts."""
+        write_json(self.manifest_file, {**environment(), **facts})
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware and the command of this process."""
+    import torch
+
+    return {
+        "command": ["aapo", *sys.argv[1:]],
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "hardware": {
+            "system": platform.platform(),
+            "cpu_cores": os.cpu_count(),
+            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        },
+    }

@@ -1,0 +1,252 @@
+"""Prompts and gold answers from generated tasks, local files and Hub data sets, in one shape.
+
+Every source becomes a `datasets.Dataset` with the columns `prompt` (a list of chat messages, or a string when
+`conversational` is off) and `answer` (the gold answer, a string); its other columns are kept for reward functions.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from datasets import Dataset, DatasetDict, load_dataset
+
+from aapo.errors import InputError, nearest
+
+PROMPT_COLUMNS = ("prompt", "problem", "question")
+ANSWER_COLUMNS = ("answer", "solution", "final_answer")
+FILE_TYPES = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
+GENERATED = "reasoning_gym:"
+HELD_OUT_PART = 8
+Split = Literal["train", "test"]
+
+
+@dataclass
+class DataConfig:
+    """Which prompts a recipe uses and how they are put to the model.
+
+    Attributes:
+        dataset_name: `reasoning_gym:TASK`, a local .jsonl, .json, .parquet or .csv file, a local folder, or the name
+            of a Hub data set.
+        dataset_config: Configuration of a Hub data set.
+        dataset_revision: Revision of a Hub data set.
+        dataset_settings: Settings of a reasoning-gym task, such as `{min_digits: 3}`.
+        dataset_seed: Seed of a reasoning-gym task.
+        dataset_train_split: Split that is trained on.
+        dataset_test_split: Split that is evaluated on. Where the source has none, an eighth of the questions, chosen
+            by their hash, is held out.
+        num_train_prompts: Prompts trained on; all when null (a reasoning-gym task needs a number).
+        num_eval_prompts: Held-out prompts evaluated on; 0 turns the evaluation off.
+        prompt_column: Column with the question; by default the first of prompt, problem, question.
+        answer_column: Column with the gold answer; by default the first of answer, solution, final_answer.
+        system_prompt: First message of each prompt.
+        prompt_template: Text with `{question}` that the question is put into.
+        conversational: Whether prompts are chat messages (rendered by the model's chat template) or plain text.
+        max_prompt_length: Most tokens of a rendered prompt; longer ones are refused or dropped.
+        drop_long_prompts: Drop prompts over `max_prompt_length` instead of refusing them.
+    """
+
+    dataset_name: str | None = None
+    dataset_config: str | None = None
+    dataset_revision: str | None = None
+    dataset_settings: dict[str, Any] = field(default_factory=dict)
+    dataset_seed: int = 0
+    dataset_train_split: str = "train"
+    dataset_test_split: str = "test"
+    num_train_prompts: int | None = None
+    num_eval_prompts: int = 200
+    prompt_column: str | None = None
+    answer_column: str | None = None
+    system_prompt: str | None = None
+    prompt_template: str = "{question}"
+    conversational: bool = True
+    max_prompt_length: int | None = None
+    drop_long_prompts: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without reading the data.
+
+        Raises:
+            InputError: A value is missing, out of range or without effect.
+        """
+        if not self.dataset_name:
+            raise InputError(
+                "dataset_name is missing; name a reasoning-gym task (reasoning_gym:chain_sum), a local file or folder, "
+                "or a Hub data set"
+            )
+        if "{question}" not in self.prompt_template:
+            raise InputError(f"prompt_template is {self.prompt_template!r}; it must contain {{question}}")
+        if self.num_eval_prompts < 0:
+            raise InputError(f"num_eval_prompts is {self.num_eval_prompts}; it must be >= 0")
+        if self.num_train_prompts is not None and self.num_train_prompts < 1:
+            raise InputError(f"num_train_prompts is {self.num_train_prompts}; it must be >= 1")
+        if self.dataset_settings and not self.is_generated:
+            raise InputError(
+                f"dataset_settings has no effect, because {self.dataset_name} is not a reasoning-gym task; remove it"
+            )
+        if self.is_generated and self.num_train_prompts is None:
+            raise InputError(
+                "num_train_prompts is missing; a reasoning-gym task generates prompts without end, so say how many"
+            )
+        if self.drop_long_prompts and self.max_prompt_length is None:
+            raise InputError("drop_long_prompts has no effect, because max_prompt_length is not set; remove it")
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether the prompts come from a reasoning-gym task."""
+        return (self.dataset_name or "").startswith(GENERATED)
+
+
+def held_out(question: str) -> bool:
+    """Whether a question belongs to the held-out side, which an eighth of all questions does.
+
+    A function of the text alone: training and held-out prompts are disjoint whatever seeds and sizes are chosen.
+    """
+    return hashlib.sha256(question.encode()).digest()[0] % HELD_OUT_PART == 0
+
+
+def load_prompts(config: DataConfig, split: Split) -> Dataset:
+    """The prompts of one side in the common shape.
+
+    Raises:
+        InputError: The source, a split or a column is missing, the data set is empty, or gold answers are missing.
+    """
+    limit = config.num_train_prompts if split == "train" else config.num_eval_prompts
+    if config.is_generated:
+        assert limit is not None
+        return _in_shape(Dataset.from_list(list(islice(generated_entries(config, split), limit))), config)
+    rows = _in_shape(_read(config, split), config)
+    return rows if limit is None else rows.select(range(min(limit, len(rows))))
+
+
+def generated_entries(config: DataConfig, split: Split) -> Iterator[dict[str, Any]]:
+    """Distinct problems of a reasoning-gym task, as question, answer and the entry that its scorer needs.
+
+    Raises:
+        InputError: The task or a setting is unknown, or the task runs out of distinct problems.
+    """
+    import reasoning_gym
+    from reasoning_gym.factory import DATASETS
+
+    task = (config.dataset_name or "").removeprefix(GENERATED)
+    if task not in DATASETS:
+        raise InputError(f"reasoning-gym has no task {task!r}{nearest(task, DATASETS)}")
+    try:
+        source = reasoning_gym.create_dataset(task, **config.dataset_settings, seed=config.dataset_seed, size=10**9)
+    except (TypeError, AssertionError, ValueError) as error:
+        allowed = ", ".join(name for name in DATASETS[task][1].__dataclass_fields__ if name not in ("seed", "size"))
+        raise InputError(f"dataset_settings do not fit {task}: {error}; its settings are {allowed}") from error
+    seen: set[str] = set()
+    repeats = 0
+    for index in range(len(source)):
+        entry = source[index]
+        if entry["question"] in seen:
+            repeats += 1
+            if repeats > 1000 + 20 * len(seen):
+                raise InputError(
+                    f"{task} has only about {len(seen)} distinct problems with these dataset_settings; ask for fewer "
+                    "prompts (num_train_prompts, num_eval_prompts) or widen the settings"
+                )
+            continue
+        seen.add(entry["question"])
+        if held_out(entry["question"]) == (split == "test"):
+            yield {
+                "question": entry["question"],
+                "answer": entry["answer"],
+                "task": task,
+                "entry": json.dumps(entry, sort_keys=True, default=str),
+            }
+
+
+def _read(config: DataConfig, split: Split) -> Dataset:
+    """Rows of a file, folder or Hub data set that belong to one side."""
+    source = _load_source(config)
+    train, test = config.dataset_train_split, config.dataset_test_split
+    has_test = test in source and test != train
+    for name in (train,) if test == DataConfig.dataset_test_split or test == train else (train, test):
+        if name not in source:
+            raise InputError(f"{config.dataset_name} has no split {name!r}; it has {', '.join(map(str, source))}")
+    if has_test:
+        return source[train if split == "train" else test]
+    rows = source[train]
+    if config.num_eval_prompts == 0:
+        return rows
+    column = _column(rows, config.prompt_column, PROMPT_COLUMNS, "prompt_column")
+    return rows.filter(lambda row: held_out(json.dumps(row[column], default=str)) == (split == "test"))
+
+
+def _load_source(config: DataConfig) -> DatasetDict:
+    """The whole data set; a single file is its train split."""
+    name = config.dataset_name or ""
+    path = Path(name)
+    if path.suffix in FILE_TYPES:
+        if not path.exists():
+            raise InputError(f"dataset_name is {name}, and there is no such file; check the path")
+        if not path.read_bytes().strip():
+            raise InputError(f"{name} is empty; a data set needs at least one row")
+        return DatasetDict({config.dataset_train_split: _load(FILE_TYPES[path.suffix], data_files=name, split="train")})
+    if path.is_file():
+        raise InputError(f"{name} is not a data file; allowed are {', '.join(FILE_TYPES)}")
+    return _load(name, config.dataset_config, revision=config.dataset_revision)
+
+
+def _load(*args: Any, **kwargs: Any) -> Any:
+    """`datasets.load_dataset`, whose many exceptions become one that names the source."""
+    try:
+        return load_dataset(*args, **kwargs)
+    except Exception as error:  # datasets raises anything from pyarrow to HTTP errors here; all mean the same to a user
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        name = kwargs.get("data_files", args[0])
+        raise InputError(
+            f"cannot load data set {name!r}: {reason}; give an existing file, folder or Hub name"
+        ) from error
+
+
+def _column(rows: Dataset, asked: str | None, usual: tuple[str, ...], setting: str) -> str:
+    """The name of a column: the one asked for or the first usual one."""
+    present = rows.column_names
+    found = next((name for name in ([asked] if asked else usual) if name in present), None)
+    if found is None:
+        wanted = repr(asked) if asked else "any of " + ", ".join(usual)
+        raise InputError(
+            f"the data set has no column {wanted}; it has {', '.join(present)}; set {setting} to one of them"
+        )
+    return found
+
+
+def _in_shape(rows: Dataset, config: DataConfig) -> Dataset:
+    """Rows with the columns `prompt` and `answer`, checked."""
+    if len(rows) == 0:
+        raise InputError(f"{config.dataset_name} is empty; a data set needs at least one row")
+    question = _column(rows, config.prompt_column, PROMPT_COLUMNS, "prompt_column")
+    gold = _column(rows, config.answer_column, ANSWER_COLUMNS, "answer_column")
+    missing = [index for index, value in enumerate(rows[gold]) if value is None or not str(value).strip()]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(rows)} rows have no gold answer in column {gold!r} (first: row {missing[0]}); fill "
+            "them in or remove the rows"
+        )
+
+    return Dataset.from_list([as_row(dict(row), config, question, gold) for row in rows])
+
+
+def as_row(row: dict[str, Any], config: DataConfig, question: str = "question", gold: str = "answer") -> dict[str, Any]:
+    """A source's row in the common shape, given the names of its question and gold columns."""
+    others = {key: value for key, value in row.items() if key not in (question, gold)}
+    return {**others, "prompt": _prompt(row[question], config), "answer": str(row[gold]).strip()}
+
+
+def _prompt(question: Any, config: DataConfig) -> Any:
+    """One prompt as messages, or as text when `conversational` is off."""
+    if isinstance(question, list):
+        has_system = bool(question) and question[0].get("role") == "system"
+        system = [] if has_system or not config.system_prompt else [{"role": "system", "content": config.system_prompt}]
+        return [*system, *question]
+    text = config.prompt_template.replace("{question}", str(question))
+    if not config.conversational:
+        return f"{config.system_prompt}\n{text}" if config.system_prompt else text
+    system = [{"role": "system", "content": config.system_prompt}] if config.system_prompt else []
+    return [*system, {"role": "user", "content": text}]

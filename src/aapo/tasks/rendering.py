@@ -1,0 +1,61 @@
+"""Prompts as the model reads them, and the key that identifies one."""
+
+import hashlib
+from typing import Any
+
+from datasets import Dataset
+
+from aapo.errors import InputError
+
+
+def render_prompt(prompt: str | list[dict[str, Any]], tokenizer: Any, **template_options: Any) -> str:
+    """The text that the model is given: messages through the chat template, plain text as it is.
+
+    A last message by the assistant is a prefill that the model goes on from.
+
+    Raises:
+        InputError: The prompt is conversational and the tokenizer has no chat template.
+    """
+    if isinstance(prompt, str):
+        return prompt
+    if tokenizer.chat_template is None:
+        raise InputError(
+            f"the tokenizer of {tokenizer.name_or_path} has no chat template, which conversational prompts need; use a "
+            "model with one or set conversational to false"
+        )
+    prefilled = prompt[-1]["role"] == "assistant"
+    return tokenizer.apply_chat_template(
+        prompt,
+        tokenize=False,
+        add_generation_prompt=not prefilled,
+        continue_final_message=prefilled,
+        **template_options,
+    )
+
+
+def prompt_key(rendered: str, gold: str) -> str:
+    """Identity of a prompt: 32 hexadecimal digits of the hash of its rendered text and its gold answer."""
+    return hashlib.sha256(f"{rendered}\0{gold}".encode()).hexdigest()[:32]
+
+
+def limit_prompts(rows: Dataset, tokenizer: Any, max_prompt_length: int | None, *, drop: bool) -> Dataset:
+    """Rows whose rendered prompt has at most `max_prompt_length` tokens.
+
+    Raises:
+        InputError: Some are longer and `drop` is off, or all are longer.
+    """
+    if max_prompt_length is None:
+        return rows
+    lengths = [
+        len(tokenizer(render_prompt(row["prompt"], tokenizer), add_special_tokens=False)["input_ids"]) for row in rows
+    ]
+    long = [index for index, length in enumerate(lengths) if length > max_prompt_length]
+    if long and (not drop or len(long) == len(rows)):
+        first = long[0]
+        raise InputError(
+            f"{len(long)} of {len(rows)} prompts are longer than max_prompt_length {max_prompt_length} (first: row "
+            f"{first} with {lengths[first]} tokens); raise max_prompt_length to {max(lengths)}"
+            + ("" if drop else " or set drop_long_prompts to true")
+        )
+    keep = set(range(len(rows))) - set(long)
+    return rows.select(sorted(keep)) if long else rows

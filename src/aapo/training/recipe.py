@@ -1,0 +1,307 @@
+"""Recipes: YAML with TRL's and Transformers' field names and ours, resolved into checked configuration objects."""
+
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from trl import ModelConfig
+
+from aapo.base import BaseModelConfig
+from aapo.errors import InputError, nearest
+from aapo.grading import RewardFunction, reward_function
+from aapo.sampling import SamplingSettings
+from aapo.tasks import DataConfig
+from aapo.training.config import AAPOConfig
+
+SHIPPED = files("aapo") / "recipes"
+
+
+@dataclass
+class RunConfig:
+    """What a recipe says beyond data, model and trainer.
+
+    Attributes:
+        base_model: Settings of a small base model made here, instead of `model_name_or_path`.
+        reward_funcs: Names of reward functions; the first says which completions are right.
+        reference_bank: Folder of a bank; by default the cache's bank for exactly these settings, built when needed.
+        num_reference_samples: K, reference samples per prompt.
+        reference_seed: Seed of the reference samples.
+        reference_model_name_or_path: The frozen reference; by default the model that training starts from.
+        reference_model_revision: Revision of a Hub reference model.
+        eval_num_samples: Samples per held-out prompt.
+        eval_seed: Seed of the evaluation's samples.
+        eval_temperature: Temperature of the evaluation; the training's by default.
+        generation_batch_limit: Sequences sampled at once when a bank is built or a model evaluated; halved when they do
+            not fit.
+    """
+
+    base_model: dict[str, Any] | None = None
+    reward_funcs: list[str] = field(default_factory=lambda: ["accuracy"])
+    reference_bank: str | None = None
+    num_reference_samples: int = 8
+    reference_seed: int = 0
+    reference_model_name_or_path: str | None = None
+    reference_model_revision: str | None = None
+    eval_num_samples: int = 4
+    eval_seed: int = 0
+    eval_temperature: float | None = None
+    generation_batch_limit: int = 256
+
+
+PARTS = {"run": RunConfig, "data": DataConfig, "model": ModelConfig, "training": AAPOConfig}
+# Where a recipe's defaults differ from TRL's: every step is logged, progress is ours, old checkpoints go.
+TRAINER_DEFAULTS = {
+    "output_dir": "runs", "report_to": "none", "logging_steps": 1, "disable_tqdm": True, "save_total_limit": 2,
+}  # fmt: skip
+# What only a bank reads.
+BANK_FIELDS = (
+    "reference_bank", "num_reference_samples", "reference_seed", "reference_model_name_or_path",
+    "reference_model_revision",
+)  # fmt: skip
+# Set from the run directory; a recipe that set them would be overruled.
+FIXED = {"rollouts_dir": "rollouts are always written to the run directory"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A resolved recipe.
+
+    Attributes:
+        name: Of the file or shipped recipe, for run directories.
+        given: The fields as written, flags included; enough to resolve it again.
+        run: Our own settings.
+        data: Where prompts come from.
+        model: TRL's ModelConfig.
+        training: The trainer's configuration.
+        base_model: Settings of the base model that is made here, or None.
+    """
+
+    name: str
+    given: dict[str, Any]
+    run: RunConfig
+    data: DataConfig
+    model: ModelConfig
+    training: AAPOConfig
+    base_model: BaseModelConfig | None
+
+    @property
+    def reward_funcs(self) -> list[RewardFunction]:
+        """The reward functions by name."""
+        return [reward_function(name) for name in self.run.reward_funcs]
+
+    @property
+    def uses_bank(self) -> bool:
+        """Whether training reads a reference bank."""
+        return self.training.objective.needs_reference and self.training.reference == "bank"
+
+    @property
+    def eval_sampling(self) -> SamplingSettings:
+        """The sampling settings of the evaluation."""
+        temperature = self.run.eval_temperature
+        settings = self.training.sampling.describe()
+        return SamplingSettings(**settings | ({} if temperature is None else {"temperature": temperature}))
+
+    def resolved(self) -> dict[str, Any]:
+        """What the recipe sets and every field of ours, for `recipe.yaml` and `--dry-run`."""
+        ours = {**asdict(self.run), **asdict(self.data), "base_model": self.base_model and asdict(self.base_model)}
+        point = {"algorithm": self.training.algorithm, **asdict(self.training.objective)}
+        return {"recipe": self.name, "fields": self.given, "objective": point, "with_defaults": ours}
+
+
+def shipped_recipes() -> dict[str, str]:
+    """Text of each shipped recipe by name."""
+    return {
+        Path(entry.name).stem: entry.read_text(encoding="utf-8")
+        for entry in sorted(SHIPPED.iterdir(), key=lambda item: item.name)
+        if entry.name.endswith(".yaml")
+    }
+
+
+def load_recipe(source: str, flags: Sequence[str] = ()) -> Recipe:
+    """The recipe at a path, of a shipped name, or of a run directory, with `--field value` flags applied.
+
+    Raises:
+        InputError: Recipe or field unknown, a value of the wrong type, or settings that do not go together.
+    """
+    name, given = _read(source)
+    for path, value in parse_flags(flags).items():
+        _set(given, path, value)
+    return resolve(name, given)
+
+
+def resolve(name: str, given: dict[str, Any]) -> Recipe:
+    """The recipe that the fields in `given` make."""
+    parts: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
+    types_of = {key: (part, kind) for part, config in PARTS.items() for key, kind in _field_types(config).items()}
+    for key, value in given.items():
+        if value is None:
+            continue
+        if key not in types_of:
+            raise InputError(f"unknown field {key!r}{nearest(key, types_of)}")
+        if key in FIXED:
+            raise InputError(f"{key} cannot be set, because {FIXED[key]}; remove it")
+        part, kind = types_of[key]
+        parts[part][key] = _typed(key, value, kind)
+    run, data = RunConfig(**parts["run"]), DataConfig(**parts["data"])
+    model = ModelConfig(**parts["model"])
+    try:
+        training = AAPOConfig(**{**TRAINER_DEFAULTS, **parts["training"]})
+    except InputError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise InputError(str(error).replace("\n", " ")) from error
+    base = _base_model(run.base_model)
+    recipe = Recipe(name, given, run, data, model, training, base)
+    _check_together(recipe, given)
+    return recipe
+
+
+def _check_together(recipe: Recipe, given: dict[str, Any]) -> None:
+    """Refuse what is missing and what has no effect in this combination."""
+    if recipe.base_model is None and not recipe.model.model_name_or_path:
+        raise InputError("model_name_or_path is missing; name a local folder or Hub model, or set base_model")
+    if recipe.base_model is not None and recipe.model.model_name_or_path:
+        raise InputError("model_name_or_path and base_model are both set; the model can only be one, remove the other")
+    if recipe.base_model is not None and not recipe.data.is_generated:
+        raise InputError("base_model needs a generated task to learn from; set dataset_name to reasoning_gym:TASK")
+    if not recipe.uses_bank:
+        why = "reference is live" if recipe.training.objective.needs_reference else "the objective has no margin"
+        for key in BANK_FIELDS:
+            if given.get(key) is not None:
+                raise InputError(f"{key} has no effect, because {why}; remove it, or set it to null")
+    if recipe.training.use_liger_kernel:
+        raise InputError("use_liger_kernel has no effect with this trainer's losses; remove it")
+    if recipe.data.num_eval_prompts == 0:
+        for key in ("eval_num_samples", "eval_seed", "eval_temperature"):
+            if given.get(key) is not None:
+                raise InputError(f"{key} has no effect, because num_eval_prompts is 0; remove it, or set it to null")
+    if recipe.run.num_reference_samples < 1 or recipe.run.eval_num_samples < 1:
+        raise InputError("num_reference_samples and eval_num_samples must be >= 1")
+    recipe.reward_funcs  # noqa: B018  raises on an unknown name
+    weights = recipe.training.reward_weights
+    if weights is not None and len(weights) != len(recipe.run.reward_funcs):
+        raise InputError(
+            f"reward_weights has {len(weights)} entries and reward_funcs {len(recipe.run.reward_funcs)}; give one weight "
+            "per function"
+        )
+
+
+def _read(source: str) -> tuple[str, dict[str, Any]]:
+    """Name and fields of a recipe, before flags."""
+    path = Path(source)
+    shipped = shipped_recipes()
+    if path.is_dir() and (path / "recipe.yaml").exists():
+        stored = yaml.safe_load((path / "recipe.yaml").read_text(encoding="utf-8"))
+        return stored["recipe"], dict(stored["fields"])
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        if not path.is_file():
+            raise InputError(f"recipe {source} does not exist; check the path")
+        name, text = path.stem, path.read_text(encoding="utf-8")
+    elif source in shipped:
+        name, text = source, shipped[source]
+    else:
+        raise InputError(
+            f"unknown recipe {source!r}{nearest(source, shipped)}; shipped are {', '.join(shipped)}; your own is named by "
+            "the path of its .yaml file"
+        )
+    try:
+        given = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"recipe {source} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(given, dict):
+        raise InputError(f"recipe {source} is not a mapping of fields; write one `field: value` a line")
+    return name, given
+
+
+def parse_flags(flags: Sequence[str]) -> dict[str, Any]:
+    """`--field value` and `--field=value` pairs as a dictionary, values read as YAML.
+
+    Raises:
+        InputError: Something is not a flag, or a flag has no value.
+    """
+    result: dict[str, Any] = {}
+    items = list(flags)
+    while items:
+        flag = items.pop(0)
+        if not flag.startswith("--"):
+            raise InputError(f"unexpected argument {flag!r}; settings are given as --field value")
+        key, separator, value = flag[2:].partition("=")
+        if not separator:
+            if not items:
+                raise InputError(f"{flag} has no value; settings are given as --field value")
+            value = items.pop(0)
+        try:
+            result[key.replace("-", "_")] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            result[key.replace("-", "_")] = value
+    return result
+
+
+def _set(given: dict[str, Any], path: str, value: Any) -> None:
+    """Set a field, or an entry of a mapping field by `field.entry`."""
+    key, _, entry = path.partition(".")
+    if not entry:
+        given[key] = value
+        return
+    inner = dict(given.get(key) or {})
+    inner[entry] = value
+    given[key] = inner
+
+
+def _base_model(settings: dict[str, Any] | None) -> BaseModelConfig | None:
+    if settings is None:
+        return None
+    kinds = _field_types(BaseModelConfig)
+    for key in settings:
+        if key not in kinds:
+            raise InputError(f"unknown field base_model.{key}{nearest(key, kinds)}")
+    values = {key: _typed(f"base_model.{key}", value, kinds[key]) for key, value in settings.items()}
+    return BaseModelConfig(**values)
+
+
+def _field_types(config: type) -> dict[str, Any]:
+    """Type of every field that can be set."""
+    hints = typing.get_type_hints(config)
+    return {item.name: hints[item.name] for item in fields(config) if item.init}
+
+
+def _typed(key: str, value: Any, kind: Any) -> Any:
+    """`value` as the field's type where YAML reads it as another (`1e-4` is text to YAML).
+
+    Raises:
+        InputError: It does not fit.
+    """
+    allowed = [option for option in typing.get_args(kind)] if _is_union(kind) else [kind]
+    if value is None or typing.Any in allowed:
+        return value
+    plain = [typing.get_origin(option) or option for option in allowed]
+    if bool not in plain and isinstance(value, bool) and str not in plain:
+        raise InputError(f"{key} is {value}; it must be {_names(plain)}")
+    if float in plain and isinstance(value, (str, int)) and not isinstance(value, bool) and int not in plain:
+        try:
+            return float(value)
+        except ValueError:
+            if str not in plain:
+                raise InputError(f"{key} is {value!r}; it must be a number") from None
+    known = [option for option in plain if isinstance(option, type)]
+    if known and not isinstance(value, tuple(known)) and len(known) == len(plain):
+        if list in known and isinstance(value, str):
+            return [part.strip() for part in value.split(",")]
+        if str in known:
+            return str(value)
+        raise InputError(f"{key} is {value!r}; it must be {_names(plain)}")
+    return value
+
+
+def _is_union(kind: Any) -> bool:
+    return typing.get_origin(kind) in (typing.Union, types.UnionType)
+
+
+def _names(kinds: list[Any]) -> str:
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list"}
+    return " or ".join(words.get(kind, getattr(kind, "__name__", str(kind))) for kind in kinds if kind is not type(None))

@@ -1,0 +1,59 @@
+"""Every rollout of a step as a Parquet file: what happened, and what it was worth."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from torch import Tensor
+
+from aapo.files import write_parquet
+from aapo.grading import completion_text
+from aapo.objective import Advantages
+from aapo.scoring import last_question
+
+
+def write_rollouts(
+    folder: Path,
+    *,
+    step: int,
+    num_generations: int,
+    prompts: list[Any],
+    completions: list[Any],
+    golds: list[str],
+    keys: list[str | None],
+    rewards_BF: Tensor,
+    reward_names: list[str],
+    total_B: Tensor,
+    lengths_B: Tensor,
+    truncated_B: Tensor,
+    result: Advantages,
+    reference_PK: Tensor | None,
+) -> None:
+    """Write `step-000001.parquet`, one row a completion.
+
+    Columns: step, sample (index in its group), prompt_key, prompt (the question), gold, completion, completion_tokens,
+    truncated, reward, reward/NAME for each function, advantage, margin, augmented, and reference_rewards (K floats) when
+    there are any. NaN rewards are stored as null.
+    """
+    columns: dict[str, Any] = {
+        "step": [step] * len(prompts),
+        "sample": [i % num_generations for i in range(len(prompts))],
+        "prompt_key": pa.array(keys, pa.string()),
+        "prompt": [last_question(prompt) for prompt in prompts],
+        "gold": golds,
+        "completion": [completion_text(completion) for completion in completions],
+        "completion_tokens": lengths_B.int().tolist(),
+        "truncated": truncated_B.tolist(),
+        "reward": _nullable(total_B),
+        **{f"reward/{name}": _nullable(rewards_BF[:, i]) for i, name in enumerate(reward_names)},
+        "advantage": result.advantage_PG.flatten().tolist(),
+        "margin": result.margin_PG.flatten().tolist(),
+        "augmented": result.augmented_PG.flatten().tolist(),
+    }
+    if reference_PK is not None:
+        columns["reference_rewards"] = reference_PK.repeat_interleave(num_generations, 0).tolist()
+    write_parquet(folder / f"step-{step:06d}.parquet", pa.table(columns))
+
+
+def _nullable(values_B: Tensor) -> pa.Array:
+    return pa.array(values_B.double().cpu().numpy(), from_pandas=True)
