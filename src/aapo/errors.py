@@ -13,6 +13,6 @@ class InputError(AapoError, ValueError):
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
-    """`; did you mean X?` for the nearest of `allowed`, or the empty string where none is near."""
+    """` (did you mean X?)` for the nearest of `allowed`, or the empty string where none is near."""
     matches = get_close_matches(name, list(allowed), n=1)
-    return f"; did you mean {matches[0]}?" if matches else ""
+    return f" (did you mean {matches[0]}?)" if matches else ""

@@ -228,18 +228,17 @@ def report(paths: Sequence[Path], output: Path | None) -> None:
 
 
 def _accuracy_table(evaluations: Sequence[Evaluation]) -> Table:
-    table = Table(title="held-out accuracy, 95% intervals", title_justify="left")
-    for column in ("model", "task", "accuracy", "95% interval", "problems", "samples", "truncated", "tokens"):
-        table.add_column(column, justify="left" if column in ("model", "task") else "right")
+    table = Table(title="held-out accuracy with 95% interval", title_justify="left")
+    for column in ("model", "task", "accuracy", "problems", "truncated", "tokens"):
+        table.add_column(column, justify="left" if column in ("model", "task") else "right", no_wrap=True)
     for evaluation in evaluations:
         row = evaluation.summary()
+        accuracy, low, high = (100 * row[key] for key in ("estimate", "low", "high"))
         table.add_row(
             row["model"],
             row["task"],
-            f"{row['estimate']:.1%}",
-            f"{row['low']:.1%} to {row['high']:.1%}",
-            str(row["num_problems"]),
-            str(row["num_samples"]),
+            f"{accuracy:.1f}% [{low:.1f}, {high:.1f}]",
+            f"{row['num_problems']} x {row['num_samples']}",
             f"{row['truncated_frac']:.1%}",
             f"{row['mean_tokens']:.0f}",
         )

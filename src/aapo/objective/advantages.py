@@ -81,8 +81,9 @@ def expected_margin(rewards_PG: Tensor, reference_rewards_PK: Tensor, low: float
 
         margin_i = 1/K sum_k clip(r_i - r_ref_k, low, high)
 
-    Equal to the average of `paired_margin` over all shifts, hence the same expected gradient with less variance. NaN
-    reference rewards are left out of the mean; without any, or for a NaN reward, margin and share are 0.
+    Where all reference samples are scored it equals the average of `paired_margin` over all shifts, hence the same
+    expected gradient with less variance. NaN reference rewards are left out of the mean; without any, or for a NaN
+    reward, margin and share are 0.
     Source: arXiv 2505.14264, averaged over K samples.
     """
     difference_PGK = rewards_PG.unsqueeze(2) - reference_rewards_PK.unsqueeze(1)
@@ -124,7 +125,8 @@ def augmented_advantages(
             pairings are used.
 
     Degenerate cases: NaN rewards take no part in any statistic and get 0 everywhere. A dead group's advantage is
-    exactly 0 (unless the baseline is `none`). With every group dead, alpha is 1.
+    exactly 0 (unless the baseline is `none`). Alpha counts as dead the groups that the margin does not revive either;
+    with every group dead it is 1.
     """
     low, high = objective.margin_low, objective.margin_high
     if objective.margin == "none":
@@ -142,7 +144,8 @@ def augmented_advantages(
         centred_PG = centred_PG.masked_fill(dead_P.unsqueeze(1), 0.0)
     advantage_PG = (centred_PG / reward_scale(rewards_PG, objective.scale)).masked_fill(rewards_PG.isnan(), 0.0)
 
-    alpha = 1.0
-    if objective.rescale_dead_groups and not dead_P.all():
-        alpha = len(dead_P) / int((~dead_P).sum())
-    return Advantages((advantage_PG + margin_PG) * alpha, advantage_PG, margin_PG, clipped_PG, dead_P, alpha)
+    sum_PG = advantage_PG + margin_PG
+    alpha, num_pushing = 1.0, int((sum_PG != 0).any(1).sum())
+    if objective.rescale_dead_groups and num_pushing:
+        alpha = len(sum_PG) / num_pushing
+    return Advantages(sum_PG * alpha, advantage_PG, margin_PG, clipped_PG, dead_P, alpha)

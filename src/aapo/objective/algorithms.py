@@ -1,10 +1,11 @@
 """The space of objectives, and the named algorithms as points in it.
 
-An objective is a choice along seven independent axes; a named algorithm is one `Objective`. A new algorithm is one more
+An objective is a choice along independent axes; a named algorithm is one `Objective`. A new algorithm is one more
 declaration passed to `register`.
 """
 
 from dataclasses import dataclass, fields, replace
+from math import isfinite
 from typing import Any, Literal, get_args
 
 from aapo.errors import InputError, nearest
@@ -27,8 +28,8 @@ class Objective:
             (`expected`), against one of them (`paired`, the published form), not at all.
         margin_low: Lower clip bound of the margin, <= 0.
         margin_high: Upper clip bound of the margin, >= 0.
-        rescale_dead_groups: Multiply by P / (P - dead), GPG's alpha (arXiv 2504.02546), so that groups whose
-            rewards are all equal do not dilute the gradient of the others.
+        rescale_dead_groups: Multiply by P / (P - dead), GPG's alpha (arXiv 2504.02546), so that groups without a
+            gradient do not dilute that of the others; with a margin, those that it does not revive.
         loss: Cross-entropy `-A log pi`, with a truncated importance weight once samples are stale, or PPO's clipped
             surrogate.
         aggregation: How token losses become one number; see `completion_weights`.
@@ -59,6 +60,17 @@ class Objective:
             if getattr(self, name) not in get_args(axis):
                 allowed = ", ".join(get_args(axis))
                 raise InputError(f"{name} is {getattr(self, name)!r}; it must be one of {allowed}")
+        for name in _NUMBERS:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
+                raise InputError(f"{name} is {value!r}; it must be a finite number")
+        if not isinstance(self.rescale_dead_groups, bool):
+            raise InputError(f"rescale_dead_groups is {self.rescale_dead_groups!r}; it must be true or false")
+        if self.baseline == "none" and self.scale == "group":
+            raise InputError(
+                "baseline is none and scale group; rewards that are not centred cannot be divided by their group's "
+                "spread, so set scale to none or choose a baseline"
+            )
         if self.margin_low > 0:
             raise InputError(f"margin_low is {self.margin_low}; it must be <= 0 (AAPO uses -0.2)")
         if self.margin_high < 0:
@@ -88,6 +100,7 @@ class Objective:
         return None
 
 
+_NUMBERS = ("margin_low", "margin_high", "clip_low", "clip_high", "max_importance_weight")
 _AXES = {"baseline": Baseline, "scale": Scale, "margin": Margin, "loss": Loss, "aggregation": Aggregation}
 
 ALGORITHMS: dict[str, Objective] = {
@@ -119,6 +132,9 @@ def objective(name: str, **changes: Any) -> Objective:
     if name not in ALGORITHMS:
         raise InputError(f"algorithm is {name!r}; it must be one of {', '.join(ALGORITHMS)}{nearest(name, ALGORITHMS)}")
     given = {key: value for key, value in changes.items() if value is not None}
+    for key in given:
+        if key not in OBJECTIVE_FIELDS:
+            raise InputError(f"an objective has no field {key!r}{nearest(key, OBJECTIVE_FIELDS)}")
     result = replace(ALGORITHMS[name], **given)
     for key in given:
         if reason := result.ineffective(key):

@@ -18,7 +18,7 @@ def completion_weights(lengths_B: Tensor, aggregation: Aggregation, max_completi
 
     All three are constant within a completion, so a step's loss is `sum_i w_i sum_t loss_it` and does not depend on how
     the step is cut into micro-batches. `lengths_B` are those of the whole optimizer step, over all processes. Empty
-    completions weigh 0 (and count in B).
+    completions have no token that could weigh, and count in B.
     """
     lengths_B = lengths_B.float() if not lengths_B.is_floating_point() else lengths_B
     if aggregation == "token_mean":
@@ -79,7 +79,13 @@ def policy_loss(
         old_logprobs_BT: log pi at rollout time, None when the samples are the current policy's.
     """
     if weights_B is None:
-        weights_B = completion_weights(mask_BT.sum(1), objective.aggregation, max_completion_length)
-    losses_BT = token_losses(objective, logprobs_BT, advantages_B, old_logprobs_BT)
-    losses_BT = losses_BT.masked_fill(mask_BT == 0, 0.0)
+        # Never in half precision, which cannot count tokens.
+        lengths_B = (mask_BT != 0).sum(1).to(torch.promote_types(logprobs_BT.dtype, torch.float32))
+        weights_B = completion_weights(lengths_B, objective.aggregation, max_completion_length)
+    # Masked before the loss: what stands at padding may overflow the ratio, and 0 * inf is no gradient.
+    padding_BT = mask_BT == 0
+    logprobs_BT = logprobs_BT.masked_fill(padding_BT, 0.0)
+    if old_logprobs_BT is not None:
+        old_logprobs_BT = old_logprobs_BT.masked_fill(padding_BT, 0.0)
+    losses_BT = token_losses(objective, logprobs_BT, advantages_B, old_logprobs_BT).masked_fill(padding_BT, 0.0)
     return (weights_B.to(losses_BT.dtype) * losses_BT.sum(1)).sum()

@@ -99,13 +99,15 @@ class ReferenceBank:
             InputError: The folder holds a bank of another identity; the message names each difference.
         """
         path = Path(path)
-        _claim(path, identity, rank)
+        if rank == 0:
+            _claim(path, identity)
         barrier()
         present = cls.open(path)
         options = template_options or {}
         prompts = (as_prompt(dict(row), engine.tokenizer, **options) for row in dataset)
         wanted = {prompt.key: prompt for prompt in prompts}
         missing = [prompt for key, prompt in wanted.items() if key not in present][rank::num_ranks]
+        barrier()  # so that no process counts what another has written meanwhile
         total, done = len(missing) * identity["num_samples"], 0
         for start in range(0, len(missing), PROMPTS_PER_SHARD):
             part = missing[start : start + PROMPTS_PER_SHARD]
@@ -208,7 +210,7 @@ def _read_identity(path: Path) -> BankIdentity | None:
     return json.loads(file.read_text(encoding="utf-8"))["identity"] if file.exists() else None
 
 
-def _claim(path: Path, identity: BankIdentity, rank: int) -> None:
+def _claim(path: Path, identity: BankIdentity) -> None:
     """Make `path` a bank of this identity, or check that it is one."""
     found = _read_identity(path)
     if found is not None:
@@ -216,11 +218,10 @@ def _claim(path: Path, identity: BankIdentity, rank: int) -> None:
             raise InputError(f"{path} holds another bank: {'; '.join(changed)}; give another --output")
     elif path.exists() and any(path.iterdir()):
         raise InputError(f"{path} is not empty and not a reference bank; give another --output")
-    elif rank == 0:
+    else:
         write_json(path / MANIFEST, {"format": 1, "identity": identity})
-    if rank == 0:
-        for leftover in path.glob(".shard-*.tmp"):
-            leftover.unlink()
+    for leftover in path.glob(".shard-*.tmp"):
+        leftover.unlink()
 
 
 def _write_shard(path: Path, scored: list[ScoredPrompt], reward_names: list[str]) -> None:

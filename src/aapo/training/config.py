@@ -60,7 +60,7 @@ class AAPOConfig(GRPOConfig):
     max_importance_weight: float | None = field(default=None, metadata={"help": "Truncation of stale weights."})
     reference: str = field(default="bank", metadata={"help": "bank or live."})
     rollouts_dir: str | None = field(default=None, metadata={"help": "Folder for rollouts as Parquet."})
-    scale_rewards: str | None = field(default=None, metadata={"help": "group, batch or none."})  # type: ignore[reportIncompatibleVariableOverride]
+    scale_rewards: str | bool | None = field(default=None, metadata={"help": "group, batch or none."})  # type: ignore[reportIncompatibleVariableOverride]
     epsilon: float | None = field(default=None, metadata={"help": "Lower clip range."})  # type: ignore[reportIncompatibleVariableOverride]
     epsilon_high: float | None = field(default=None, metadata={"help": "Upper clip range."})
 

@@ -1,0 +1,71 @@
+"""What the trainer relies on in TRL. When an upgrade breaks one of these, the message says where to look."""
+
+import inspect
+
+import pytest
+import trl
+from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import RepeatSampler
+
+PARAMETERS = {
+    "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
+    "_generate_and_score_completions": ["self", "inputs"],
+    "_generate_single_turn": [
+        "self", "prompt_ids", "images", "multimodal_fields", "num_generations", "has_tool_images",
+    ],
+    "_get_train_sampler": ["self", "dataset"],
+    "_tokenize_prompts": ["self", "prompts"],
+    "_compute_loss": ["self", "model", "inputs"],
+}  # fmt: skip
+USED = {
+    "_generate_and_score_completions": [
+        'output = {', '"advantages": advantages', '"completion_mask": completion_mask', '"num_items_in_batch"',
+        'self._logs["advantages"].extend', "self._calculate_rewards(inputs, prompts, completions, completion_ids_list)",
+    ],
+    "_compute_loss": [
+        'if self.loss_type == "cispo":', "torch.clamp(coef_1, max=self.epsilon_high).detach()",
+        "-clamped_ratios * advantages * per_token_logps", '["cispo", "dapo", "vespo"]',
+        "1 - self.epsilon_low, 1 + self.epsilon_high", 'inputs.get("old_per_token_logps")',
+    ],
+    "_calculate_rewards": ["gather(rewards_per_func)", '"log_extra"', '"log_metric"', '"trainer_state"'],
+    "_generate_single_turn": ["unwrap_model_for_generation", "self._dist.summon_full_params"],
+}  # fmt: skip
+HINT = f"TRL is {trl.__version__}; aapo.training.trainer was written against 1.16: check "
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_private_methods_have_the_parameters_that_we_override(name):
+    found = list(inspect.signature(getattr(GRPOTrainer, name)).parameters)
+    assert found == PARAMETERS[name], f"{HINT}the override of GRPOTrainer.{name}, whose parameters are now {found}"
+
+
+@pytest.mark.parametrize("name", USED)
+def test_private_methods_still_do_what_we_build_on(name):
+    source = inspect.getsource(getattr(GRPOTrainer, name))
+    missing = [fragment for fragment in USED[name] if fragment not in source]
+    assert not missing, f"{HINT}GRPOTrainer.{name}, where these are gone: {missing}"
+
+
+def test_attributes_that_init_sets():
+    source = inspect.getsource(GRPOTrainer.__init__)
+    for fragment in ("self.loss_type =", "self.epsilon_low =", "self.epsilon_high =", "self.scale_rewards =",
+                     "self.reward_weights =", "self.eos_token_ids", "self._logs =", "self._metrics ="):  # fmt: skip
+        assert fragment in source, f"{HINT}GRPOTrainer.__init__, which no longer has {fragment!r}"
+
+
+def test_configuration_fields_that_recipes_use():
+    fields = set(GRPOConfig.__dataclass_fields__)
+    needed = {
+        "num_generations", "max_completion_length", "temperature", "top_p", "top_k", "min_p", "repetition_penalty",
+        "reward_weights", "scale_rewards", "loss_type", "epsilon", "epsilon_high", "delta", "beta", "num_iterations",
+        "steps_per_generation", "generation_batch_size", "multi_objective_aggregation", "importance_sampling_level",
+        "chat_template_kwargs", "generation_kwargs", "use_vllm", "num_generations_eval",
+    }  # fmt: skip
+    assert needed <= fields, f"{HINT}AAPOConfig, since GRPOConfig has lost {sorted(needed - fields)}"
+
+
+def test_the_sampler_takes_its_order_from_its_generator():
+    sampler = RepeatSampler(range(6), mini_repeat_count=2, batch_size=3, repeat_count=1, shuffle=True, seed=1)
+    first = list(sampler)
+    sampler.generator.manual_seed(1)
+    assert list(sampler) == first, f"{HINT}EpochSampler, since RepeatSampler no longer draws from self.generator"

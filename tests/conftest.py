@@ -1,0 +1,47 @@
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+
+import pytest
+import torch
+from datasets import Dataset
+
+from aapo.base.model import BaseModelConfig, new_model, train_tokenizer
+
+TINY = BaseModelConfig(
+    hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
+    vocab_size=300, max_position_embeddings=128,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Qwen3 model of a few thousand parameters with tokenizer and chat template, as a model folder."""
+    folder = tmp_path_factory.mktemp("tiny-model")
+    tokenizer = train_tokenizer(["Calculate 1 + 2.\nuser\nassistant\nsystem\n<think></think>"] * 5, TINY.vocab_size)
+    torch.manual_seed(0)
+    model = new_model(TINY, tokenizer)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache for built models and banks."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("AAPO_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def addition() -> Dataset:
+    """Eight conversational prompts with gold answers."""
+    return Dataset.from_list(
+        [
+            {"prompt": [{"role": "user", "content": f"Calculate {n} + {n}."}], "answer": str(2 * n)}
+            for n in range(1, 9)
+        ]
+    )

@@ -1,0 +1,222 @@
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset
+
+from aapo.errors import AapoError, InputError
+from aapo.files import write_text
+from aapo.grading import accuracy, format
+from aapo.reference import ReferenceBank, bank_identity, differences, summarize
+from aapo.reference.bank import MANIFEST
+from aapo.sampling import (
+    SamplingSettings,
+    TransformersEngine,
+    load_model,
+    load_tokenizer,
+    model_identity,
+    tokenizer_identity,
+)
+from aapo.scoring import as_prompt
+
+REWARDS = [accuracy, format]
+
+
+class CountingEngine(TransformersEngine):
+    """Counts the completions that it samples, and can be killed after some."""
+
+    sampled = 0
+    killed_after: int | None = None
+
+    def generate(self, prompts, seeds, on_batch=lambda done: None):
+        if self.killed_after is not None and self.sampled >= self.killed_after:
+            raise KeyboardInterrupt
+        self.sampled += len(prompts)
+        return super().generate(prompts, seeds, on_batch)
+
+
+@pytest.fixture
+def engine(tiny_folder):
+    settings = SamplingSettings(max_completion_length=6)
+    return CountingEngine(load_model(str(tiny_folder)), load_tokenizer(str(tiny_folder)), settings)
+
+
+@pytest.fixture
+def identity(tiny_folder, engine):
+    def make(num_samples=3, seed=0, rewards=REWARDS, **sampling):
+        settings = {**engine.settings.describe(), **sampling}
+        tokenizer = tokenizer_identity(engine.tokenizer)
+        return bank_identity(model_identity(str(tiny_folder)), tokenizer, settings, rewards, num_samples, seed)
+
+    return make
+
+
+def contents(bank):
+    return sorted(map(str, bank.rows()))
+
+
+def test_a_bank_holds_k_scored_samples_of_each_prompt_and_attaches_weighted_sums(tmp_path, engine, identity, addition):
+    bank = ReferenceBank.build(tmp_path / "bank", addition, engine, REWARDS, identity())
+    assert len(bank) == 8 and engine.sampled == 24
+    attached = bank.attach(addition, engine.tokenizer, [2.0, 0.5])
+    row = next(row for row in bank.rows() if row["key"] == attached[3]["prompt_key"])
+    assert row["gold"] == "8" and len(row["completions"]) == len(row["num_tokens"]) == 3
+    sums = [2.0 * a + 0.5 * f for a, f in zip(row["reward/accuracy"], row["reward/format"], strict=True)]
+    assert attached[3]["reference_rewards"] == sums
+    assert attached[3]["prompt"] == addition[3]["prompt"]
+    # attaching twice replaces the columns
+    assert bank.attach(attached, engine.tokenizer).column_names == attached.column_names
+
+
+def test_a_complete_bank_is_not_sampled_again_and_a_larger_data_set_adds_only_what_is_new(
+    tmp_path, engine, identity, addition
+):
+    first = addition.select(range(5))
+    ReferenceBank.build(tmp_path / "bank", first, engine, REWARDS, identity())
+    ReferenceBank.build(tmp_path / "bank", first, engine, REWARDS, identity())
+    assert engine.sampled == 15
+    grown = ReferenceBank.build(tmp_path / "bank", addition, engine, REWARDS, identity())
+    assert engine.sampled == 24
+    at_once = ReferenceBank.build(tmp_path / "other", addition, engine, REWARDS, identity())
+    assert contents(grown) == contents(at_once)
+
+
+def test_a_duplicate_prompt_is_sampled_once(tmp_path, engine, identity, addition):
+    twice = Dataset.from_list([*addition, *addition])
+    bank = ReferenceBank.build(tmp_path / "bank", twice, engine, REWARDS, identity())
+    assert engine.sampled == 24 and len(bank) == 8
+    rewards = bank.attach(twice, engine.tokenizer)["reference_rewards"]
+    assert list(rewards)[:8] == list(rewards)[8:]
+
+
+def test_a_killed_build_goes_on_where_it_stopped(tmp_path, engine, identity, addition, monkeypatch):
+    monkeypatch.setattr("aapo.reference.bank.PROMPTS_PER_SHARD", 2)
+    engine.killed_after = 12
+    with pytest.raises(KeyboardInterrupt):
+        ReferenceBank.build(tmp_path / "bank", addition, engine, REWARDS, identity())
+    assert len(ReferenceBank.open(tmp_path / "bank")) == 4
+    # what a kill in the middle of a write leaves: a temporary file that no reader looks at
+    leftover = tmp_path / "bank" / ".shard-0123.parquet.x.tmp"
+    leftover.write_bytes(b"PAR1 half a shard")
+    engine.killed_after = None
+    bank = ReferenceBank.build(tmp_path / "bank", addition, engine, REWARDS, identity())
+    assert engine.sampled == 24 and not leftover.exists()
+    whole = ReferenceBank.build(tmp_path / "whole", addition, engine, REWARDS, identity())
+    assert contents(bank) == contents(whole)
+
+
+def test_two_processes_build_the_bank_of_one(tmp_path, engine, identity, addition):
+    one = ReferenceBank.build(tmp_path / "one", addition, engine, REWARDS, identity())
+    barrier = threading.Barrier(2, timeout=60)
+    engines = [CountingEngine(engine.model, engine.tokenizer, engine.settings) for _ in range(2)]
+
+    def build(rank):
+        return ReferenceBank.build(
+            tmp_path / "two", addition, engines[rank], REWARDS, identity(), rank=rank, num_ranks=2, barrier=barrier.wait
+        )
+
+    with ThreadPoolExecutor(2) as threads:
+        two, same = threads.map(build, range(2))
+    assert contents(one) == contents(two) == contents(same)
+    assert [each.sampled for each in engines] == [12, 12]
+
+
+def test_another_bank_is_refused_with_every_difference(tmp_path, engine, identity, addition):
+    path = tmp_path / "bank"
+    bank = ReferenceBank.build(path, addition, engine, REWARDS, identity())
+    with pytest.raises(InputError, match=r"sampling.temperature: bank has 1.0, run has 0.7; .*build another with"):
+        bank.require(identity(temperature=0.7))
+    with pytest.raises(InputError) as error:
+        ReferenceBank.build(path, addition, engine, [accuracy], identity(num_samples=5, rewards=[accuracy]))
+    assert "num_samples: bank has 3, run has 5" in str(error.value)
+    assert "rewards.format: bank has format-1, run has None" in str(error.value)
+    other = {**identity(), "model": {"weights": "0" * 32}, "tokenizer": {"vocabulary": "x", "chat_template": "y"}}
+    with pytest.raises(InputError, match=r"model.weights: bank has .*tokenizer.chat_template: bank has"):
+        bank.require(other)  # type: ignore[arg-type]
+    assert differences(identity(), identity()) == []
+
+
+def test_a_missing_prompt_is_named_with_the_command_that_adds_it(tmp_path, engine, identity, addition):
+    bank = ReferenceBank.build(tmp_path / "bank", addition.select(range(7)), engine, REWARDS, identity())
+    with pytest.raises(InputError, match=r"1 of 8 prompts are not in the bank .*Calculate 8 \+ 8.*aapo bank build RECIPE"):
+        bank.attach(addition, engine.tokenizer)
+    others = Dataset.from_list([{"prompt": [{"role": "user", "content": "Hi"}], "answer": "1"}])
+    with pytest.raises(InputError, match="none of its prompts is there, so it was built for another data set"):
+        bank.attach(others, engine.tokenizer)
+    changed_gold = Dataset.from_list([{**addition[0], "answer": "99"}])
+    with pytest.raises(InputError, match="1 of 1 prompts are not in the bank"):
+        bank.attach(changed_gold, engine.tokenizer)
+    with pytest.raises(InputError, match="reward_weights has 1 entries; the bank has 2 reward functions"):
+        bank.attach(addition.select(range(7)), engine.tokenizer, [1.0])
+
+
+def test_unscored_samples_are_nan_in_the_column(tmp_path, engine, identity, addition):
+    def picky(completions, answer, **columns):
+        return [None if gold == "2" else 1.0 for gold in answer]
+
+    bank = ReferenceBank.build(tmp_path / "bank", addition, engine, [picky], identity(rewards=[picky]))
+    column = bank.attach(addition, engine.tokenizer)["reference_rewards"]
+    assert all(value != value for value in column[0]) and list(column[1]) == [1.0, 1.0, 1.0]
+    assert summarize(bank).unscored_frac == 1 / 8
+
+
+def test_what_is_not_a_bank_is_refused(tmp_path, engine, identity, addition):
+    with pytest.raises(InputError, match="is not a reference bank: it has no manifest.json"):
+        ReferenceBank.open(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="is not empty and not a reference bank"):
+        ReferenceBank.build(tmp_path, addition, engine, REWARDS, identity())
+    bank = ReferenceBank.build(tmp_path / "bank", addition, engine, REWARDS, identity())
+    shard = next(bank.path.glob("shard-*"))
+    shard.write_bytes(shard.read_bytes()[:50])
+    with pytest.raises(AapoError, match="is damaged .*delete it and run"):
+        ReferenceBank.open(bank.path)
+
+
+def test_the_summary_counts_by_hand(tmp_path, engine, identity, addition):
+    rewards = iter([1.0] * 3 + [0.0] * 3 + [1.0, 0.0, 0.0] + [1.0, 1.0, 0.0] * 5)
+
+    def scripted(completions, **columns):
+        return [next(rewards) for _ in completions]
+
+    bank = ReferenceBank.build(tmp_path / "bank", addition, engine, [scripted], identity(rewards=[scripted]))
+    summary = summarize(bank)
+    assert summary.pass_rate == pytest.approx((1 + 0 + 1 / 3 + 5 * 2 / 3) / 8)
+    assert summary.histogram == (1, 0, 0, 1, 0, 0, 5, 0, 0, 1)
+    assert (summary.all_right_frac, summary.all_wrong_frac) == (1 / 8, 1 / 8)
+    tokens = [n for row in bank.rows() for n in row["num_tokens"]]
+    assert summary.mean_tokens == pytest.approx(sum(tokens) / 24) and summary.max_tokens == max(tokens)
+
+
+def test_files_are_whole_or_absent(tmp_path, monkeypatch):
+    target = tmp_path / "file.txt"
+    write_text(target, "old")
+
+    def full(self, *args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_text(target, "new")
+    assert target.read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_rendered_prompts_and_golds_make_the_keys(engine, addition):
+    prompt = as_prompt(addition[0], engine.tokenizer)
+    assert prompt.rendered.endswith("Calculate 1 + 1.<|im_end|>\n<|im_start|>assistant\n")
+    assert (prompt.gold, prompt.question) == ("2", "Calculate 1 + 1.")
+
+
+def test_shards_are_plain_parquet(tmp_path, engine, identity, addition):
+    bank = ReferenceBank.build(tmp_path / "bank", addition, engine, REWARDS, identity())
+    (shard,) = bank.path.glob("shard-*.parquet")
+    columns = pq.read_table(shard).column_names
+    assert columns == [
+        "key", "prompt", "gold", "completions", "num_tokens", "finish_reasons", "reward/accuracy", "reward/format",
+    ]  # fmt: skip
+    copy = tmp_path / "copy"
+    shutil.copytree(bank.path, copy)
+    assert contents(ReferenceBank.open(copy)) == contents(bank)
+    assert (copy / MANIFEST).exists()

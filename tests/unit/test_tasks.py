@@ -1,0 +1,146 @@
+import json
+
+import pytest
+from datasets import Dataset, DatasetDict
+
+from aapo.errors import InputError
+from aapo.sampling import load_tokenizer
+from aapo.tasks import DataConfig, held_out, limit_prompts, load_prompts, prompt_key, render_prompt
+
+SUMS = {"min_terms": 2, "max_terms": 2, "operators": ["+"], "allow_parentheses": False}
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def generated(**changes):
+    settings = {"dataset_name": "reasoning_gym:basic_arithmetic", "dataset_settings": SUMS, "num_train_prompts": 40}
+    return DataConfig(**{**settings, **changes})
+
+
+def test_generated_sides_are_disjoint_for_all_seeds():
+    train = {row["prompt"][-1]["content"] for row in load_prompts(generated(dataset_seed=0), "train")}
+    for seed in (0, 1, 7):
+        test = {
+            row["prompt"][-1]["content"]
+            for row in load_prompts(generated(dataset_seed=seed, num_eval_prompts=60), "test")
+        }
+        assert len(test) == 60
+        assert not train & test
+        assert all(held_out(question) for question in test)
+    assert not any(held_out(question) for question in train)
+
+
+def test_generated_prompts_are_distinct_and_answers_are_sums():
+    rows = load_prompts(generated(num_train_prompts=200), "train")
+    questions = [row["prompt"][0]["content"] for row in rows]
+    assert len(set(questions)) == 200
+    for question, answer in zip(questions, rows["answer"], strict=True):
+        left, right = question.removeprefix("Calculate ").rstrip(".").split(" + ")
+        assert int(left) + int(right) == int(answer)
+
+
+def test_a_task_that_runs_out_of_problems_says_how_many_it_has():
+    config = generated(dataset_settings={**SUMS, "min_digits": 1, "max_digits": 1}, num_train_prompts=5000)
+    with pytest.raises(InputError, match="has only about .* distinct problems"):
+        load_prompts(config, "train")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet", "csv"])
+def test_local_files_become_prompts_with_the_usual_columns(tmp_path, suffix):
+    rows = [{"problem": f"{n}+1?", "solution": str(n + 1), "level": n} for n in range(40)]
+    path = tmp_path / f"data.{suffix}"
+    {"jsonl": Dataset.to_json, "parquet": Dataset.to_parquet, "csv": Dataset.to_csv}[suffix](
+        Dataset.from_list(rows), str(path)
+    )
+    config = DataConfig(dataset_name=str(path), system_prompt="Think.", prompt_template="Q: {question}")
+    train, test = load_prompts(config, "train"), load_prompts(config, "test")
+    assert len(train) + len(test) == 40 and len(test) > 0
+    row = next(row for row in train)
+    n = row["level"]
+    assert row["prompt"] == [{"role": "system", "content": "Think."}, {"role": "user", "content": f"Q: {n}+1?"}]
+    assert row["answer"] == str(n + 1)
+
+
+def test_a_folder_with_splits_keeps_its_own_test_side(tmp_path):
+    make = lambda start: Dataset.from_list([{"question": f"q{i}", "answer": str(i)} for i in range(start, start + 5)])  # noqa: E731
+    DatasetDict({"train": make(0), "test": make(100)})
+    (tmp_path / "hub").mkdir()
+    make(0).to_parquet(tmp_path / "hub" / "train.parquet")
+    make(100).to_parquet(tmp_path / "hub" / "test.parquet")
+    config = DataConfig(dataset_name=str(tmp_path / "hub"), conversational=False)
+    assert list(load_prompts(config, "train")["answer"]) == ["0", "1", "2", "3", "4"]
+    assert list(load_prompts(config, "test")["prompt"]) == [f"q{i}" for i in range(100, 105)]
+
+
+def test_missing_column_names_those_present(tmp_path):
+    path = write_rows(tmp_path / "d.jsonl", [{"text": "a", "answer": "1"}])
+    with pytest.raises(InputError, match=r"no column any of prompt, problem, question; it has text, answer; set prompt_"):
+        load_prompts(DataConfig(dataset_name=path, num_eval_prompts=0), "train")
+    with pytest.raises(InputError, match=r"no column 'gold'; it has text, answer; set answer_column"):
+        load_prompts(
+            DataConfig(dataset_name=path, num_eval_prompts=0, prompt_column="text", answer_column="gold"), "train"
+        )
+
+
+def test_empty_data_and_missing_golds_are_refused(tmp_path):
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(InputError, match="is empty; a data set needs at least one row"):
+        load_prompts(DataConfig(dataset_name=str(tmp_path / "empty.jsonl"), num_eval_prompts=0), "train")
+    rows = [{"question": "a", "answer": "1"}, {"question": "b", "answer": " "}, {"question": "c", "answer": None}]
+    path = write_rows(tmp_path / "gold.jsonl", rows)
+    with pytest.raises(InputError, match=r"2 of 3 rows have no gold answer in column 'answer' \(first: row 1\)"):
+        load_prompts(DataConfig(dataset_name=path, num_eval_prompts=0), "train")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "dataset_name is missing"),
+        ({"dataset_name": "x.jsonl", "prompt_template": "Q"}, r"must contain \{question\}"),
+        ({"dataset_name": "x.jsonl", "dataset_settings": {"a": 1}}, "dataset_settings has no effect"),
+        ({"dataset_name": "reasoning_gym:chain_sum"}, "num_train_prompts is missing"),
+        ({"dataset_name": "x.jsonl", "drop_long_prompts": True}, "drop_long_prompts has no effect"),
+    ],
+)
+def test_bad_data_settings(fields, message):
+    with pytest.raises(InputError, match=message):
+        DataConfig(**fields)
+
+
+def test_unknown_tasks_and_settings_name_the_nearest():
+    with pytest.raises(InputError, match=r"no task 'chain_sums' \(did you mean chain_sum\?\)"):
+        load_prompts(generated(dataset_name="reasoning_gym:chain_sums", dataset_settings={}), "train")
+    with pytest.raises(InputError, match=r"dataset_settings do not fit basic_arithmetic: .*; its settings are min_terms"):
+        load_prompts(generated(dataset_settings={"digits": 3}), "train")
+
+
+def test_rendering_uses_the_chat_template_and_continues_a_prefill(tiny_folder):
+    tokenizer = load_tokenizer(str(tiny_folder))
+    user = {"role": "user", "content": "Hi"}
+    assert render_prompt([user], tokenizer) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    prefilled = render_prompt([user, {"role": "assistant", "content": "<think>"}], tokenizer)
+    assert prefilled == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>"
+    assert render_prompt("plain", tokenizer) == "plain"
+    tokenizer.chat_template = None
+    with pytest.raises(InputError, match="has no chat template"):
+        render_prompt([user], tokenizer)
+
+
+def test_keys_depend_on_prompt_and_gold():
+    assert prompt_key("a", "1") == prompt_key("a", "1")
+    assert len({prompt_key("a", "1"), prompt_key("a", "2"), prompt_key("b", "1"), prompt_key("a1", "")}) == 4
+
+
+def test_long_prompts_are_counted_and_named_or_dropped(tiny_folder, addition):
+    tokenizer = load_tokenizer(str(tiny_folder))
+    lengths = [len(tokenizer(render_prompt(row["prompt"], tokenizer))["input_ids"]) for row in addition]
+    long = addition.add_item({"prompt": [{"role": "user", "content": "x" * 300}], "answer": "1"})
+    limit = max(lengths)
+    with pytest.raises(InputError, match=rf"1 of 9 prompts are longer than max_prompt_length {limit} \(first: row 8 with"):
+        limit_prompts(long, tokenizer, limit, drop=False)
+    assert list(limit_prompts(long, tokenizer, limit, drop=True)["answer"]) == list(addition["answer"])
+    with pytest.raises(InputError, match="9 of 9 prompts"):
+        limit_prompts(long, tokenizer, 1, drop=True)
