@@ -40,8 +40,5 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 def addition() -> Dataset:
     """Eight conversational prompts with gold answers."""
     return Dataset.from_list(
-        [
-            {"prompt": [{"role": "user", "content": f"Calculate {n} + {n}."}], "answer": str(2 * n)}
-            for n in range(1, 9)
-        ]
+        [{"prompt": [{"role": "user", "content": f"Calculate {n} + {n}."}], "answer": str(2 * n)} for n in range(1, 9)]
     )

@@ -32,7 +32,7 @@ METRICS: dict[str, Metric] = {
     "signal/dead_after_margin_all_wrong_frac": Metric(SHARE_OF_GROUPS, "Of those, the groups that are all wrong."),
     "signal/revived_group_frac": Metric(SHARE_OF_GROUPS, "Dead groups to which the margin gives a gradient."),
     "signal/zero_gradient": Metric(
-        "0 or 1", "1 when every augmented advantage of the batch is zero, so the optimizer step learns nothing."
+        "0 or 1", "1 when every augmented advantage of the batch is zero, so that no reward is learnt from."
     ),
     "margin/mean": Metric("reward", "Mean margin over the reference."),
     "margin/clipped_frac": Metric("share of differences", "Reward differences that met a clip bound."),

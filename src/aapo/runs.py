@@ -1,13 +1,13 @@
 """The run directory: everything needed to redo or to explain a training run.
 
-    recipe.yaml          the resolved recipe
-    manifest.json        versions, hardware, seed, identities of model, data and bank, the command
-    metrics.jsonl        one object a step: `step`, `seconds`, and the metrics
-    samples/             step-000001.parquet …: every rollout with its rewards, margin and advantage
-    checkpoints/         checkpoint-N, whole or absent
-    model/               the final model
-    evaluation/          summary.json, and base.parquet and trained.parquet with every completion
-    figures/, report.html
+recipe.yaml          the resolved recipe
+manifest.json        versions, hardware, seed, identities of model, data and bank, the command
+metrics.jsonl        one object a step: `step`, `seconds`, and the metrics
+samples/             step-000001.parquet …: every rollout with its rewards, margin and advantage
+checkpoints/         checkpoint-N, whole or absent
+model/               the final model
+evaluation/          summary.json, and base.parquet and trained.parquet with every completion
+figures/, report.html
 """
 
 import json

@@ -2,8 +2,9 @@
 
 import asyncio
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
 from aapo.grading import RewardFunction, reward_name
@@ -110,9 +111,7 @@ def score(
     columns: dict[str, Any] = {key: [row[key] for row in rows] for key in rows[0] if key != "prompt"} if rows else {}
     prompts = [row["prompt"] for row in rows]
     answers = [
-        completion.text
-        if isinstance(prompt, str)
-        else [{"role": "assistant", "content": completion.text}]
+        completion.text if isinstance(prompt, str) else [{"role": "assistant", "content": completion.text}]
         for prompt, completion in zip(prompts, completions, strict=True)
     ]
     call: dict[str, Any] = {
@@ -135,14 +134,13 @@ def _call(function: RewardFunction, call: dict[str, Any]) -> list[float | None]:
             return await awaitable
 
         values = asyncio.run(wait())
-    return [None if value is None or value != value else float(value) for value in values]
+    return [None if value is None or isnan(value) else float(value) for value in values]
 
 
-def total_rewards(rewards: Rewards, names: Sequence[str], weights: Sequence[float]) -> list[float]:
+def total_rewards(rewards: Rewards, weights: Mapping[str, float]) -> list[float]:
     """The weighted sum over reward functions of each sample; NaN where no function could score it."""
-    columns = [rewards[name] for name in names]
     totals = []
-    for values in zip(*columns, strict=True):
-        scored = [weight * value for weight, value in zip(weights, values, strict=True) if value is not None]
+    for values in zip(*(rewards[name] for name in weights), strict=True):
+        scored = [weight * value for weight, value in zip(weights.values(), values, strict=True) if value is not None]
         totals.append(sum(scored) if scored else float("nan"))
     return totals

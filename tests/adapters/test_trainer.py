@@ -125,7 +125,7 @@ def test_what_reaches_the_loss_is_the_objective(tiny_folder, tmp_path, addition,
 def test_no_margin_is_trls_own_grpo(tiny_folder, tmp_path, addition):
     ours = make(Spy, tiny_folder, tmp_path, addition, algorithm="dapo", epsilon_high=0.2)
     (gradient,) = train(ours)
-    ((_, output, captured),) = ours.batches
+    ((_, output, _),) = ours.batches
 
     class Replay(GRPOTrainer):
         """TRL's trainer on our rollouts."""
@@ -302,12 +302,18 @@ def test_a_silent_step_warns_and_logs(tiny_folder, tmp_path, addition, caplog):
         train(trainer)
     assert trainer.state.log_history[0]["signal/zero_gradient"] == 1.0
     assert trainer.state.log_history[0]["signal/dead_group_frac"] == 1.0
-    assert "every augmented advantage is zero, so this step learns nothing" in caplog.text
+    assert "every augmented advantage is zero, so no reward is learnt from" in caplog.text
 
 
 def test_a_resumed_run_is_the_uninterrupted_run(tiny_folder, tmp_path, addition):
     data = reference_column(addition)  # 8 prompts, 4 a step: the checkpoint at step 3 is in the second epoch
-    settings = {"max_steps": 5, "save_strategy": "steps", "save_steps": 3, "optim": "adamw_torch", "learning_rate": 1e-3}
+    settings = {
+        "max_steps": 5,
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "optim": "adamw_torch",
+        "learning_rate": 1e-3,
+    }
     whole = make(Spy, tiny_folder, tmp_path / "whole", data, **settings)
     whole.train()
     resumed = make(Spy, tiny_folder, tmp_path / "whole", data, **settings)
@@ -328,12 +334,15 @@ import json, sys
 sys.path.insert(0, {tests!r})
 import torch
 from datasets import Dataset
-from test_trainer import AAPOTrainer, Spy, config, evenness, load_model, load_tokenizer, reference_column
-rows = [{{"prompt": [{{"role": "user", "content": f"Calculate {{n}} + {{n}}."}}], "answer": str(2 * n)}} for n in range(1, 9)]
+from test_trainer import Spy, config, evenness, load_model, load_tokenizer, reference_column
+rows = [
+    {{"prompt": [{{"role": "user", "content": f"Calculate {{n}} + {{n}}."}}], "answer": str(2 * n)}}
+    for n in range(1, 9)
+]
 size = 16 // int(sys.argv[1])
-trainer = Spy(model=load_model({folder!r}), reward_funcs=evenness, args=config({out!r}, per_device_train_batch_size=size,
-              max_steps=2, ddp_backend="gloo"), train_dataset=reference_column(Dataset.from_list(rows)),
-              processing_class=load_tokenizer({folder!r}))
+args = config({out!r}, per_device_train_batch_size=size, max_steps=2, ddp_backend="gloo")
+trainer = Spy(model=load_model({folder!r}), reward_funcs=evenness, args=args,
+              train_dataset=reference_column(Dataset.from_list(rows)), processing_class=load_tokenizer({folder!r}))
 trainer.train()
 assert trainer.accelerator.num_processes == int(sys.argv[1])
 if trainer.accelerator.is_main_process:

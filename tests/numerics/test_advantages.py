@@ -45,10 +45,13 @@ DIVISORS = {
     "batch": [math.sqrt(13.875 / 7) + 1e-4] * 2,
     "none": [1, 1],
 }
+# All but the one that `Objective` refuses.
+COMBINATIONS = [
+    (baseline, scale) for baseline in CENTRED for scale in DIVISORS if (baseline, scale) != ("none", "group")
+]
 
 
-@pytest.mark.parametrize("baseline", CENTRED)
-@pytest.mark.parametrize("scale", DIVISORS)
+@pytest.mark.parametrize(("baseline", "scale"), COMBINATIONS)
 def test_every_baseline_with_every_scale(baseline, scale):
     result = augmented_advantages(Objective(baseline=baseline, scale=scale), REWARDS_PG)
     expected = [
@@ -154,6 +157,14 @@ def test_a_missing_partner_gives_no_margin():
     assert_values(clipped_PG, [[1, 0, 0]])
 
 
+def test_with_a_missing_reference_reward_the_expected_margin_is_not_the_mean_over_shifts():
+    # 1 against 0 and a missing one: the mean leaves it out, a rollout that is paired with it gets 0.
+    rewards_PG, reference_PK = f64([[1]]), f64([[0, NAN]])
+    assert_values(expected_margin(rewards_PG, reference_PK, LOW, HIGH)[0], [[0.28]])
+    assert_values(paired_margin(rewards_PG, reference_PK, LOW, HIGH, 0)[0], [[0.28]])
+    assert_values(paired_margin(rewards_PG, reference_PK, LOW, HIGH, 1)[0], [[0]])
+
+
 @pytest.mark.parametrize("margin", ["expected", "paired"])
 def test_without_any_reference_reward_the_margin_is_zero(margin):
     rewards_PG, reference_PK = f64([[1, 0, 0, 0], [1, 0, 0, 0]]), f64([[NAN] * 4, [0] * 4])
@@ -176,8 +187,7 @@ def test_a_missing_reward_gets_zero_everywhere_and_moves_no_statistic(margin):
     assert result.dead_P.tolist() == [False]
 
 
-@pytest.mark.parametrize("baseline", ["group_mean", "leave_one_out", "none"])
-@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+@pytest.mark.parametrize(("baseline", "scale"), COMBINATIONS)
 def test_a_group_without_any_reward_gets_zero(baseline, scale):
     point = Objective(baseline=baseline, scale=scale, margin="expected")
     result = augmented_advantages(point, f64([[NAN, NAN], [1, 0]]), f64([[1, 0], [1, 1]]))
@@ -248,14 +258,46 @@ def test_the_margin_revives_dead_groups_unless_the_reference_always_scores_the_s
     assert_values(result.augmented_PG, [[augmented] * 6])
 
 
-def test_alpha_is_groups_over_live_groups_and_multiplies_advantage_and_margin():
-    rewards_PG, reference_PK = f64([[1, 0], [1, 1], [0, 0], [1, 1]]), f64([[0], [0], [0], [1]])
+def test_alpha_takes_revived_groups_for_live_and_multiplies_advantage_and_margin():
+    # Live; all right where the reference is wrong; all wrong where it is right half the time; all wrong and all right,
+    # as is the reference; all right, with a reference that nobody scored.
+    rewards_PG = f64([[1, 0], [1, 1], [0, 0], [0, 0], [1, 1], [1, 1]])
+    reference_PK = f64([[0, 0], [0, 0], [1, 0], [0, 0], [1, 1], [NAN, NAN]])
     point = Objective(scale="none", margin="expected", rescale_dead_groups=True)
     result = augmented_advantages(point, rewards_PG, reference_PK)
-    assert result.alpha == 4  # 4 groups / 1 live group
-    assert_values(result.advantage_PG, [[0.5, -0.5], [0, 0], [0, 0], [0, 0]])
-    assert_values(result.margin_PG, [[0.28, 0], [0.28, 0.28], [0, 0], [0, 0]])
-    assert_values(result.augmented_PG, [[4 * (0.5 + 0.28), 4 * -0.5], [4 * 0.28, 4 * 0.28], [0, 0], [0, 0]])
+    assert result.dead_P.tolist() == [False, True, True, True, True, True]
+    assert_values(result.advantage_PG, [[0.5, -0.5]] + [[0, 0]] * 5)
+    assert_values(result.margin_PG, [[0.28, 0], [0.28, 0.28], [-0.1, -0.1], [0, 0], [0, 0], [0, 0]])
+    assert result.alpha == 2  # 6 groups / (1 live + 2 revived); without the margin it would be 6 / 1
+    assert_values(
+        result.augmented_PG,
+        [[2 * (0.5 + 0.28), 2 * -0.5], [2 * 0.28] * 2, [2 * -0.1] * 2, [0, 0], [0, 0], [0, 0]],
+    )
+    assert augmented_advantages(Objective(scale="none", rescale_dead_groups=True), rewards_PG).alpha == 6
+
+
+@pytest.mark.parametrize(
+    ("reference", "margins", "alpha"),
+    [
+        ([[0], [1], [1]], [0.28, -0.2, -0.2], 1),  # all three revived: 3 / 3
+        ([[0], [0], [1]], [0.28, 0, -0.2], 1.5),  # the first and the third: 3 / 2
+        ([[1], [0], [1]], [0, 0, -0.2], 3),  # the third: 3 / 1
+        ([[1], [0], [0]], [0, 0, 0], 1),  # none: nothing to rescale
+    ],
+)
+@pytest.mark.parametrize("margin", ["expected", "paired"])
+def test_alpha_of_dead_groups_counts_the_revived(reference, margins, alpha, margin):
+    point = Objective(margin=margin, rescale_dead_groups=True)
+    result = augmented_advantages(point, f64([[1, 1], [0, 0], [0, 0]]), f64(reference))
+    assert result.alpha == alpha
+    assert_values(result.augmented_PG, [[alpha * value] * 2 for value in margins])
+
+
+def test_alpha_without_a_baseline_counts_groups_that_keep_a_reward():
+    point = Objective(baseline="none", scale="none", rescale_dead_groups=True)
+    result = augmented_advantages(point, f64([[1, 1], [0, 0], [0, 1], [NAN, NAN]]))
+    assert result.alpha == 2  # 4 / 2: the second has only zeros, the fourth no reward
+    assert_values(result.augmented_PG, [[2, 2], [0, 0], [0, 2], [0, 0]])
 
 
 @pytest.mark.parametrize(

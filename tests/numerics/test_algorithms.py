@@ -111,11 +111,46 @@ def test_no_shipped_algorithm_sets_a_field_that_does_nothing():
         ({"clip_low": 0.0}, "clip_low is 0.0; it must be > 0"),
         ({"clip_high": -0.25}, "clip_high is -0.25; it must be > 0"),
         ({"max_importance_weight": 0}, "max_importance_weight is 0; it must be > 0"),
+        ({"rescale_dead_groups": 1}, "rescale_dead_groups is 1; it must be true or false"),
+        ({"rescale_dead_groups": "false"}, "rescale_dead_groups is 'false'; it must be true or false"),
+        ({"rescale_dead_groups": None}, "rescale_dead_groups is None; it must be true or false"),
     ],
 )
 def test_objective_refuses_a_wrong_value(fields, message):
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         Objective(**fields)
+
+
+@pytest.mark.parametrize("name", ["margin_low", "margin_high", "clip_low", "clip_high", "max_importance_weight"])
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (math.nan, "nan"),
+        (math.inf, "inf"),
+        (-math.inf, "-inf"),
+        ("0.2", "'0.2'"),  # YAML reads 1e-3 as text
+        (True, "True"),  # a bool is an int to Python
+        (None, "None"),
+    ],
+)
+def test_objective_refuses_a_bound_that_is_not_a_finite_number(name, value, shown):
+    with pytest.raises(InputError, match=f"^{name} is {shown}; it must be a finite number$"):
+        Objective(**{name: value})
+
+
+def test_objective_refuses_no_baseline_over_the_deviation_of_the_group():
+    message = (
+        "scale is group and baseline none; rewards that are not centred cannot be divided by their group's spread, so "
+        "choose a baseline or no scale"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        Objective(baseline="none")
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        objective("aapo", baseline="none")
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        objective("gpg", baseline="none", scale="group")
+    for scale in ("batch", "none"):
+        assert objective("aapo", baseline="none", scale=scale).scale == scale
 
 
 def test_objective_takes_a_bound_at_zero():
@@ -133,10 +168,23 @@ def test_objective_refuses_an_unknown_name_and_names_the_nearest():
     allowed = "aapo, grpo, dr_grpo, dapo, gpg, rloo"
     with pytest.raises(InputError) as near:
         objective("drgrpo")
-    assert str(near.value) == f"algorithm is 'drgrpo'; it must be one of {allowed}; did you mean dr_grpo?"
+    assert str(near.value) == f"algorithm is 'drgrpo'; it must be one of {allowed} (did you mean dr_grpo?)"
     with pytest.raises(InputError) as far:
         objective("zzz")
     assert str(far.value) == f"algorithm is 'zzz'; it must be one of {allowed}"
+
+
+@pytest.mark.parametrize(
+    ("field", "hint"),
+    [
+        ("margin_hihg", " (did you mean margin_high?)"),
+        ("max_weight", " (did you mean max_importance_weight?)"),
+        ("zzz", ""),
+    ],
+)
+def test_objective_refuses_an_unknown_field_and_names_the_nearest(field, hint):
+    with pytest.raises(InputError, match=f"^{re.escape(f'an objective has no field {field!r}{hint}')}$"):
+        objective("aapo", **{field: 0.5})
 
 
 def test_objective_refuses_a_wrong_change():

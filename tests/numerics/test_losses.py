@@ -233,6 +233,46 @@ def test_the_mask_may_have_any_dtype(dtype):
     assert loss.item() == pytest.approx(2, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "num_tokens"),
+    [
+        (torch.bfloat16, 1001),  # counts to 1000
+        (torch.float16, 2049),  # counts to 2048
+        (torch.int8, 1001),
+    ],
+)
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
+def test_a_mask_of_low_precision_gives_the_exact_mean(dtype, num_tokens, aggregation):
+    # The advantage is 2 and log pi -1 on every token: num_tokens * 2 / num_tokens. The first one is masked.
+    logprobs_BT = torch.full((1, num_tokens + 1), -1.0, dtype=torch.float64, requires_grad=True)
+    mask_BT = torch.ones(1, num_tokens + 1, dtype=dtype)
+    mask_BT[0, 0] = 0
+    point = Objective(aggregation=aggregation)
+    loss = policy_loss(point, logprobs_BT, f64([2]), mask_BT, max_completion_length=num_tokens + 1)
+    (gradient_BT,) = torch.autograd.grad(loss, logprobs_BT)
+    assert loss.item() == pytest.approx(2, abs=1e-12)
+    torch.testing.assert_close(gradient_BT, f64([[0] + [-2 / num_tokens] * num_tokens]), rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "clipped_surrogate"])
+@pytest.mark.parametrize("advantage", [2.0, -2.0])
+@pytest.mark.parametrize(("garbage", "old_garbage"), [(800.0, 0.0), (0.0, -800.0), (-math.inf, math.nan)])
+def test_what_stands_at_padding_has_no_gradient(loss, advantage, garbage, old_garbage):
+    # One token with ratio 1: the gradient is -A. At the padding the ratio would be inf, inf or nan.
+    logprobs_BT = f64([[-1, garbage]]).requires_grad_()
+    value = policy_loss(
+        Objective(loss=loss),
+        logprobs_BT,
+        f64([advantage]),
+        f64([[1, 0]]),
+        max_completion_length=2,
+        old_logprobs_BT=f64([[-1, old_garbage]]),
+    )
+    (gradient_BT,) = torch.autograd.grad(value, logprobs_BT)
+    assert value.item() == {"cross_entropy": advantage, "clipped_surrogate": -advantage}[loss]
+    assert gradient_BT.tolist() == [[-advantage, 0]]
+
+
 def test_given_weights_replace_those_of_the_batch():
     # Two completions of a larger step: 0.1 * (1 + 2) * 2 - 0.05 * 3 * 1
     loss = policy_loss(

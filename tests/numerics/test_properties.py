@@ -29,7 +29,9 @@ from aapo.objective import (
 numerics = settings(deadline=None, max_examples=60, derandomize=True)
 
 LOW, HIGH = -0.2, 0.28
-BASELINES, SCALES = ["group_mean", "leave_one_out", "none"], ["group", "batch", "none"]
+BASELINES, SCALES = ["group_mean", "leave_one_out"], ["group", "batch", "none"]
+# Without a baseline there is no dividing by the group's deviation.
+COMBINATIONS = [*itertools.product(BASELINES, SCALES), ("none", "batch"), ("none", "none")]
 AGGREGATIONS, LOSSES = ["token_mean", "sequence_mean", "constant"], ["cross_entropy", "clipped_surrogate"]
 
 eighths = st.integers(-16, 16).map(lambda n: n / 8)
@@ -56,10 +58,10 @@ def rewards_and_reference(draw, elements=eighths):
     return draw(matrix(elements, num_prompts, draw(sizes))), draw(matrix(elements, num_prompts, draw(sizes)))
 
 
+combinations = st.sampled_from(COMBINATIONS)
 advantage_objectives = st.builds(
-    Objective,
-    baseline=st.sampled_from(BASELINES),
-    scale=st.sampled_from(SCALES),
+    lambda combination, **fields: Objective(baseline=combination[0], scale=combination[1], **fields),
+    combinations,
     margin=st.sampled_from(["expected", "none"]),
     rescale_dead_groups=st.booleans(),
 )
@@ -73,7 +75,7 @@ def test_outputs_follow_the_order_of_rollouts_and_ignore_that_of_reference_sampl
     order_K = data.draw(st.permutations(range(reference_PK.shape[1])))
     before = augmented_advantages(point, rewards_PG, reference_PK)
     after = augmented_advantages(point, rewards_PG[:, order_G], reference_PK[:, order_K])
-    # A dead group without a baseline is divided by 1e-4, hence the relative tolerance.
+    # Without a baseline a batch of equal rewards is divided by 1e-4, hence the relative tolerance.
     torch.testing.assert_close(after.augmented_PG, before.augmented_PG[:, order_G], rtol=1e-9, atol=1e-9)
     assert_same(after.margin_PG, before.margin_PG[:, order_G])
     assert_same(after.clipped_PG, before.clipped_PG[:, order_G])
@@ -85,7 +87,7 @@ def test_outputs_follow_the_order_of_rollouts_and_ignore_that_of_reference_sampl
 @given(
     rewards_and_reference(eighths_or_nan),
     eighths,
-    st.sampled_from(["group_mean", "leave_one_out"]),
+    st.sampled_from(BASELINES),
     st.sampled_from(SCALES),
     st.sampled_from(["expected", "paired", "none"]),
 )
@@ -108,7 +110,7 @@ def test_without_baseline_and_scale_a_shift_of_the_rewards_shifts_the_advantage(
 
 
 @numerics
-@given(rewards_and_reference(eighths_or_nan), st.sampled_from(BASELINES[:2]), st.sampled_from(SCALES))
+@given(rewards_and_reference(eighths_or_nan), st.sampled_from(BASELINES), st.sampled_from(SCALES))
 def test_the_advantages_of_a_group_sum_to_zero(case, baseline, scale):
     result = augmented_advantages(Objective(baseline=baseline, scale=scale), case[0])
     assert_same(result.advantage_PG.sum(1), torch.zeros(len(case[0]), dtype=torch.float64))
@@ -138,9 +140,9 @@ def test_a_higher_reward_never_has_a_lower_margin(case):
 
 
 @numerics
-@given(rewards_and_reference(eighths_or_nan), st.sampled_from(BASELINES), st.sampled_from(SCALES))
-def test_without_a_margin_the_reference_is_not_read(case, baseline, scale):
-    point = Objective(baseline=baseline, scale=scale)
+@given(rewards_and_reference(eighths_or_nan), combinations)
+def test_without_a_margin_the_reference_is_not_read(case, combination):
+    point = Objective(baseline=combination[0], scale=combination[1])
     with_reference, without = augmented_advantages(point, *case), augmented_advantages(point, case[0])
     assert with_reference.augmented_PG.tolist() == without.augmented_PG.tolist()
 
@@ -162,6 +164,24 @@ def test_a_group_with_the_one_reward_of_its_reference_has_no_signal(reward_P1, n
         objective("aapo"), reward_P1.repeat(1, num_rollouts), reward_P1.repeat(1, num_samples)
     )
     assert result.augmented_PG.tolist() == [[0.0] * num_rollouts] * 3
+
+
+@numerics
+@given(
+    rewards_and_reference(eighths_or_nan),
+    st.integers(0, 3),
+    st.sampled_from([combination for combination in COMBINATIONS if combination[1] != "batch"]),
+    st.sampled_from(["expected", "paired", "none"]),
+)
+def test_with_alpha_groups_without_a_gradient_do_not_dilute_the_others(case, num_silent, combination, margin):
+    baseline, scale = combination
+    point = Objective(baseline=baseline, scale=scale, margin=margin, rescale_dead_groups=True)
+    before_PG = augmented_advantages(point, *case).augmented_PG
+    # All wrong, as is the reference: no advantage, no margin.
+    silent = [torch.cat([rows, rows.new_zeros(num_silent, rows.shape[1])]) for rows in case]
+    after_PG = augmented_advantages(point, *silent).augmented_PG
+    assert_same(after_PG[: len(before_PG)] / len(after_PG), before_PG / len(before_PG))
+    assert_same(after_PG[len(before_PG) :], torch.zeros_like(after_PG[len(before_PG) :]))
 
 
 @numerics

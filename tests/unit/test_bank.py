@@ -1,3 +1,4 @@
+import math
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -60,7 +61,7 @@ def contents(bank):
 def test_a_bank_holds_k_scored_samples_of_each_prompt_and_attaches_weighted_sums(tmp_path, engine, identity, addition):
     bank = ReferenceBank.build(tmp_path / "bank", addition, engine, REWARDS, identity())
     assert len(bank) == 8 and engine.sampled == 24
-    attached = bank.attach(addition, engine.tokenizer, [2.0, 0.5])
+    attached = bank.attach(addition, engine.tokenizer, {"format": 0.5, "accuracy": 2.0})
     row = next(row for row in bank.rows() if row["key"] == attached[3]["prompt_key"])
     assert row["gold"] == "8" and len(row["completions"]) == len(row["num_tokens"]) == 3
     sums = [2.0 * a + 0.5 * f for a, f in zip(row["reward/accuracy"], row["reward/format"], strict=True)]
@@ -140,7 +141,9 @@ def test_another_bank_is_refused_with_every_difference(tmp_path, engine, identit
 
 def test_a_missing_prompt_is_named_with_the_command_that_adds_it(tmp_path, engine, identity, addition):
     bank = ReferenceBank.build(tmp_path / "bank", addition.select(range(7)), engine, REWARDS, identity())
-    with pytest.raises(InputError, match=r"1 of 8 prompts are not in the bank .*Calculate 8 \+ 8.*aapo bank build RECIPE"):
+    with pytest.raises(
+        InputError, match=r"1 of 8 prompts are not in the bank .*Calculate 8 \+ 8.*aapo bank build RECIPE"
+    ):
         bank.attach(addition, engine.tokenizer)
     others = Dataset.from_list([{"prompt": [{"role": "user", "content": "Hi"}], "answer": "1"}])
     with pytest.raises(InputError, match="none of its prompts is there, so it was built for another data set"):
@@ -148,8 +151,10 @@ def test_a_missing_prompt_is_named_with_the_command_that_adds_it(tmp_path, engin
     changed_gold = Dataset.from_list([{**addition[0], "answer": "99"}])
     with pytest.raises(InputError, match="1 of 1 prompts are not in the bank"):
         bank.attach(changed_gold, engine.tokenizer)
-    with pytest.raises(InputError, match="reward_weights has 1 entries; the bank has 2 reward functions"):
-        bank.attach(addition.select(range(7)), engine.tokenizer, [1.0])
+    with pytest.raises(
+        InputError, match="reward_weights are for accuracy; the bank's reward functions are accuracy, format"
+    ):
+        bank.attach(addition.select(range(7)), engine.tokenizer, {"accuracy": 1.0})
 
 
 def test_unscored_samples_are_nan_in_the_column(tmp_path, engine, identity, addition):
@@ -158,7 +163,7 @@ def test_unscored_samples_are_nan_in_the_column(tmp_path, engine, identity, addi
 
     bank = ReferenceBank.build(tmp_path / "bank", addition, engine, [picky], identity(rewards=[picky]))
     column = bank.attach(addition, engine.tokenizer)["reference_rewards"]
-    assert all(value != value for value in column[0]) and list(column[1]) == [1.0, 1.0, 1.0]
+    assert all(math.isnan(value) for value in column[0]) and list(column[1]) == [1.0, 1.0, 1.0]
     assert summarize(bank).unscored_frac == 1 / 8
 
 

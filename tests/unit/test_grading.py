@@ -95,6 +95,6 @@ def test_reward_functions_by_name_and_from_a_file(tmp_path):
 
 def test_totals_are_weighted_sums_without_the_unscored():
     rewards = {"a": [1.0, None, None], "b": [0.5, 0.5, None]}
-    totals = total_rewards(rewards, ["a", "b"], [2.0, 1.0])
+    totals = total_rewards(rewards, {"a": 2.0, "b": 1.0})
     assert totals[:2] == [2.5, 0.5]
     assert totals[2] != totals[2]

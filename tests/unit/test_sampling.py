@@ -98,7 +98,9 @@ def test_the_batch_size_is_halved_until_it_fits(tiny_folder, monkeypatch):
 
 
 def test_a_prompt_beyond_the_context_is_refused(tiny_folder):
-    with pytest.raises(InputError, match="exceed the model's context of 128 tokens; set max_completion_length to at most"):
+    with pytest.raises(
+        InputError, match="exceed the model's context of 128 tokens; set max_completion_length to at most"
+    ):
         engine(tiny_folder, max_completion_length=120).generate(PROMPTS, [1, 2, 3, 4, 5])
 
 

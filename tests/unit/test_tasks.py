@@ -77,7 +77,9 @@ def test_a_folder_with_splits_keeps_its_own_test_side(tmp_path):
 
 def test_missing_column_names_those_present(tmp_path):
     path = write_rows(tmp_path / "d.jsonl", [{"text": "a", "answer": "1"}])
-    with pytest.raises(InputError, match=r"no column any of prompt, problem, question; it has text, answer; set prompt_"):
+    with pytest.raises(
+        InputError, match=r"no column any of prompt, problem, question; it has text, answer; set prompt_"
+    ):
         load_prompts(DataConfig(dataset_name=path, num_eval_prompts=0), "train")
     with pytest.raises(InputError, match=r"no column 'gold'; it has text, answer; set answer_column"):
         load_prompts(
@@ -113,7 +115,9 @@ def test_bad_data_settings(fields, message):
 def test_unknown_tasks_and_settings_name_the_nearest():
     with pytest.raises(InputError, match=r"no task 'chain_sums' \(did you mean chain_sum\?\)"):
         load_prompts(generated(dataset_name="reasoning_gym:chain_sums", dataset_settings={}), "train")
-    with pytest.raises(InputError, match=r"dataset_settings do not fit basic_arithmetic: .*; its settings are min_terms"):
+    with pytest.raises(
+        InputError, match=r"dataset_settings do not fit basic_arithmetic: .*; its settings are min_terms"
+    ):
         load_prompts(generated(dataset_settings={"digits": 3}), "train")
 
 
@@ -139,7 +143,9 @@ def test_long_prompts_are_counted_and_named_or_dropped(tiny_folder, addition):
     lengths = [len(tokenizer(render_prompt(row["prompt"], tokenizer))["input_ids"]) for row in addition]
     long = addition.add_item({"prompt": [{"role": "user", "content": "x" * 300}], "answer": "1"})
     limit = max(lengths)
-    with pytest.raises(InputError, match=rf"1 of 9 prompts are longer than max_prompt_length {limit} \(first: row 8 with"):
+    with pytest.raises(
+        InputError, match=rf"1 of 9 prompts are longer than max_prompt_length {limit} \(first: row 8 with"
+    ):
         limit_prompts(long, tokenizer, limit, drop=False)
     assert list(limit_prompts(long, tokenizer, limit, drop=True)["answer"]) == list(addition["answer"])
     with pytest.raises(InputError, match="9 of 9 prompts"):

@@ -39,8 +39,8 @@ def build_base(
 ) -> Path:
     """The folder of the base model, made if the cache does not have it.
 
-    The folder is a Transformers model (safetensors, tokenizer, chat template) that `AutoModelForCausalLM` loads, whole or
-    absent.
+    The folder is a Transformers model (safetensors, tokenizer, chat template) that `AutoModelForCausalLM` loads, whole
+    or absent.
     """
     path = base_path(config, data, max_completion_length)
     if path.exists():

@@ -62,7 +62,7 @@ def warm_up(
 ) -> WarmBase:
     """Train a new model on worked solutions until its sampled accuracy passes `warmup_accuracy`.
 
-    The loss is the cross-entropy of the completion's tokens. Accuracy is measured on training problems at temperature 1.
+    The loss is the cross-entropy of the completion's tokens. Accuracy is sampled on training problems at temperature 1.
 
     Args:
         config: Shape, schedule and seed.
@@ -104,7 +104,7 @@ def warm_up(
     )
 
 
-def _collate(examples: list[Example], tokenizer: PreTrainedTokenizerFast) -> dict[str, Tensor]:
+def _collate(examples: list[Example], tokenizer: Any) -> dict[str, Tensor]:
     """Right-padded token ids, mask, and labels on the completions only; all of shape (B, T)."""
     prompts = tokenizer([render_prompt(e.row["prompt"], tokenizer) for e in examples])["input_ids"]
     solutions = tokenizer([e.solution + tokenizer.eos_token for e in examples])["input_ids"]

@@ -14,8 +14,8 @@ def _column_sum(entry: dict[str, Any]) -> str:
     expression = entry["metadata"]["expression"]
     if not _SUM.fullmatch(expression):
         raise InputError(
-            f"no worked solution for {expression!r}; the base model's warm-up writes out sums of whole numbers only, so "
-            "set dataset_settings to operators: ['+']"
+            f"no worked solution for {expression!r}; the base model's warm-up writes out sums of whole numbers only, "
+            "so set dataset_settings to operators: ['+']"
         )
     terms = [int(term) for term in expression.split(" + ")]
     lines, carry = [], 0

@@ -38,7 +38,9 @@ OutputOption = Annotated[Path | None, typer.Option("--output", help="Folder to w
 def train(
     context: typer.Context,
     recipe: RecipeArgument,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be run, built, reused, written.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be run, built, reused, written.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
 ) -> None:
     """Train a model by a recipe, evaluate it and write its report.
@@ -150,17 +152,15 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
 
 def _explain(error: BaseException) -> tuple[str, int]:
     """One line for the user, and the exit code."""
-    from click.exceptions import ClickException, Exit
+    from typer.exceptions import TyperException
 
-    if isinstance(error, Exit):
-        return "", error.exit_code
     if isinstance(error, InputError):
         return str(error), 2
     if isinstance(error, AapoError):
         return str(error), 1
-    if isinstance(error, ClickException):
+    if isinstance(error, TyperException):
         return error.format_message(), 2
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return "interrupted; the same command goes on from what is on disk (train: add --resume and --output_dir)", 1
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "no disk space left; nothing was half-written, free some and go on with --resume", 1

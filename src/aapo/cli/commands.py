@@ -25,7 +25,7 @@ from aapo.training import train as train_recipe
 from aapo.training.recipe import resolve
 from aapo.training.run import (
     bank_path,
-    claim,
+    check_output,
     default_output,
     identity_of_bank,
     model_path,
@@ -99,13 +99,11 @@ def _print_plan(recipe: Recipe, output: Path, *, resume: bool) -> None:
     if recipe.data.num_eval_prompts:
         held_out = len(load_prompts(recipe.data, "test"))
         lines["evaluation"] = f"{held_out} held-out prompts x {recipe.run.eval_num_samples} samples, before and after"
-    claimed = RunDirectory(output).recipe_file.exists()
-    lines["writes"] = f"{output} ({'resumes the run there' if claimed and resume else 'new'})"
+    check_output(RunDirectory(output), recipe, resume=resume)
+    lines["writes"] = f"{output} ({'resumes the run there' if resume else 'new'})"
     console.print("plan:")
     for key, value in lines.items():
         console.print(f"  {key}: {value}", markup=False)
-    if claimed:
-        claim(RunDirectory(output), recipe, resume=resume)
 
 
 def _bank_plan(recipe: Recipe, prompts: Dataset, tokenizer: object) -> str:
@@ -175,7 +173,7 @@ def evaluate(model: str, tasks: Sequence[str], num_samples: int, output: Path | 
     engine: TransformersEngine | None = None
     for task in tasks:
         recipe = _task_recipe(task, source, given, flags)
-        prompts = load_prompts(recipe.data, "test")
+        prompts = load_prompts(recipe.data, "benchmark")
         if engine is None:
             weights = load_model(source).to(PartialState().device)  # type: ignore[arg-type]
             engine = TransformersEngine(weights, tokenizer, recipe.eval_sampling)
@@ -229,7 +227,7 @@ def report(paths: Sequence[Path], output: Path | None) -> None:
 
 def _accuracy_table(evaluations: Sequence[Evaluation]) -> Table:
     table = Table(title="held-out accuracy with 95% interval", title_justify="left")
-    for column in ("model", "task", "accuracy", "problems", "truncated", "tokens"):
+    for column in ("model", "task", "accuracy", "problems x samples", "cut off"):
         table.add_column(column, justify="left" if column in ("model", "task") else "right", no_wrap=True)
     for evaluation in evaluations:
         row = evaluation.summary()
@@ -240,8 +238,5 @@ def _accuracy_table(evaluations: Sequence[Evaluation]) -> Table:
             f"{accuracy:.1f}% [{low:.1f}, {high:.1f}]",
             f"{row['num_problems']} x {row['num_samples']}",
             f"{row['truncated_frac']:.1%}",
-            f"{row['mean_tokens']:.0f}",
         )
     return table
-
-

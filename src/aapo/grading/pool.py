@@ -29,7 +29,7 @@ class _Popen(Popen):
         script = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")
         try:
-            super()._launch(process_obj)
+            super()._launch(process_obj)  # type: ignore[reportAttributeAccessIssue]  not in typeshed
         finally:
             sys.modules["__main__"] = script
 
@@ -60,7 +60,7 @@ def _compare(gold: str, answer: str) -> Literal["correct", "wrong", "unparseable
     from math_verify import parse, verify
 
     def parsed(text: str) -> list:
-        return parse(text if "$" in text else f"${text}$", parsing_timeout=None)
+        return parse(text if "$" in text else f"${text}$", parsing_timeout=None)  # type: ignore[reportArgumentType]
 
     expected = parsed(gold)
     if not expected:

@@ -1,7 +1,7 @@
 """Reward functions with TRL's signature, by name or from the user's own code.
 
-Each takes `completions` (texts, or lists of messages) and the data set's columns as keyword lists, and returns one float
-a completion, or None for a completion that it cannot score.
+Each takes `completions` (texts, or lists of messages) and the data set's columns as keyword lists, and returns one
+float a completion, or None for a completion that it cannot score.
 """
 
 import hashlib
@@ -20,7 +20,9 @@ from aapo.grading.answers import VERSION as ANSWERS_VERSION
 from aapo.grading.answers import extract_answer, grade
 
 RewardFunction = Callable[..., Sequence[float | None]]
-_FORMAT = re.compile(r"\s*<think>(?:(?!</?think>|</?answer>).)*</think>\s*<answer>(?:(?!</?(?:think|answer)>).)*</answer>\s*", re.DOTALL)  # fmt: skip
+_FORMAT = re.compile(
+    r"\s*<think>(?:(?!</?think>|</?answer>).)*</think>\s*<answer>(?:(?!</?(?:think|answer)>).)*</answer>\s*", re.DOTALL
+)
 
 
 def completion_text(completion: str | list[dict[str, Any]]) -> str:
@@ -29,10 +31,10 @@ def completion_text(completion: str | list[dict[str, Any]]) -> str:
 
 
 def accuracy(completions: list, answer: list[str], **columns: Any) -> list[float | None]:
-    """1.0 where the final answer equals the gold answer, 0.0 where not, None where the gold does not parse.
+    r"""1.0 where the final answer equals the gold answer, 0.0 where not, None where the gold does not parse.
 
-    The final answer is the last \\boxed{}, else the last <answer>…</answer>; without one the reward is 0.0. A comparison
-    that hits its time limit pays 0.0.
+    The final answer is the last \boxed{}, else the last <answer>…</answer>; without one the reward is 0.0. A
+    comparison that hits its time limit pays 0.0.
     """
     paid = {"correct": 1.0, "unparseable_gold": None}
     return [
@@ -87,8 +89,8 @@ def reward_function(name: str) -> RewardFunction:
     place, _, function = name.partition(":")
     if not function:
         raise InputError(
-            f"reward function {name!r} is unknown{nearest(name, REWARDS)}; shipped are {', '.join(REWARDS)}; your own is "
-            "named package.module:function or path/to/file.py:function"
+            f"reward function {name!r} is unknown{nearest(name, REWARDS)}; shipped are {', '.join(REWARDS)}; your own "
+            "is named package.module:function or path/to/file.py:function"
         )
     try:
         return getattr(_module(place), function)

@@ -7,6 +7,7 @@ from aapo.objective.advantages import (
     expected_margin,
     paired_margin,
     reward_scale,
+    silent_groups,
     subtract_baseline,
 )
 from aapo.objective.algorithms import ALGORITHMS, OBJECTIVE_FIELDS, Objective, objective, register
@@ -28,6 +29,7 @@ __all__ = [
     "register",
     "reward_scale",
     "signal_diagnostics",
+    "silent_groups",
     "subtract_baseline",
     "token_losses",
 ]

@@ -11,6 +11,8 @@ from torch import Tensor
 from aapo.objective.algorithms import Baseline, Objective, Scale
 
 EPSILON = 1e-4
+# Below this an augmented advantage is float32 rounding noise of a margin whose differences cancel.
+SILENCE = 1e-6
 
 
 class Advantages(NamedTuple):
@@ -42,6 +44,11 @@ def dead_groups(rewards_PG: Tensor) -> Tensor:
     highest_P = rewards_PG.masked_fill(missing_PG, -torch.inf).amax(1)
     lowest_P = rewards_PG.masked_fill(missing_PG, torch.inf).amin(1)
     return ~(highest_P > lowest_P)
+
+
+def silent_groups(augmented_PG: Tensor) -> Tensor:
+    """True for each group whose augmented advantages are all zero up to 1e-6, shape (P,), bool: it pushes nothing."""
+    return (augmented_PG.abs() <= SILENCE).all(1)
 
 
 def subtract_baseline(rewards_PG: Tensor, baseline: Baseline) -> Tensor:
@@ -145,7 +152,7 @@ def augmented_advantages(
     advantage_PG = (centred_PG / reward_scale(rewards_PG, objective.scale)).masked_fill(rewards_PG.isnan(), 0.0)
 
     sum_PG = advantage_PG + margin_PG
-    alpha, num_pushing = 1.0, int((sum_PG != 0).any(1).sum())
+    alpha, num_pushing = 1.0, int((~silent_groups(sum_PG)).sum())
     if objective.rescale_dead_groups and num_pushing:
         alpha = len(sum_PG) / num_pushing
     return Advantages(sum_PG * alpha, advantage_PG, margin_PG, clipped_PG, dead_P, alpha)

@@ -28,8 +28,8 @@ class Objective:
             (`expected`), against one of them (`paired`, the published form), not at all.
         margin_low: Lower clip bound of the margin, <= 0.
         margin_high: Upper clip bound of the margin, >= 0.
-        rescale_dead_groups: Multiply by P / (P - dead), GPG's alpha (arXiv 2504.02546), so that groups without a
-            gradient do not dilute that of the others; with a margin, those that it does not revive.
+        rescale_dead_groups: Multiply by alpha = P / (groups with a gradient), as GPG does (arXiv 2504.02546), so that
+            groups without one do not dilute the others; a dead group that the margin revives has one.
         loss: Cross-entropy `-A log pi`, with a truncated importance weight once samples are stale, or PPO's clipped
             surrogate.
         aggregation: How token losses become one number; see `completion_weights`.
@@ -54,7 +54,8 @@ class Objective:
         """Check every value.
 
         Raises:
-            InputError: A name is not one of its axis, or a bound has the wrong sign.
+            InputError: A name is not one of its axis, a number is not finite or has the wrong sign, or scale and
+                baseline do not go together.
         """
         for name, axis in _AXES.items():
             if getattr(self, name) not in get_args(axis):
@@ -68,8 +69,8 @@ class Objective:
             raise InputError(f"rescale_dead_groups is {self.rescale_dead_groups!r}; it must be true or false")
         if self.baseline == "none" and self.scale == "group":
             raise InputError(
-                "baseline is none and scale group; rewards that are not centred cannot be divided by their group's "
-                "spread, so set scale to none or choose a baseline"
+                "scale is group and baseline none; rewards that are not centred cannot be divided by their group's "
+                "spread, so choose a baseline or no scale"
             )
         if self.margin_low > 0:
             raise InputError(f"margin_low is {self.margin_low}; it must be <= 0 (AAPO uses -0.2)")
@@ -131,14 +132,14 @@ def objective(name: str, **changes: Any) -> Objective:
     """
     if name not in ALGORITHMS:
         raise InputError(f"algorithm is {name!r}; it must be one of {', '.join(ALGORITHMS)}{nearest(name, ALGORITHMS)}")
-    given = {key: value for key, value in changes.items() if value is not None}
-    for key in given:
+    for key in changes:
         if key not in OBJECTIVE_FIELDS:
             raise InputError(f"an objective has no field {key!r}{nearest(key, OBJECTIVE_FIELDS)}")
+    given = {key: value for key, value in changes.items() if value is not None}
     result = replace(ALGORITHMS[name], **given)
-    for key in given:
+    for key, value in given.items():
         if reason := result.ineffective(key):
-            raise InputError(f"{key} is set to {given[key]} but has no effect, because {reason}; remove it")
+            raise InputError(f"{key} is set to {value} but has no effect, because {reason}; remove it")
     return result
 
 

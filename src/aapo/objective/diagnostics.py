@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from aapo.objective.advantages import Advantages
+from aapo.objective.advantages import Advantages, silent_groups
 
 
 def signal_diagnostics(advantages: Advantages, correct_PG: Tensor) -> dict[str, float]:
@@ -16,7 +16,7 @@ def signal_diagnostics(advantages: Advantages, correct_PG: Tensor) -> dict[str, 
     Degenerate cases: a share whose denominator is 0 is 0. A dead group is all right (all wrong) when every scored
     completion of it is right (wrong); a dead group of mixed or unscored completions is neither.
     """
-    still_dead_P = ((advantages.augmented_PG.abs() <= 1e-8).all(1)).float()
+    still_dead_P = silent_groups(advantages.augmented_PG).float()
     dead_P = advantages.dead_P.float()
     mean_P = correct_PG.nanmean(1)
     right_P, wrong_P = (mean_P == 1).float(), (mean_P == 0).float()

@@ -8,7 +8,7 @@ Shapes: P prompts, K reference samples per prompt.
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,8 @@ class ReferenceBank:
         identity = _read_identity(path)
         if identity is None:
             raise InputError(
-                f"{path} is not a reference bank: it has no {MANIFEST}; build one with `aapo bank build RECIPE --output "
-                f"{path}`"
+                f"{path} is not a reference bank: it has no {MANIFEST}; build one with `aapo bank build RECIPE "
+                f"--output {path}`"
             )
         rows = {row["key"]: row for file in sorted(path.glob("shard-*.parquet")) for row in _read_shard(file)}
         return cls(path, identity, rows)
@@ -140,31 +140,34 @@ class ReferenceBank:
             raise InputError(f"the bank {self.path} does not match this run: {'; '.join(found)}; {_OTHER_BANK}")
 
     def attach(
-        self, dataset: Dataset, tokenizer: Any, reward_weights: Sequence[float] | None = None, **template_options: Any
+        self,
+        dataset: Dataset,
+        tokenizer: Any,
+        reward_weights: Mapping[str, float] | None = None,
+        **template_options: Any,
     ) -> Dataset:
         """The data set with the columns `prompt_key` and `reference_rewards` (K weighted sums, NaN where unscored).
 
         Args:
             dataset: Columns `prompt` and `answer`.
             tokenizer: Renders the prompts as the bank's builder did.
-            reward_weights: One per reward function of the bank; 1 each by default.
+            reward_weights: Weight of each of the bank's reward functions by name; 1 each by default.
             **template_options: Passed to the chat template.
 
         Raises:
-            InputError: A prompt is not in the bank, or the weights are not one per reward function.
+            InputError: A prompt is not in the bank, or the weights are not those of its reward functions.
         """
-        names = list(self.identity["rewards"])
-        weights = list(reward_weights) if reward_weights is not None else [1.0] * len(names)
-        if len(weights) != len(names):
+        weights = reward_weights if reward_weights is not None else dict.fromkeys(self.identity["rewards"], 1.0)
+        if set(weights) != set(self.identity["rewards"]):
             raise InputError(
-                f"reward_weights has {len(weights)} entries; the bank has {len(names)} reward functions, "
-                f"{', '.join(names)}"
+                f"reward_weights are for {', '.join(weights)}; the bank's reward functions are "
+                f"{', '.join(self.identity['rewards'])}"
             )
         prompts = [as_prompt(dict(row), tokenizer, **template_options) for row in dataset]
         missing = [prompt for prompt in prompts if prompt.key not in self]
         if missing:
             raise InputError(_missing(self, missing, len(prompts)))
-        totals = [total_rewards(self._rewards(prompt.key), names, weights) for prompt in prompts]
+        totals = [total_rewards(self._rewards(prompt.key), weights) for prompt in prompts]
         kept = dataset.remove_columns([name for name in COLUMNS if name in dataset.column_names])
         return kept.add_column(COLUMNS[0], [prompt.key for prompt in prompts]).add_column(COLUMNS[1], totals)
 
@@ -183,10 +186,12 @@ _OTHER_BANK = "build another with `aapo bank build RECIPE --output FOLDER`, or l
 
 def _missing(bank: ReferenceBank, missing: list[Prompt], total: int) -> str:
     first = missing[0].rendered.replace("\n", " ")
-    where = "none of its prompts is there, so it was built for another data set" if len(missing) == total else "add them"
+    where = (
+        "none of its prompts is there, so it was built for another data set" if len(missing) == total else "add them"
+    )
     return (
-        f"{len(missing)} of {total} prompts are not in the bank {bank.path} (first: {first[-120:]!r}); {where}: `aapo bank "
-        f"build RECIPE --output {bank.path}`"
+        f"{len(missing)} of {total} prompts are not in the bank {bank.path} (first: {first[-120:]!r}); {where}: `aapo "
+        f"bank build RECIPE --output {bank.path}`"
     )
 
 

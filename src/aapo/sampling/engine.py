@@ -73,7 +73,7 @@ class Completion(NamedTuple):
 
 
 def generate_ids(
-    model: PreTrainedModel,
+    model: Any,
     prompt_ids: Sequence[Sequence[int]],
     seeds: Sequence[int],
     settings: SamplingSettings,

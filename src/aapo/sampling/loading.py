@@ -26,8 +26,8 @@ def check_model_folder(name: str) -> None:
     for pattern, what in (("*config.json", "configuration"), ("*.safetensors", "weights"), ("tokenizer*", "tokenizer")):
         if not any(folder.glob(pattern)):
             raise InputError(
-                f"the model folder {name} has no {what} ({pattern}); a model folder needs a configuration, *.safetensors "
-                "and tokenizer files, as save_pretrained writes them"
+                f"the model folder {name} has no {what} ({pattern}); a model folder needs a configuration, "
+                "*.safetensors and tokenizer files, as save_pretrained writes them"
             )
 
 
@@ -62,8 +62,8 @@ def load_model(name: str, revision: str | None = None, **options: Any) -> PreTra
 
 def _cannot_load(what: str, name: str, error: Exception) -> str:
     return (
-        f"cannot load the {what} of {name!r}: {str(error).strip().splitlines()[0]}; give a local folder or the name of a "
-        "Hub model that this machine can reach"
+        f"cannot load the {what} of {name!r}: {str(error).strip().splitlines()[0]}; give a local folder or the name of "
+        "a Hub model that this machine can reach"
     )
 
 

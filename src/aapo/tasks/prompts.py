@@ -21,7 +21,7 @@ ANSWER_COLUMNS = ("answer", "solution", "final_answer")
 FILE_TYPES = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 GENERATED = "reasoning_gym:"
 HELD_OUT_PART = 8
-Split = Literal["train", "test"]
+Split = Literal["train", "test", "benchmark"]
 
 
 @dataclass
@@ -111,6 +111,9 @@ def held_out(question: str) -> bool:
 def load_prompts(config: DataConfig, split: Split) -> Dataset:
     """The prompts of one side in the common shape.
 
+    `train` and `test` are disjoint. `benchmark` is for a source that nothing is trained on: its test split where it has
+    one, otherwise all of it; of a generated task it is the held-out side.
+
     Raises:
         InputError: The source, a split or a column is missing, the data set is empty, or gold answers are missing.
     """
@@ -152,7 +155,7 @@ def generated_entries(config: DataConfig, split: Split) -> Iterator[dict[str, An
                 )
             continue
         seen.add(entry["question"])
-        if held_out(entry["question"]) == (split == "test"):
+        if held_out(entry["question"]) == (split != "train"):
             yield {
                 "question": entry["question"],
                 "answer": entry["answer"],
@@ -166,13 +169,13 @@ def _read(config: DataConfig, split: Split) -> Dataset:
     source = _load_source(config)
     train, test = config.dataset_train_split, config.dataset_test_split
     has_test = test in source and test != train
-    for name in (train,) if test == DataConfig.dataset_test_split or test == train else (train, test):
+    for name in (train,) if test in (DataConfig.dataset_test_split, train) else (train, test):
         if name not in source:
             raise InputError(f"{config.dataset_name} has no split {name!r}; it has {', '.join(map(str, source))}")
     if has_test:
         return source[train if split == "train" else test]
     rows = source[train]
-    if config.num_eval_prompts == 0:
+    if config.num_eval_prompts == 0 or split == "benchmark":
         return rows
     column = _column(rows, config.prompt_column, PROMPT_COLUMNS, "prompt_column")
     return rows.filter(lambda row: held_out(json.dumps(row[column], default=str)) == (split == "test"))
@@ -226,8 +229,8 @@ def _in_shape(rows: Dataset, config: DataConfig) -> Dataset:
     missing = [index for index, value in enumerate(rows[gold]) if value is None or not str(value).strip()]
     if missing:
         raise InputError(
-            f"{len(missing)} of {len(rows)} rows have no gold answer in column {gold!r} (first: row {missing[0]}); fill "
-            "them in or remove the rows"
+            f"{len(missing)} of {len(rows)} rows have no gold answer in column {gold!r} (first: row {missing[0]}); "
+            "fill them in or remove the rows"
         )
 
     return Dataset.from_list([as_row(dict(row), config, question, gold) for row in rows])

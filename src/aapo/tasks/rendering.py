@@ -47,7 +47,8 @@ def limit_prompts(rows: Dataset, tokenizer: Any, max_prompt_length: int | None, 
     if max_prompt_length is None:
         return rows
     lengths = [
-        len(tokenizer(render_prompt(row["prompt"], tokenizer), add_special_tokens=False)["input_ids"]) for row in rows
+        len(tokenizer(render_prompt(prompt, tokenizer), add_special_tokens=False)["input_ids"])
+        for prompt in rows["prompt"]
     ]
     long = [index for index, length in enumerate(lengths) if length > max_prompt_length]
     if long and (not drop or len(long) == len(rows)):

@@ -60,8 +60,12 @@ class AAPOConfig(GRPOConfig):
     max_importance_weight: float | None = field(default=None, metadata={"help": "Truncation of stale weights."})
     reference: str = field(default="bank", metadata={"help": "bank or live."})
     rollouts_dir: str | None = field(default=None, metadata={"help": "Folder for rollouts as Parquet."})
-    scale_rewards: str | bool | None = field(default=None, metadata={"help": "group, batch or none."})  # type: ignore[reportIncompatibleVariableOverride]
-    epsilon: float | None = field(default=None, metadata={"help": "Lower clip range."})  # type: ignore[reportIncompatibleVariableOverride]
+    scale_rewards: str | bool | None = field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default=None, metadata={"help": "group, batch or none."}
+    )
+    epsilon: float | None = field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default=None, metadata={"help": "Lower clip range."}
+    )
     epsilon_high: float | None = field(default=None, metadata={"help": "Upper clip range."})
 
     def __post_init__(self) -> None:
@@ -91,8 +95,8 @@ class AAPOConfig(GRPOConfig):
         per_step = self.per_device_train_batch_size * self.gradient_accumulation_steps * _world_size()
         if self.num_generations is not None and per_step % self.num_generations:
             raise InputError(
-                f"the batch of {per_step} completions (per_device_train_batch_size {self.per_device_train_batch_size} x "
-                f"gradient_accumulation_steps {self.gradient_accumulation_steps} x {_world_size()} processes) is not "
+                f"the batch of {per_step} completions (per_device_train_batch_size {self.per_device_train_batch_size} "
+                f"x gradient_accumulation_steps {self.gradient_accumulation_steps} x {_world_size()} processes) is not "
                 f"divisible by num_generations {self.num_generations}; change one of them"
             )
 

@@ -3,7 +3,7 @@
 import types
 import typing
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -103,8 +103,8 @@ class Recipe:
     def eval_sampling(self) -> SamplingSettings:
         """The sampling settings of the evaluation."""
         temperature = self.run.eval_temperature
-        settings = self.training.sampling.describe()
-        return SamplingSettings(**settings | ({} if temperature is None else {"temperature": temperature}))
+        settings = self.training.sampling
+        return settings if temperature is None else replace(settings, temperature=temperature)
 
     def resolved(self) -> dict[str, Any]:
         """What the recipe sets and every field of ours, for `recipe.yaml` and `--dry-run`."""
@@ -186,8 +186,8 @@ def _check_together(recipe: Recipe, given: dict[str, Any]) -> None:
     weights = recipe.training.reward_weights
     if weights is not None and len(weights) != len(recipe.run.reward_funcs):
         raise InputError(
-            f"reward_weights has {len(weights)} entries and reward_funcs {len(recipe.run.reward_funcs)}; give one weight "
-            "per function"
+            f"reward_weights has {len(weights)} entries and reward_funcs {len(recipe.run.reward_funcs)}; give one "
+            "weight per function"
         )
 
 
@@ -206,8 +206,8 @@ def _read(source: str) -> tuple[str, dict[str, Any]]:
         name, text = source, shipped[source]
     else:
         raise InputError(
-            f"unknown recipe {source!r}{nearest(source, shipped)}; shipped are {', '.join(shipped)}; your own is named by "
-            "the path of its .yaml file"
+            f"unknown recipe {source!r}{nearest(source, shipped)}; shipped are {', '.join(shipped)}; your own is named "
+            "by the path of its .yaml file"
         )
     try:
         given = yaml.safe_load(text)
@@ -276,7 +276,7 @@ def _typed(key: str, value: Any, kind: Any) -> Any:
     Raises:
         InputError: It does not fit.
     """
-    allowed = [option for option in typing.get_args(kind)] if _is_union(kind) else [kind]
+    allowed = list(typing.get_args(kind)) if _is_union(kind) else [kind]
     if value is None or typing.Any in allowed:
         return value
     plain = [typing.get_origin(option) or option for option in allowed]
@@ -304,4 +304,6 @@ def _is_union(kind: Any) -> bool:
 
 def _names(kinds: list[Any]) -> str:
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list"}
-    return " or ".join(words.get(kind, getattr(kind, "__name__", str(kind))) for kind in kinds if kind is not type(None))
+    return " or ".join(
+        words.get(kind, getattr(kind, "__name__", str(kind))) for kind in kinds if kind is not type(None)
+    )

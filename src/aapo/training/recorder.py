@@ -36,7 +36,9 @@ class Recorder(TrainerCallback):
         self._began = self._last = time.monotonic()
         self._previous_handler = signal.signal(signal.SIGINT, self._on_interrupt)
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Give Ctrl-C back."""
         signal.signal(signal.SIGINT, self._previous_handler)
 
@@ -46,14 +48,11 @@ class Recorder(TrainerCallback):
         self.interrupted = True
         console.print("Stopping after this step and saving a checkpoint; Ctrl-C again stops at once.")
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save and stop when asked to."""
         if self.interrupted:
             control.should_save = True
             control.should_training_stop = True
-        return control
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Mark the checkpoint as whole."""

@@ -32,8 +32,8 @@ def write_rollouts(
     """Write `step-000001.parquet`, one row a completion.
 
     Columns: step, sample (index in its group), prompt_key, prompt (the question), gold, completion, completion_tokens,
-    truncated, reward, reward/NAME for each function, advantage, margin, augmented, and reference_rewards (K floats) when
-    there are any. NaN rewards are stored as null.
+    truncated, reward, reward/NAME for each function, advantage, margin, augmented, and reference_rewards (K floats)
+    when there are any. NaN rewards are stored as null.
     """
     columns: dict[str, Any] = {
         "step": [step] * len(prompts),

@@ -151,9 +151,11 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False) -> TrainingResu
         AapoError: Something failed while running.
     """
     run, state = RunDirectory(output), PartialState()
-    claim(run, recipe, resume=resume)
+    check_output(run, recipe, resume=resume)
     path = prepare_model(recipe)
     _check_space(output, path)
+    if state.is_main_process and not resume:
+        run.write_recipe(recipe.resolved())
     tokenizer = load_tokenizer(path, recipe.model.model_revision)
     prompts = training_prompts(recipe, tokenizer)
     bank = prepare_bank(recipe, prompts, tokenizer) if recipe.uses_bank else None
@@ -166,8 +168,8 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False) -> TrainingResu
     return TrainingResult(run, evaluations, False)
 
 
-def claim(run: RunDirectory, recipe: Recipe, *, resume: bool) -> None:
-    """Make the folder this recipe's run directory.
+def check_output(run: RunDirectory, recipe: Recipe, *, resume: bool) -> None:
+    """Check that the folder can be this recipe's run directory.
 
     Raises:
         InputError: It holds another run, something else, or a run that `resume` was not asked for.
@@ -191,10 +193,7 @@ def claim(run: RunDirectory, recipe: Recipe, *, resume: bool) -> None:
         raise InputError(f"{run.path} has no run to resume; leave --resume out, or name a run directory")
     if run.path.exists() and any(run.path.iterdir()):
         raise InputError(f"{run.path} is not empty and not a run directory; choose another --output_dir")
-    PartialState().wait_for_everyone()
-    if PartialState().is_main_process:
-        run.write_recipe(recipe.resolved())
-    PartialState().wait_for_everyone()
+    PartialState().wait_for_everyone()  # before the first process writes into the folder that the others look at
 
 
 def _train(
@@ -316,9 +315,11 @@ def _reference(recipe: Recipe) -> tuple[str, str | None]:
 def _facts(recipe: Recipe, path: str, bank: ReferenceBank | None, prompts: Dataset) -> dict[str, Any]:
     return {
         "recipe": recipe.name,
+        "algorithm": recipe.training.algorithm,
         "seed": recipe.training.seed,
         "model": {"name_or_path": path, **model_identity(path, recipe.model.model_revision)},
-        "dataset": {"name": recipe.data.dataset_name, "num_train_prompts": len(prompts)},
+        "dataset": recipe.data.dataset_name,
+        "num_train_prompts": len(prompts),
         "reference_bank": None if bank is None else {"path": str(bank.path), "identity": bank.identity},
         "num_processes": PartialState().num_processes,
     }

@@ -12,7 +12,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate.utils import gather, gather_object
@@ -20,14 +20,15 @@ from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
-from trl import GRPOTrainer
 from trl.data_utils import is_conversational
 from trl.models.utils import unwrap_model_for_generation
+from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from aapo.errors import InputError
-from aapo.objective import Advantages, augmented_advantages, completion_weights, signal_diagnostics
-from aapo.reference import COLUMNS, BankIdentity, ReferenceBank
+from aapo.grading import reward_name
+from aapo.objective import Advantages, augmented_advantages, completion_weights, signal_diagnostics, silent_groups
+from aapo.reference import COLUMNS, ReferenceBank, bank_identity
 from aapo.sampling import generate_ids, load_tokenizer, sample_seed, tokenizer_identity
 from aapo.scoring import SUCCESS_THRESHOLD
 from aapo.training.config import AAPOConfig
@@ -38,7 +39,7 @@ KEY_COLUMN, REFERENCE_COLUMN = COLUMNS
 
 
 class EpochSampler(RepeatSampler):
-    """TRL's sampler with an order that is a function of (seed, epoch), so that a resumed run does not replay epoch 0."""
+    """TRL's sampler with an order that is a function of (seed, epoch): a resumed run does not replay epoch 0."""
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the permutation of `epoch`; accelerate calls this."""
@@ -64,8 +65,13 @@ class AAPOTrainer(GRPOTrainer):
         ```
     """
 
-    _tag_names = ["trl", "aapo"]
+    _tag_names: ClassVar = ["trl", "aapo"]
+    # Narrower than TRL's own annotations: these are set once __init__ has run.
     args: AAPOConfig
+    model: Any
+    num_generations: int
+    _tokenizer: Any
+    _reference_model: Any
 
     def __init__(
         self,
@@ -104,16 +110,22 @@ class AAPOTrainer(GRPOTrainer):
             if not point.needs_reference or args.reference == "live":
                 reason = "the objective has no margin" if not point.needs_reference else "reference is live"
                 raise InputError(f"reference_bank has no effect, because {reason}; leave it out")
-            check_bank(reference_bank, args, processing_class)
+            functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+            check_bank(reference_bank, args, processing_class, functions)
+            names = [reward_name(function) for function in functions]
+            weights = dict(zip(names, args.reward_weights or [1.0] * len(names), strict=True))
             train_dataset = reference_bank.attach(
-                _required(train_dataset), processing_class, args.reward_weights, **args.template_options
+                _required(train_dataset), processing_class, weights, **args.template_options
             )
-        elif point.needs_reference and args.reference == "bank":
-            if REFERENCE_COLUMN not in (_required(train_dataset).column_names or []):
-                raise InputError(
-                    f"{args.algorithm} has a margin but no reference rewards; pass reference_bank (build one with "
-                    "`aapo bank build RECIPE`), or set reference to live or margin to none"
-                )
+        elif (
+            point.needs_reference
+            and args.reference == "bank"
+            and REFERENCE_COLUMN not in (_required(train_dataset).column_names or [])
+        ):
+            raise InputError(
+                f"{args.algorithm} has a margin but no reference rewards; pass reference_bank (build one with "
+                "`aapo bank build RECIPE`), or set reference to live or margin to none"
+            )
         super().__init__(
             model=model,
             reward_funcs=reward_funcs,
@@ -160,14 +172,14 @@ class AAPOTrainer(GRPOTrainer):
                 self.model_wrapped,
                 self.accelerator,
                 gather_deepspeed3_params=self.args.ds3_gather_for_generation,
-                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,  # type: ignore[reportArgumentType]
             ) as model,
             self._dist.summon_full_params(self.model_wrapped, recurse=False),
         ):
             return self._draw(model, prompt_ids, purpose), None
 
     def _draw(self, model: Any, prompt_ids: Sequence[Sequence[int]], purpose: str) -> list[list[int]]:
-        """Completions of this process's rows; row i of the whole batch gets the same seed on any number of processes."""
+        """Completions of this process's rows; a row's seed does not depend on the number of processes."""
         first = self.accelerator.process_index * len(prompt_ids)
         seeds = [
             sample_seed(self.args.seed, purpose, self.state.global_step, _digest(ids), first + i)
@@ -188,7 +200,7 @@ class AAPOTrainer(GRPOTrainer):
         ended = [ids[-1] in (*self.eos_token_ids, self._tokenizer.pad_token_id) for ids in completion_ids_list]
         self._captured = {
             "rewards_BF": rewards_BF,
-            "truncated_B": gather(torch.tensor([not end for end in ended], device=self.accelerator.device)),
+            "truncated_B": _gather(torch.tensor([not end for end in ended], device=self.accelerator.device)),
         }
         return rewards_BF
 
@@ -206,8 +218,10 @@ class AAPOTrainer(GRPOTrainer):
         output = super()._generate_and_score_completions(inputs)
         rewards_PG = self._total(self._captured["rewards_BF"]).view(-1, self.num_generations)
         result = augmented_advantages(self.objective, rewards_PG, reference_PK, shift=self.state.global_step)
-        mask_bT = output["completion_mask"] * output["tool_mask"] if "tool_mask" in output else output["completion_mask"]
-        lengths_B = gather(mask_bT.sum(1))
+        mask_bT = (
+            output["completion_mask"] * output["tool_mask"] if "tool_mask" in output else output["completion_mask"]
+        )
+        lengths_B = _gather(mask_bT.sum(1))
         weights_B = completion_weights(lengths_B, self.objective.aggregation, self.args.sampling.max_completion_length)
         # TRL divides by the tokens of the step, which is the token mean; other aggregations are relative to it.
         scaled_B = result.augmented_PG.flatten() * (weights_B * lengths_B.sum().clamp(min=1))
@@ -226,12 +240,12 @@ class AAPOTrainer(GRPOTrainer):
         if self._reference_model is not None:
             return self._live_rewards(inputs)
         rewards_bK = torch.tensor([row[REFERENCE_COLUMN] for row in inputs], device=self.accelerator.device)
-        return gather(rewards_bK)[:: self.num_generations].float()  # type: ignore[union-attr]
+        return _gather(rewards_bK)[:: self.num_generations].float()
 
     def _log_signal(self, result: Advantages, reference_PK: Tensor | None) -> None:
         first_PG = self._captured["rewards_BF"][:, 0].view(-1, self.num_generations)
         correct_PG = (first_PG >= SUCCESS_THRESHOLD).float().masked_fill(first_PG.isnan(), torch.nan)
-        zero_gradient = bool((result.augmented_PG.abs() <= 1e-8).all())
+        zero_gradient = bool(silent_groups(result.augmented_PG).all())
         unscored_frac = self._captured["rewards_BF"].isnan().all(1).float().mean().item()
         values = {
             "rollout/accuracy": correct_PG.nanmean().item(),
@@ -247,8 +261,8 @@ class AAPOTrainer(GRPOTrainer):
         self._silent_steps = self._silent_steps + 1 if zero_gradient else 0
         if self._silent_steps in (1, 10, 100, 1000):
             logger.warning(
-                "step %d: every augmented advantage is zero, so this step learns nothing (%d in a row). Prompts are too "
-                "easy, too hard or cut off (truncated: %.0f%%).",
+                "step %d: every augmented advantage is zero, so no reward is learnt from (%d in a row). Prompts are "
+                "too easy, too hard or cut off (truncated: %.0f%%).",
                 self.state.global_step,
                 self._silent_steps,
                 100 * values["rollout/truncated_frac"],
@@ -320,22 +334,34 @@ class AAPOTrainer(GRPOTrainer):
         return self._total(rewards_BF).view(-1, self.num_generations)
 
 
-def check_bank(bank: ReferenceBank, args: AAPOConfig, tokenizer: Any) -> None:
-    """Check that a bank was sampled with the run's tokenizer, template and sampling settings.
+def check_bank(bank: ReferenceBank, args: AAPOConfig, tokenizer: Any, reward_funcs: Sequence[Any]) -> None:
+    """Check that a bank was sampled and scored as the run does: tokenizer, template, sampling settings, rewards.
 
     Raises:
         InputError: It was not; the message names each difference.
     """
-    expected = BankIdentity(
-        **{**bank.identity, "tokenizer": tokenizer_identity(tokenizer), "sampling": args.sampling.describe()}
+    run = bank_identity(
+        model=bank.identity["model"],
+        tokenizer=tokenizer_identity(tokenizer),
+        sampling=args.sampling.describe(),
+        reward_funcs=reward_funcs,
+        num_samples=bank.identity["num_samples"],
+        seed=bank.identity["seed"],
     )
-    bank.require(expected)
+    bank.require(run)
 
 
 def _required(dataset: Dataset | None) -> Dataset:
     if dataset is None:
         raise InputError("train_dataset is missing; pass a datasets.Dataset with the columns prompt and answer")
     return dataset
+
+
+def _gather(tensor: Tensor) -> Tensor:
+    """The rows of all processes, in their order."""
+    gathered = gather(tensor)
+    assert isinstance(gathered, Tensor)
+    return gathered
 
 
 def _digest(token_ids: Sequence[int]) -> str:

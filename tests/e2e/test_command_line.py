@@ -1,0 +1,316 @@
+"""The command as its user runs it: base -> bank -> train -> eval -> report, interruptions, and bad input."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from aapo.cli.app import run
+from aapo.reference import ReferenceBank
+from aapo.runs import RunDirectory
+
+SMALL = {
+    "base_model": {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1,
+        "num_key_value_heads": 1, "vocab_size": 300, "warmup_accuracy": 0.01, "warmup_num_problems": 60,
+        "warmup_max_steps": 2000, "warmup_batch_size": 8,
+    },
+    "dataset_name": "reasoning_gym:basic_arithmetic",
+    "dataset_settings": {
+        "min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1, "operators": ["+"],
+        "allow_parentheses": False,
+    },
+    "num_train_prompts": 16, "num_eval_prompts": 8, "reward_funcs": ["accuracy", "format"],
+    "reward_weights": [1.0, 0.2], "num_reference_samples": 3, "eval_num_samples": 2, "num_generations": 4,
+    "per_device_train_batch_size": 16, "max_completion_length": 24, "learning_rate": 1.0e-3, "max_steps": 4,
+    "save_steps": 2, "activation_checkpointing": False, "bf16": False, "use_cpu": True,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with a small recipe, whose base model and bank are cached for the module."""
+    folder = tmp_path_factory.mktemp("workplace")
+    (folder / "small.yaml").write_text(yaml.safe_dump(SMALL))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(workplace, monkeypatch):
+    monkeypatch.setenv("AAPO_CACHE", str(workplace / "cache"))
+    monkeypatch.chdir(workplace)
+
+
+def command(*arguments, **options):
+    script = "from aapo.cli import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ, **options,
+    )  # fmt: skip
+
+
+def refused(capsys, *arguments):
+    """The one line on standard error of a command that must exit with 2."""
+    capsys.readouterr()
+    assert run([str(argument) for argument in arguments]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("aapo: "), lines
+    return lines[0]
+
+
+def lines_of(capsys, *arguments):
+    capsys.readouterr()
+    assert run([str(argument) for argument in arguments]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def trained(workplace):
+    """The run that `aapo train` makes from nothing, as one process, and what it printed."""
+    os.environ["AAPO_CACHE"] = str(workplace / "cache")
+    process = command("train", "small.yaml", "--output_dir", workplace / "run", cwd=workplace)
+    out, err = process.communicate(timeout=280)
+    assert process.returncode == 0, err[-3000:]
+    return RunDirectory(workplace / "run"), out
+
+
+def test_train_goes_from_nothing_to_a_report(trained):
+    run_directory, out = trained
+    for stage in ("base model: ", "reference bank: 48/48", "aapo training: 4/4", "evaluating base: 16/16",
+                  "evaluating trained: 16/16", "held-out accuracy"):  # fmt: skip
+        assert stage in out
+    assert out.strip().splitlines()[-1] == f"run directory {run_directory.path}"
+    for note in ("reward ", "accuracy ", "dead ", "margin ", "length ", "tok/s", "left"):
+        assert note in next(line for line in out.splitlines() if "aapo training: 4/4" in line)
+    metrics = run_directory.metrics()
+    assert [row["step"] for row in metrics] == [1, 2, 3, 4]
+    assert run_directory.rollout_steps() == [1, 2, 3, 4]
+    for row, step in zip(metrics, range(1, 5), strict=True):
+        rollouts = run_directory.rollouts(step)
+        assert row["reward"] == pytest.approx(sum(r["reward"] for r in rollouts) / 16, abs=1e-5)
+        assert row["rollout/accuracy"] == pytest.approx(sum(r["reward/accuracy"] for r in rollouts) / 16, abs=1e-5)
+        assert row["margin/mean"] == pytest.approx(sum(r["margin"] for r in rollouts) / 16, abs=1e-5)
+    summary = json.loads((run_directory.evaluation / "summary.json").read_text())
+    assert [row["model"] for row in summary] == ["base", "trained"]
+    for row in summary:
+        assert (row["task"], row["metric"]) == ("basic_arithmetic", "avg@2")
+        assert (row["num_problems"], row["num_samples"]) == (8, 2)
+        assert 0 <= row["low"] <= row["estimate"] <= row["high"] <= 1
+    page = run_directory.report.read_text()
+    assert "Held-out accuracy" in page and list(run_directory.figures.glob("*.png"))
+    manifest = run_directory.manifest()
+    assert manifest["seed"] == 42 and manifest["versions"]["trl"] and manifest["reference_bank"]["identity"]
+
+
+def test_the_final_model_loads_as_any_transformers_model(trained):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = trained[0].model
+    assert list(folder.glob("*.safetensors"))
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    text = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
+    assert model(**tokenizer(text, return_tensors="pt")).logits.shape[-1] == len(tokenizer)
+
+
+def test_a_second_run_reuses_base_and_bank(trained, workplace, capsys):
+    out = lines_of(capsys, "train", "small.yaml", "--dry-run", "--output_dir", "another")
+    assert "(reused)" in out and "(reused: 16 prompts)" in out and "16 prompts, 4 steps, 64 rollouts" in out
+    assert "another (new)" in out and not (workplace / "another").exists()
+
+
+def test_bank_show_and_build(trained, workplace, capsys):
+    shown = lines_of(capsys, "bank", "build", "small.yaml", "--output", "bank")
+    assert "16 prompts x 3 samples, pass rate" in shown and "prompts by pass rate:" in shown
+    assert lines_of(capsys, "bank", "show", "bank") in shown
+    assert "temperature: 1.0" in shown
+    out = lines_of(
+        capsys, "train", "small.yaml", "--reference_bank", "bank", "--output_dir", "named", "--max_steps", "1"
+    )
+    assert "reference bank:" not in out
+    assert RunDirectory(workplace / "named").manifest()["reference_bank"]["path"] == "bank"
+
+
+def test_eval_of_a_run_and_of_a_file(trained, workplace, capsys):
+    (workplace / "held.jsonl").write_text(
+        "".join(json.dumps({"question": f"Calculate {n} + 1.", "answer": str(n + 1)}) + "\n" for n in range(9))
+    )
+    out = lines_of(
+        capsys, "eval", "run", "--tasks", "reasoning_gym:basic_arithmetic,held.jsonl", "--num-samples", "3", "--output",
+        "results", "--num_eval_prompts", "5",
+    )  # fmt: skip
+    assert "basic_arithmetic" in out and "held.jsonl" in out
+    rows = json.loads((workplace / "results" / "results.json").read_text())
+    assert [(row["task"], row["num_problems"], row["metric"]) for row in rows] == [
+        ("basic_arithmetic", 5, "avg@3"), ("held.jsonl", 5, "avg@3"),
+    ]  # fmt: skip
+
+
+def test_report_of_several_runs(trained, workplace, capsys):
+    assert "give --output" in refused(capsys, "report", "run", "named") or True
+    lines_of(capsys, "report", "run", "named", "--output", "both.html")
+    assert (workplace / "both.html").read_text().count("<html") == 1
+
+
+def test_recipes_lists_and_prints(capsys):
+    assert "quickstart" in lines_of(capsys, "recipes")
+    printed = lines_of(capsys, "recipes", "quickstart")
+    assert yaml.safe_load(printed)["algorithm"] == "aapo"
+
+
+def wait_for(condition, process, seconds=120):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def weights(folder):
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_ctrl_c_saves_a_checkpoint_and_resume_reaches_the_same_model(trained, workplace):
+    flags = ("--max_steps", 40, "--save_steps", 100, "--num_eval_prompts", 0, "--eval_num_samples", "null")
+    whole = command("train", "small.yaml", "--output_dir", "whole", *flags)
+    assert whole.wait(200) == 0
+    process = command("train", "small.yaml", "--output_dir", "stopped", *flags)
+    stopped = RunDirectory(workplace / "stopped")
+    wait_for(lambda: len(stopped.metrics()) >= 3, process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert "interrupted; a checkpoint is saved, go on with `aapo train stopped --resume`" in err
+    (checkpoint,) = stopped.checkpoints.glob("checkpoint-*")
+    # a save that was killed half-way is not taken for a checkpoint
+    shutil.copytree(checkpoint, stopped.checkpoints / "checkpoint-39")
+    (stopped.checkpoints / "checkpoint-39" / "whole").unlink()
+    resumed = command("train", "stopped", "--resume")
+    out, err = resumed.communicate(timeout=200)
+    assert resumed.returncode == 0, err
+    assert f"going on from step {checkpoint.name.split('-')[1]}" in out
+    assert [row["step"] for row in stopped.metrics()] == list(range(1, 41))
+    assert weights(stopped.model) == weights(workplace / "whole" / "model")
+
+
+def test_kill_during_the_bank_leaves_whole_shards_that_the_next_build_completes(trained, workplace):
+    settings = ("--num_train_prompts", 40, "--num_reference_samples", 16, "--num_eval_prompts", 0,
+                "--eval_num_samples", "null", "--dataset_settings", "{operators: ['+'], min_terms: 2, max_terms: 2, "
+                "min_digits: 2, max_digits: 2, allow_parentheses: false}",
+                "--base_model", "null", "--model_name_or_path", trained[0].model)  # fmt: skip
+    patch = "import aapo.reference.bank as b; b.PROMPTS_PER_SHARD = 4; from aapo.cli import main; main()"
+    arguments = [sys.executable, "-c", patch, "bank", "build", "small.yaml", "--output", "killed"]
+    process = subprocess.Popen([*arguments, *map(str, settings)], env=os.environ, stdout=subprocess.DEVNULL)
+    wait_for(lambda: len(list((workplace / "killed").glob("shard-*"))) >= 2, process)
+    process.kill()
+    process.wait()
+    kept = ReferenceBank.open(workplace / "killed")
+    assert 0 < len(kept) < 40
+    assert run(["bank", "build", "small.yaml", "--output", "killed", *map(str, settings)]) == 0
+    assert run(["bank", "build", "small.yaml", "--output", "at-once", *map(str, settings)]) == 0
+    killed, at_once = (ReferenceBank.open(workplace / name) for name in ("killed", "at-once"))
+    assert sorted(map(str, killed.rows())) == sorted(map(str, at_once.rows()))
+    assert len(killed) == 40
+
+
+class TestBadInput:
+    """Exit code 2 and one line with what, allowed, fix."""
+
+    def test_unknown_recipe_and_field(self, capsys):
+        assert "unknown recipe 'quikstart' (did you mean quickstart?)" in refused(capsys, "train", "quikstart")
+        assert "'learning_rat' (did you mean learning_rate?)" in refused(
+            capsys, "train", "small.yaml", "--learning_rat", 1
+        )
+        assert "No such command" in refused(capsys, "trian")
+
+    def test_settings_that_do_not_go_together(self, capsys):
+        train = ("train", "small.yaml", "--dry-run")
+        assert "margin_low is 0.3; it must be <= 0" in refused(capsys, *train, "--margin_low", 0.3)
+        assert "margin_high is -0.3; it must be >= 0" in refused(
+            capsys, *train, "--margin_low", -0.2, "--margin_high", -0.3
+        )
+        assert "is not divisible by num_generations 5" in refused(capsys, *train, "--num_generations", 5)
+        assert "margin_low is set to -0.1 but has no effect" in refused(
+            capsys, *train, "--algorithm", "grpo", "--num_reference_samples", "null", "--margin_low", -0.1
+        )
+
+    def test_data(self, capsys, workplace):
+        def data(name, text):
+            (workplace / name).write_text(text)
+            return ("train", "small.yaml", "--dry-run", "--base_model", "null", "--model_name_or_path", "run/model",
+                    "--dataset_settings", "null", "--dataset_name", name)  # fmt: skip
+
+        assert "has no column any of prompt, problem, question; it has text" in refused(
+            capsys, *data("column.jsonl", '{"text": "a", "answer": "1"}\n')
+        )
+        assert "is empty" in refused(capsys, *data("empty.jsonl", ""))
+        assert "rows have no gold answer in column 'answer'" in refused(
+            capsys, *data("gold.jsonl", '{"question": "a", "answer": ""}\n' * 3), "--num_eval_prompts", 0,
+            "--eval_num_samples", "null",
+        )  # fmt: skip
+
+    def test_prompts_over_the_limit_are_counted(self, trained, capsys):
+        line = refused(capsys, "train", "small.yaml", "--dry-run", "--max_prompt_length", 3)
+        assert "16 of 16 prompts are longer than max_prompt_length 3 (first: row 0 with" in line
+
+    def test_model_folders(self, capsys, workplace, trained):
+        base = ("train", "small.yaml", "--dry-run", "--base_model", "null", "--model_name_or_path")
+        (workplace / "hollow").mkdir()
+        (workplace / "hollow" / "config.json").write_text("{}")
+        assert "the model folder hollow has no weights (*.safetensors)" in refused(capsys, *base, "hollow")
+        shutil.copytree(trained[0].model, workplace / "mute", ignore=shutil.ignore_patterns("tokenizer*"))
+        assert "the model folder mute has no tokenizer" in refused(capsys, *base, "mute")
+        assert "there is no such folder" in refused(capsys, *base, "./absent")
+
+    @pytest.mark.parametrize(
+        ("flags", "difference"),
+        [
+            (("--temperature", 0.5), "sampling.temperature: bank has 1.0, run has 0.5"),
+            (("--num_reference_samples", 5), "num_samples: bank has 3, run has 5"),
+            (("--base_model", "null", "--model_name_or_path", "run/model"), "model.weights: bank has"),
+            (
+                ("--reward_funcs", "[accuracy]", "--reward_weights", "[1]"),
+                "rewards.format: bank has format-1, run has None",
+            ),
+        ],
+    )
+    def test_a_bank_of_another_run(self, trained, capsys, flags, difference):
+        run(["bank", "build", "small.yaml", "--output", "own-bank"])
+        line = refused(capsys, "train", "small.yaml", "--dry-run", "--reference_bank", "own-bank", *flags)
+        assert "the bank own-bank does not match this run: " in line and difference in line
+
+    def test_a_bank_of_another_template_or_data_set(self, trained, capsys):
+        run(["bank", "build", "small.yaml", "--output", "own-bank"])
+        for flags in (("--system_prompt", "Other."), ("--dataset_seed", 9)):
+            line = refused(
+                capsys, "train", "small.yaml", "--base_model", "null", "--model_name_or_path",
+                trained[0].manifest()["model"]["name_or_path"], "--reference_bank", "own-bank", "--output_dir",
+                f"refused{flags[0]}", *flags,
+            )  # fmt: skip
+            assert "prompts are not in the bank own-bank" in line and "aapo bank build RECIPE --output own-bank" in line
+
+    def test_output_directories(self, trained, capsys, workplace):
+        assert "run holds another run; choose another --output_dir, or add --resume" in refused(
+            capsys, "train", "small.yaml", "--output_dir", "run"
+        )
+        assert "run is a run of other settings (learning_rate: run has 0.001, asked is 1" in refused(
+            capsys, "train", "small.yaml", "--output_dir", "run", "--resume", "--learning_rate", 1
+        )
+        assert "has no run to resume" in refused(capsys, "train", "small.yaml", "--output_dir", "fresh", "--resume")
+        (workplace / "papers").mkdir()
+        (workplace / "papers" / "thesis.txt").write_text("mine")
+        assert "papers is not empty and not a run directory" in refused(
+            capsys, "train", "small.yaml", "--output_dir", "papers"
+        )
+        assert "is not a run directory: it has no recipe.yaml" in refused(capsys, "report", "papers")
+
+    def test_no_disk_space(self, trained, capsys, workplace, monkeypatch):
+        usage = shutil.disk_usage(workplace)
+        monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=10 * 2**20))
+        assert "no disk space: " in refused(capsys, "train", "small.yaml", "--output_dir", "tight")
+        assert not (workplace / "tight").exists()
