@@ -8,7 +8,7 @@ from math import isnan
 from typing import Any
 
 from aapo.grading import RewardFunction, reward_name
-from aapo.sampling import Completion, TransformersEngine, sample_seed
+from aapo.sampling import Completion, Engine, sample_seed
 from aapo.tasks import prompt_key, render_prompt
 
 Rewards = dict[str, list[float | None]]
@@ -64,7 +64,7 @@ def as_prompt(row: dict[str, Any], tokenizer: Any, **template_options: Any) -> P
 
 def sample_and_score(
     prompts: Sequence[Prompt],
-    engine: TransformersEngine,
+    engine: Engine,
     reward_funcs: Sequence[RewardFunction],
     *,
     num_samples: int,

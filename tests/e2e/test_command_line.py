@@ -314,3 +314,29 @@ class TestBadInput:
         monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=10 * 2**20))
         assert "no disk space: " in refused(capsys, "train", "small.yaml", "--output_dir", "tight")
         assert not (workplace / "tight").exists()
+
+
+@pytest.mark.slow
+def test_torchrun_trains_as_one_process_and_lora_trains(workplace):
+    settings = ("--num_train_prompts", 24, "--num_eval_prompts", 8)
+    lines = {}
+    for processes in (1, 2):
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        flags = ("--output_dir", f"ranks{processes}", "--per_device_train_batch_size", 16 // processes, *settings)
+        done = subprocess.run(
+            [*launch, "-m", "aapo", "train", "small.yaml", *map(str, flags)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        directory = RunDirectory(workplace / f"ranks{processes}")
+        assert directory.manifest()["num_processes"] == processes
+        lines[processes] = directory
+    for one, two in zip(lines[1].metrics(), lines[2].metrics(), strict=True):
+        for key in ("reward", "margin/mean", "loss", "completions/mean_length"):
+            assert one[key] == pytest.approx(two[key], abs=1e-4)
+    summaries = [json.loads((each.evaluation / "summary.json").read_text()) for each in lines.values()]
+    assert summaries[0] == summaries[1]
+
+    lora = ("--use_peft", "true", "--lora_target_modules", "q_proj,v_proj", "--output_dir", "lora", *settings)
+    assert run(["train", "small.yaml", *map(str, lora)]) == 0
+    assert (workplace / "lora" / "model" / "adapter_model.safetensors").exists()

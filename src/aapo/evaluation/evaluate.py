@@ -12,7 +12,7 @@ from datasets import Dataset
 from aapo.evaluation.estimates import Estimate, average_accuracy
 from aapo.files import write_json, write_parquet
 from aapo.grading import RewardFunction, reward_name
-from aapo.sampling import TransformersEngine
+from aapo.sampling import Engine
 from aapo.scoring import SUCCESS_THRESHOLD, ScoredPrompt, as_prompt, sample_and_score
 
 PURPOSE = "evaluation"
@@ -75,7 +75,7 @@ def evaluate(
     model: str,
     task: str,
     prompts: Dataset,
-    engine: TransformersEngine,
+    engine: Engine,
     success: RewardFunction,
     *,
     num_samples: int,

@@ -20,7 +20,7 @@ from aapo.errors import AapoError, InputError
 from aapo.files import write_json, write_parquet
 from aapo.grading import RewardFunction, reward_name, reward_version
 from aapo.reference.identity import BankIdentity, differences
-from aapo.sampling import TransformersEngine
+from aapo.sampling import Engine
 from aapo.scoring import Prompt, ScoredPrompt, as_prompt, sample_and_score, total_rewards
 
 MANIFEST = "manifest.json"
@@ -68,7 +68,7 @@ class ReferenceBank:
         cls,
         path: str | Path,
         dataset: Dataset,
-        engine: TransformersEngine,
+        engine: Engine,
         reward_funcs: Sequence[RewardFunction],
         identity: BankIdentity,
         *,

@@ -5,7 +5,7 @@ Shapes: B sequences of a batch, T tokens.
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -144,6 +144,18 @@ def end_tokens(model: PreTrainedModel, tokenizer: Any) -> list[int]:
     configured = model.generation_config.eos_token_id if model.generation_config else None
     listed = configured if isinstance(configured, list) else [configured]
     return sorted({int(token) for token in (*listed, tokenizer.eos_token_id) if token is not None})
+
+
+class Engine(Protocol):
+    """What samples completions: one `generate()`, whatever runs behind it."""
+
+    tokenizer: Any
+
+    def generate(
+        self, prompts: Sequence[str], seeds: Sequence[int], on_batch: Callable[[int], None] = ...
+    ) -> list[Completion]:
+        """One completion per rendered prompt, in order, each depending on its own seed and prompt only."""
+        ...
 
 
 class TransformersEngine:

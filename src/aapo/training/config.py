@@ -74,8 +74,6 @@ class AAPOConfig(GRPOConfig):
         Raises:
             InputError: A value is invalid or has no effect.
         """
-        if isinstance(self.scale_rewards, bool):
-            self.scale_rewards = "group" if self.scale_rewards else "none"
         self.objective  # noqa: B018  raises on an invalid point
         defaults = {item.name: item.default for item in fields(GRPOConfig)}
         for name, instead in REPLACED.items():
@@ -104,6 +102,8 @@ class AAPOConfig(GRPOConfig):
     def objective(self) -> Objective:
         """The point in the space of objectives that the fields name."""
         axes = {own: getattr(self, trl) for trl, own in TRL_NAMES.items()}
+        if isinstance(self.scale_rewards, bool):
+            axes["scale"] = "group" if self.scale_rewards else "none"
         try:
             return objective(self.algorithm, **axes, **{name: getattr(self, name) for name in OWN_NAMES})
         except InputError as error:

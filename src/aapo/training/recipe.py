@@ -57,6 +57,7 @@ PARTS = {"run": RunConfig, "data": DataConfig, "model": ModelConfig, "training":
 # Where a recipe's defaults differ from TRL's: every step is logged, progress is ours, old checkpoints go.
 TRAINER_DEFAULTS = {
     "output_dir": "runs", "report_to": "none", "logging_steps": 1, "disable_tqdm": True, "save_total_limit": 2,
+    "ddp_find_unused_parameters": False,
 }  # fmt: skip
 # What only a bank reads.
 BANK_FIELDS = (

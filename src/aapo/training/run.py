@@ -127,7 +127,7 @@ def prepare_bank(recipe: Recipe, prompts: Dataset, tokenizer: Any, output: Path 
         return ReferenceBank.build(
             path,
             prompts,
-            engine,  # type: ignore[arg-type]
+            engine,
             recipe.reward_funcs,
             identity,
             template_options=recipe.training.template_options,
@@ -201,6 +201,7 @@ def _train(
 ) -> bool:
     """Train and save the model; whether Ctrl-C ended it early."""
     args = recipe.training
+    held_out = load_prompts(recipe.data, "test") if args.eval_strategy != "no" else None
     args.output_dir, args.rollouts_dir = str(run.checkpoints), str(run.samples)
     quantization = get_quantization_config(recipe.model)
     args.model_init_kwargs = {**model_options(recipe), "revision": recipe.model.model_revision}
@@ -209,6 +210,7 @@ def _train(
         reward_funcs=recipe.reward_funcs,
         args=args,
         train_dataset=prompts,
+        eval_dataset=held_out,
         processing_class=tokenizer,
         reference_bank=bank,
         peft_config=get_peft_config(recipe.model),
