@@ -167,7 +167,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--prompts-per-step", type=int, default=32, help="P")
     parser.add_argument("--rollouts", type=int, default=8, help="G, rollouts per prompt")
     parser.add_argument("--reference-samples", type=int, default=8, help="K, reference samples per prompt")
-    parser.add_argument("--learning-rate", type=float, default=1e-4, help="of AdamW, constant")
+    parser.add_argument("--learning-rate", type=float, default=2e-4, help="of AdamW, constant")
     parser.add_argument("--micro-batch-size", type=int, default=64, help="sequences in memory at once")
     parser.add_argument("--seed", type=int, default=0, help="of the order of prompts and of the rollouts")
     return parser.parse_args(words)

@@ -295,6 +295,20 @@ def test_rollouts_are_stored_with_all_that_explains_them(tiny_folder, tmp_path, 
         assert len(row["reference_rewards"]) == 3
 
 
+def test_metrics_reach_tensorboard(tiny_folder, tmp_path, addition, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    trainer = make(AAPOTrainer, tiny_folder, tmp_path, reference_column(addition), report_to="tensorboard")
+    train(trainer)
+    events = EventAccumulator(str(tmp_path / "board"))
+    events.Reload()
+    logged = {tag.removeprefix("train/"): events.Scalars(tag)[0].value for tag in events.Tags()["scalars"]}
+    history = trainer.state.log_history[0]
+    for key in ("reward", "margin/mean", "signal/dead_group_frac", "rollout/accuracy"):
+        assert logged[key] == pytest.approx(history[key], abs=1e-6)
+
+
 def test_a_silent_step_warns_and_logs(tiny_folder, tmp_path, addition, caplog):
     trainer = make(AAPOTrainer, tiny_folder, tmp_path, addition, rewards=lambda completions, **_: [1.0] * 16,
                    algorithm="grpo")  # fmt: skip
