@@ -240,9 +240,7 @@ def measure_memory(bench: Bench) -> dict[str, list[float]]:
     return peaks
 
 
-def summarize(
-    seconds: dict[str, list[list[float]]], memory: dict[str, dict[str, float]]
-) -> dict[str, dict[str, float]]:
+def summarize(seconds: Seconds, peaks: dict[str, list[float]]) -> Numbers:
     """Median step time, ratio to the yardstick over rounds, and memory, by method."""
     yardstick = [statistics.median(times) for times in seconds[YARDSTICK]]
     memory = {name: statistics.median(values) for name, values in peaks.items()}

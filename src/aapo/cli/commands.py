@@ -226,8 +226,11 @@ def report(paths: Sequence[Path], output: Path | None) -> None:
 
 
 def _accuracy_table(evaluations: Sequence[Evaluation]) -> Table:
-    table = Table(title="held-out accuracy with 95% interval", title_justify="left")
-    for column in ("model", "task", "accuracy", "problems x samples", "cut off"):
+    table = Table(
+        title="held-out accuracy with 95% interval; problems x samples; share cut off at the token limit",
+        title_justify="left",
+    )
+    for column in ("model", "task", "accuracy", "problems", "cut off"):
         table.add_column(column, justify="left" if column in ("model", "task") else "right", no_wrap=True)
     for evaluation in evaluations:
         row = evaluation.summary()
