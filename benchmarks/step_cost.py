@@ -262,11 +262,11 @@ def summarize(seconds: Seconds, peaks: dict[str, list[float]]) -> Numbers:
 
 def show(summary: Numbers) -> bool:
     """Print the table; whether AAPO with a bank holds the bar."""
-    print(f"{'':<12}{'s a step':>10}{'ratio (min - max)':>24}{'peak MiB (min - max)':>24}{'ratio':>8}")
+    print(f"{'':<12}{'s a step':>10}{'ratio (min - max)':>26}{'peak MiB (min - max)':>24}{'ratio':>8}")
     for name, row in summary.items():
         ratio = f"{row['time_ratio']:.3f} ({row['time_ratio_min']:.3f} - {row['time_ratio_max']:.3f})"
         memory = f"{row['peak_mib']:.0f} ({row['peak_mib_min']:.0f} - {row['peak_mib_max']:.0f})"
-        print(f"{name:<12}{row['median_step_seconds']:>10.3f}{ratio:>24}{memory:>24}{row['peak_ratio']:>8.3f}")
+        print(f"{name:<12}{row['median_step_seconds']:>10.3f}{ratio:>26}{memory:>24}{row['peak_ratio']:>8.3f}")
     ratio = summary["aapo_bank"]["time_ratio"]
     holds = ratio <= BAR
     print(f"AAPO with a bank costs {ratio:.3f} x TRL's GRPO; the bar is {BAR}: {'holds' if holds else 'DOES NOT HOLD'}")

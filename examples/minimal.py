@@ -70,7 +70,7 @@ def sample(engine: TransformersEngine, prompts: Sequence[Prompt], num_samples: i
     """
     repeated = [prompt for prompt in prompts for _ in range(num_samples)]
     seeds = [sample_seed(*stream, prompt.text, index) for prompt in prompts for index in range(num_samples)]
-    completions = engine.generate([prompt.text for prompt in repeated], seeds)
+    completions = engine.generate([prompt.ids for prompt in repeated], seeds)
     rewards_B = accuracy([completion.text for completion in completions], [prompt.gold for prompt in repeated])
     return Samples(
         [prompt.ids for prompt in repeated],

@@ -45,15 +45,19 @@ def write_parquet(path: Path, table: pa.Table) -> None:
         pq.write_table(table, temporary, compression="zstd")
 
 
-def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Make the folder `path` out of what `fill` writes into it, whole or not at all; an older one is replaced."""
+def write_folder(path: Path, fill: Callable[[Path], None], *, replace: bool = False) -> None:
+    """Make the folder `path` out of what `fill` writes into it, whole or not at all.
+
+    With `replace` an older one goes; without, one that another process has made meanwhile stays, for it may be in use.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:
         fill(temporary)
         temporary.chmod(0o755)
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.replace(path)
+        if replace:
+            shutil.rmtree(path, ignore_errors=True)
+        if not path.exists():
+            temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -17,9 +17,12 @@ METRICS: dict[str, Metric] = {
     "rollout/accuracy": Metric(SHARE_OF_COMPLETIONS, "Completions whose first reward function pays at least 0.5."),
     "rollout/truncated_frac": Metric(SHARE_OF_COMPLETIONS, "Completions cut at the token limit."),
     "rollout/unscored_frac": Metric(
-        SHARE_OF_COMPLETIONS, "Completions that no reward function could score, such as those with an unparseable gold."
+        SHARE_OF_COMPLETIONS,
+        "Completions that the first reward function could not score, such as those with an unparseable gold.",
     ),
-    "rollout/tokens_per_second": Metric("tokens / s", "Completion tokens trained on per second of wall time."),
+    "rollout/tokens_per_second": Metric(
+        "tokens / s", "Prompt and completion tokens rolled out and trained on, per second."
+    ),
     "signal/dead_group_frac": Metric(
         SHARE_OF_GROUPS, "Dead groups: all rewards are equal, so the group-relative advantage is zero."
     ),

@@ -72,11 +72,16 @@ class RunDirectory:
         return json.loads(self.manifest_file.read_text(encoding="utf-8"))
 
     def metrics(self) -> list[dict[str, Any]]:
-        """One dictionary a logged step, in order of steps; the later line wins where a resumed run repeats a step."""
+        """One dictionary a logged step, in order of steps.
+
+        Lines of one step, such as training and evaluation, are merged; where a resumed run repeats one the later wins.
+        """
         if not self.metrics_file.exists():
             return []
         lines = self.metrics_file.read_text(encoding="utf-8").splitlines()
-        by_step = {row["step"]: row for row in map(json.loads, filter(str.strip, lines))}
+        by_step: dict[int, dict[str, Any]] = {}
+        for row in map(json.loads, filter(str.strip, lines)):
+            by_step[row["step"]] = by_step.get(row["step"], {}) | row
         return [by_step[step] for step in sorted(by_step)]
 
     def rollouts(self, step: int) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from aapo.grading import RewardFunction, reward_name
 from aapo.sampling import Completion, Engine, sample_seed
-from aapo.tasks import prompt_key, render_prompt
+from aapo.tasks import encode_prompt, prompt_key, render_prompt
 
 Rewards = dict[str, list[float | None]]
 
@@ -24,12 +24,14 @@ class Prompt:
     Attributes:
         key: Its identity, `prompt_key(rendered, gold)`.
         rendered: What the model reads.
+        ids: The same as tokens.
         gold: The gold answer, empty without one.
         row: The data set's row, whose columns reward functions get.
     """
 
     key: str
     rendered: str
+    ids: list[int]
     gold: str
     row: dict[str, Any]
 
@@ -59,7 +61,8 @@ def as_prompt(row: dict[str, Any], tokenizer: Any, **template_options: Any) -> P
     """A data set's row, with columns `prompt` and `answer`, as a prompt for `tokenizer`'s model."""
     rendered = render_prompt(row["prompt"], tokenizer, **template_options)
     gold = str(row.get("answer", ""))
-    return Prompt(prompt_key(rendered, gold), rendered, gold, row)
+    ids = encode_prompt(row["prompt"], tokenizer, **template_options)
+    return Prompt(prompt_key(rendered, gold), rendered, ids, gold, row)
 
 
 def sample_and_score(
@@ -86,9 +89,9 @@ def sample_and_score(
         purpose: Separates streams, such as `reference` and `evaluation`.
         on_batch: Called with the number of completions in each finished batch.
     """
-    texts = [prompt.rendered for prompt in prompts for _ in range(num_samples)]
+    prompt_ids = [prompt.ids for prompt in prompts for _ in range(num_samples)]
     seeds = [sample_seed(seed, purpose, prompt.key, k) for prompt in prompts for k in range(num_samples)]
-    flat = engine.generate(texts, seeds, on_batch)
+    flat = engine.generate(prompt_ids, seeds, on_batch)
     rewards = score(reward_funcs, [prompt.row for prompt in prompts for _ in range(num_samples)], flat)
     return [
         ScoredPrompt(

@@ -17,6 +17,7 @@ from trl import GRPOTrainer
 from aapo.errors import InputError
 from aapo.objective import augmented_advantages, completion_weights, policy_loss
 from aapo.reference import ReferenceBank, bank_identity
+from aapo.runs import RunDirectory
 from aapo.sampling import (
     SamplingSettings,
     TransformersEngine,
@@ -25,7 +26,9 @@ from aapo.sampling import (
     model_identity,
     tokenizer_identity,
 )
+from aapo.scoring import as_prompt
 from aapo.training import AAPOConfig, AAPOTrainer
+from aapo.training.recorder import Recorder
 
 MAX_TOKENS = 6
 
@@ -229,11 +232,17 @@ def test_live_reference_scores_the_references_own_completions(tiny_folder, tmp_p
         seen.append([tuple(ids) for ids in completion_ids])
         return evenness(completion_ids)
 
-    trainer = make(Spy, tiny_folder, tmp_path, addition, rewards=watched, reference="live", max_steps=2)
+    trainer = make(Spy, tiny_folder, tmp_path, addition, rewards=watched, reference="live", max_steps=2,
+                   learning_rate=20.0)  # fmt: skip
     before = {name: p.clone() for name, p in trainer._reference_model.named_parameters()}
     train(trainer)
     assert all(torch.equal(p, before[name]) for name, p in trainer._reference_model.named_parameters())
     assert any(not torch.equal(p, before[name]) for name, p in trainer.model.named_parameters())
+    # The reference samples what the initial model samples, and the policy by now does not.
+    ids = [[1, 5, 9], [2, 6]]
+    drawn = trainer._draw(trainer._reference_model, ids, "reference")
+    assert drawn == trainer._draw(load_model(str(tiny_folder)), ids, "reference")
+    assert drawn != trainer._draw(trainer.model, ids, "reference")
     # Two scorings a step, of different completions: the reference's are not the policy's.
     assert len(seen) == 4 and seen[0] != seen[1]
     for (_, output, captured), reference_ids in zip(trainer.batches, (seen[0], seen[2]), strict=True):
@@ -241,6 +250,18 @@ def test_live_reference_scores_the_references_own_completions(tiny_folder, tmp_p
         rewards_PG = captured["rewards_BF"][:, 0].view(-1, 4)
         expected = augmented_advantages(trainer.objective, rewards_PG, reference_PK)
         torch.testing.assert_close(output["advantages"], expected.augmented_PG.flatten(), atol=1e-6, rtol=0)
+
+
+def test_prompts_are_encoded_as_the_bank_encodes_them(tiny_folder, tmp_path):
+    user = {"role": "user", "content": "Hi"}
+    prompts = [[user], [user, {"role": "assistant", "content": "<think>"}]]
+    data = Dataset.from_list([{"prompt": prompt, "answer": "1"} for prompt in prompts * 4])
+    trainer = make(AAPOTrainer, tiny_folder, tmp_path, reference_column(data))
+    tokenizer = trainer._tokenizer
+    encoded, images, fields = trainer._tokenize_prompts(prompts)
+    assert (images, fields) == (None, {})
+    assert encoded == [as_prompt({"prompt": prompt, "answer": "1"}, tokenizer).ids for prompt in prompts]
+    assert tokenizer.decode(encoded[1]).endswith("assistant\n<think>")
 
 
 def test_plain_prompts_and_lora_with_a_live_reference(tiny_folder, tmp_path):
@@ -309,6 +330,19 @@ def test_metrics_reach_tensorboard(tiny_folder, tmp_path, addition, monkeypatch)
         assert logged[key] == pytest.approx(history[key], abs=1e-6)
 
 
+def test_unparseable_golds_are_counted_though_another_reward_scores(tiny_folder, tmp_path, addition):
+    def unsure(completions, **columns):
+        return [None] * len(completions)
+
+    run, seen = RunDirectory(tmp_path), []
+    trainer = make(AAPOTrainer, tiny_folder, tmp_path, reference_column(addition), rewards=[unsure, evenness])
+    trainer.add_callback(Recorder(run, lambda done, note: seen.append((done, note))))
+    train(trainer)
+    (row,) = run.metrics()
+    assert row["rollout/unscored_frac"] == 1.0 and row["rollout/accuracy"] is None
+    assert seen[0][0] == 1 and "accuracy –" in seen[0][1]
+
+
 def test_a_silent_step_warns_and_logs(tiny_folder, tmp_path, addition, caplog):
     trainer = make(AAPOTrainer, tiny_folder, tmp_path, addition, rewards=lambda completions, **_: [1.0] * 16,
                    algorithm="grpo")  # fmt: skip
@@ -354,10 +388,20 @@ rows = [
     for n in range(1, 9)
 ]
 size = 16 // int(sys.argv[1])
-args = config({out!r}, per_device_train_batch_size=size, max_steps=2, ddp_backend="gloo")
+args = config({out!r}, per_device_train_batch_size=size, max_steps=4, ddp_backend="gloo",
+              save_strategy="steps", save_steps=3)
 trainer = Spy(model=load_model({folder!r}), reward_funcs=evenness, args=args,
               train_dataset=reference_column(Dataset.from_list(rows)), processing_class=load_tokenizer({folder!r}))
-trainer.train()
+if trainer.accelerator.num_processes == 2:  # stopped in the middle of the second epoch, and resumed
+    args.max_steps = 3
+    trainer.train()
+    args.max_steps = 4
+    trainer = Spy(model=load_model({folder!r}), reward_funcs=evenness, args=args,
+                  train_dataset=reference_column(Dataset.from_list(rows)),
+                  processing_class=load_tokenizer({folder!r}))
+    trainer.train(resume_from_checkpoint={out!r} + "/checkpoint-3")
+else:
+    trainer.train()
 assert trainer.accelerator.num_processes == int(sys.argv[1])
 if trainer.accelerator.is_main_process:
     weights = torch.cat([p.detach().flatten() for p in trainer.accelerator.unwrap_model(trainer.model).parameters()])
@@ -365,7 +409,7 @@ if trainer.accelerator.is_main_process:
 """
 
 
-def test_two_processes_train_as_one(tiny_folder, tmp_path):
+def test_two_processes_that_resume_train_as_one_that_does_not(tiny_folder, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         SCRIPT.format(tests=str(Path(__file__).parent), folder=str(tiny_folder), out=str(tmp_path / "out"))

@@ -1,4 +1,5 @@
 import math
+import os
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -101,6 +102,7 @@ def test_a_killed_build_goes_on_where_it_stopped(tmp_path, engine, identity, add
     # what a kill in the middle of a write leaves: a temporary file that no reader looks at
     leftover = tmp_path / "bank" / ".shard-0123.parquet.x.tmp"
     leftover.write_bytes(b"PAR1 half a shard")
+    os.utime(leftover, (0, 0))
     engine.killed_after = None
     bank = ReferenceBank.build(tmp_path / "bank", addition, engine, REWARDS, identity())
     assert engine.sampled == 24 and not leftover.exists()

@@ -1,7 +1,19 @@
+import json
+from functools import partial
+
 import pytest
 
 from aapo.errors import InputError
-from aapo.grading import accuracy, extract_answer, format, grade, reasoning_gym, reward_function, reward_version
+from aapo.grading import (
+    accuracy,
+    check_reward_names,
+    extract_answer,
+    format,
+    grade,
+    reasoning_gym,
+    reward_function,
+    reward_version,
+)
 from aapo.scoring import total_rewards
 
 
@@ -80,17 +92,35 @@ def test_reasoning_gym_uses_the_tasks_own_scorer():
 
 def test_reward_functions_by_name_and_from_a_file(tmp_path):
     assert reward_function("accuracy") is accuracy
-    file = tmp_path / "mine.py"
-    file.write_text("def shout(completions, **columns):\n    return [float(c.isupper()) for c in completions]\n")
-    mine = reward_function(f"{file}:shout")
+    one, other = tmp_path / "json.py", tmp_path / "other.py"  # a name that must not shadow the standard library
+    one.write_text("def shout(completions, **columns):\n    return [float(c.isupper()) for c in completions]\n")
+    other.write_text("def shout(completions, **columns):\n    return [0.0 for c in completions]\n")
+    mine = reward_function(f"{one}:shout")
     assert list(mine(completions=["A", "a"])) == [1.0, 0.0]
-    version = reward_version(mine)
-    file.write_text("def shout(completions, **columns):\n    return [0.0 for c in completions]\n")
-    assert reward_version(reward_function(f"{file}:shout")) != version
+    assert reward_function(f"{one}:shout") is mine  # executed once, whatever state it keeps
+    assert reward_version(mine) != reward_version(reward_function(f"{other}:shout"))
+    assert json.loads("1") == 1
+    with pytest.raises(InputError, match="two reward functions are named 'shout'; rename one"):
+        check_reward_names([mine, reward_function(f"{other}:shout")])
     with pytest.raises(InputError, match=r"'acuracy' is unknown \(did you mean accuracy\?\)"):
         reward_function("acuracy")
     with pytest.raises(InputError, match="cannot load reward function 'no.such.module:f'"):
         reward_function("no.such.module:f")
+
+
+class Threshold:
+    __name__ = "threshold"
+
+    def __init__(self, low):
+        self.low = low
+
+    def __call__(self, completions, **columns):
+        return [float(len(completion) > self.low) for completion in completions]
+
+
+def test_the_version_of_an_object_or_partial_depends_on_its_settings():
+    assert reward_version(Threshold(1)) == reward_version(Threshold(1)) != reward_version(Threshold(2))
+    assert reward_version(partial(accuracy, strict=1)) != reward_version(partial(accuracy, strict=2))
 
 
 def test_totals_are_weighted_sums_without_the_unscored():

@@ -13,8 +13,18 @@ from aapo.sampling import (
     model_identity,
     sample_seed,
 )
+from aapo.tasks import encode_prompt
 
-PROMPTS = [f"<|im_start|>user\nCalculate {n} + 1.<|im_end|>\n<|im_start|>assistant\n" for n in (1, 22, 333, 4, 5)]
+TEXTS = [f"Calculate {n} + 1." for n in (1, 22, 333, 4, 5)]
+
+
+@pytest.fixture(autouse=True)
+def prompts(tiny_folder):
+    tokenizer = load_tokenizer(str(tiny_folder))
+    PROMPTS[:] = [encode_prompt([{"role": "user", "content": text}], tokenizer) for text in TEXTS]
+
+
+PROMPTS: list[list[int]] = []
 
 
 def engine(folder, batch_size=256, **settings):
@@ -64,6 +74,24 @@ def test_top_k_of_one_is_greedy(tiny_folder):
     assert engine(tiny_folder, top_k=1).generate(PROMPTS, seeds) == engine(tiny_folder, temperature=0).generate(
         PROMPTS, seeds
     )
+
+
+def test_the_models_own_generation_config_does_not_leak_in(tiny_folder):
+    plain = engine(tiny_folder, max_completion_length=30)
+    seeds = [sample_seed("leak", i) for i in range(5)]
+    expected = plain.generate(PROMPTS, seeds)
+    for key, value in {"repetition_penalty": 5.0, "temperature": 0.1, "top_k": 1, "do_sample": True}.items():
+        setattr(plain.model.generation_config, key, value)
+    assert plain.generate(PROMPTS, seeds) == expected
+    penalised = engine(tiny_folder, max_completion_length=30, repetition_penalty=5.0)
+    assert penalised.generate(PROMPTS, seeds) != expected
+
+
+def test_generation_kwargs_reach_transformers_and_cannot_contradict_settings(tiny_folder):
+    long = engine(tiny_folder, generation_kwargs={"min_new_tokens": 12}).generate(PROMPTS, [1, 2, 3, 4, 5])
+    assert all(len(completion.token_ids) == 12 for completion in long)
+    with pytest.raises(InputError, match="generation_kwargs sets max_new_tokens; set max_completion_length instead"):
+        SamplingSettings(generation_kwargs={"max_new_tokens": 3})
 
 
 def test_finish_reasons_and_lengths(tiny_folder):

@@ -5,7 +5,7 @@ from datasets import Dataset, DatasetDict
 
 from aapo.errors import InputError
 from aapo.sampling import load_tokenizer
-from aapo.tasks import DataConfig, held_out, limit_prompts, load_prompts, prompt_key, render_prompt
+from aapo.tasks import DataConfig, encode_prompt, held_out, limit_prompts, load_prompts, prompt_key, render_prompt
 
 SUMS = {"min_terms": 2, "max_terms": 2, "operators": ["+"], "allow_parentheses": False}
 
@@ -131,6 +131,20 @@ def test_rendering_uses_the_chat_template_and_continues_a_prefill(tiny_folder):
     tokenizer.chat_template = None
     with pytest.raises(InputError, match="has no chat template"):
         render_prompt([user], tokenizer)
+
+
+def test_plain_text_gets_the_tokenizers_own_first_token_and_chat_text_does_not(tiny_folder):
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = load_tokenizer(str(tiny_folder))
+    start = tokenizer.convert_tokens_to_ids("<|im_start|>")
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", start)]
+    )
+    plain = encode_prompt("Hi", tokenizer)
+    assert plain[0] == start and tokenizer.decode(plain[1:]) == "Hi"
+    chat = encode_prompt([{"role": "user", "content": "Hi"}], tokenizer)
+    assert chat[0] == start and chat[1] != start
 
 
 def test_keys_depend_on_prompt_and_gold():

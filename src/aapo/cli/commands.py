@@ -2,32 +2,35 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import datasets
 import yaml
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
 from aapo.errors import AapoError, InputError
 from aapo.evaluation import Evaluation, save_evaluations
-from aapo.evaluation import evaluate as evaluate_model
 from aapo.files import write_json
-from aapo.progress import console, progress
+from aapo.progress import console
 from aapo.reference import ReferenceBank, summarize
 from aapo.reporting import write_report
 from aapo.runs import RunDirectory
-from aapo.sampling import TransformersEngine, load_model, load_tokenizer
 from aapo.tasks import load_prompts
 from aapo.training import Recipe, load_recipe
 from aapo.training import train as train_recipe
-from aapo.training.recipe import resolve
+from aapo.training.recipe import parse_flags, resolve
 from aapo.training.run import (
     bank_path,
+    check_number,
     check_output,
     default_output,
+    evaluate_model,
     identity_of_bank,
+    load_recipe_tokenizer,
     model_path,
     planned_steps,
     prepare_bank,
@@ -46,7 +49,7 @@ def _main_process() -> bool:
 def train(source: str, flags: Sequence[str], *, dry_run: bool, resume: bool) -> None:
     """Train, evaluate, report; or with `dry_run` print the plan."""
     recipe = load_recipe(source, flags)
-    output = _output(recipe, source, resume=resume)
+    output = _output(recipe, source, flags, resume=resume)
     if dry_run:
         _print_plan(recipe, output, resume=resume)
         return
@@ -63,18 +66,18 @@ def train(source: str, flags: Sequence[str], *, dry_run: bool, resume: bool) -> 
         console.print(f"run directory {output}")
 
 
-def _output(recipe: Recipe, source: str, *, resume: bool) -> Path:
-    """The run directory: the one named, the one that is the recipe, or a new one."""
+def _output(recipe: Recipe, source: str, flags: Sequence[str], *, resume: bool) -> Path:
+    """The run directory: the one that is the recipe, the one named, or a new one; the same on all processes."""
+    if (Path(source) / "recipe.yaml").exists() and "output_dir" not in parse_flags(flags):
+        return Path(source)
     if "output_dir" in recipe.given:
         return Path(recipe.given["output_dir"])
-    if (Path(source) / "recipe.yaml").exists():
-        return Path(source)
     if resume:
         runs = sorted(path for path in Path("runs").glob(f"{recipe.name}-*") if (path / "recipe.yaml").exists())
         if not runs:
             raise InputError(f"there is no run of {recipe.name} in runs/ to resume; name its folder with --output_dir")
         return runs[-1]
-    return default_output(recipe)
+    return broadcast_object_list([default_output(recipe)])[0]
 
 
 def _print_plan(recipe: Recipe, output: Path, *, resume: bool) -> None:
@@ -84,12 +87,13 @@ def _print_plan(recipe: Recipe, output: Path, *, resume: bool) -> None:
     exists = recipe.base_model is None or Path(path).exists()
     lines = {"model": f"{path} ({'reused' if exists else 'will be built'})"}
     if exists:
-        tokenizer = load_tokenizer(path, recipe.model.model_revision)
+        tokenizer = load_recipe_tokenizer(recipe, path, recipe.model.model_revision)
         prompts = training_prompts(recipe, tokenizer)
         if recipe.uses_bank:
             lines["bank"] = _bank_plan(recipe, prompts, tokenizer)
     else:
         prompts = load_prompts(recipe.data, "train")
+        check_number(recipe, len(prompts))
         if recipe.uses_bank:
             samples = len(prompts) * recipe.run.num_reference_samples
             lines["bank"] = f"will be built after the model: {samples} samples"
@@ -110,6 +114,8 @@ def _bank_plan(recipe: Recipe, prompts: Dataset, tokenizer: object) -> str:
     identity = identity_of_bank(recipe, tokenizer)
     path = bank_path(recipe, identity)
     if not (path / "manifest.json").exists():
+        if recipe.run.reference_bank is not None:
+            raise InputError(f"reference_bank is {path}, and there is no bank; build it with `aapo bank build RECIPE`")
         return f"{path} (will be built: {len(prompts) * identity['num_samples']} samples)"
     bank = ReferenceBank.open(path)
     bank.require(identity)
@@ -130,8 +136,9 @@ def bank_build(source: str, flags: Sequence[str], output: Path | None) -> None:
     if not recipe.uses_bank:
         raise InputError(f"recipe {source} reads no bank: its objective has no margin, or its reference is live")
     path = prepare_model(recipe)
-    tokenizer = load_tokenizer(path, recipe.model.model_revision)
-    bank = prepare_bank(recipe, training_prompts(recipe, tokenizer), tokenizer, output)
+    tokenizer = load_recipe_tokenizer(recipe, path, recipe.model.model_revision)
+    named = Path(recipe.run.reference_bank) if recipe.run.reference_bank else None
+    bank = prepare_bank(recipe, training_prompts(recipe, tokenizer), tokenizer, output or named)
     if _main_process():
         _print_bank(bank)
 
@@ -164,40 +171,21 @@ def _print_bank(bank: ReferenceBank) -> None:
 def evaluate(model: str, tasks: Sequence[str], num_samples: int, output: Path | None, flags: Sequence[str]) -> None:
     """Evaluate one model on several tasks, print the table and write the results."""
     run = RunDirectory(model)
-    given = run.recipe()["fields"] if run.recipe_file.exists() else {}
-    source = str(run.model) if given else model
-    if given and not run.model.exists():
+    trained = run.recipe_file.exists()
+    if trained and not run.model.exists():
         raise InputError(f"{model} has no final model yet; finish it with `aapo train {model} --resume`")
-    tokenizer = load_tokenizer(source)
+    given = run.recipe()["fields"] if trained else {}
+    source = str(run.model) if trained else model
     results = []
-    engine: TransformersEngine | None = None
     for task in tasks:
-        recipe = _task_recipe(task, source, given, flags)
-        prompts = load_prompts(recipe.data, "benchmark")
-        if engine is None:
-            weights = load_model(source).to(PartialState().device)  # type: ignore[arg-type]
-            engine = TransformersEngine(weights, tokenizer, recipe.eval_sampling)
-        with progress(f"evaluating {task}", len(prompts) * num_samples) as update:
-            done = 0
-
-            def count(finished: int, update=update) -> None:  # type: ignore[no-untyped-def]
-                nonlocal done
-                done += finished
-                update(done, "")
-
-            name = task.removeprefix("reasoning_gym:")
-            results.append(
-                evaluate_model(
-                    Path(model).name,
-                    name,
-                    prompts,
-                    engine,
-                    recipe.reward_funcs[0],
-                    num_samples=num_samples,
-                    seed=recipe.run.eval_seed,
-                    on_batch=count,
-                )
-            )
+        recipe = _task_recipe(task, source, num_samples, given, flags)
+        # The run's own data is split as it was for training; any other source is a benchmark, all of it.
+        prompts = load_prompts(recipe.data, "test" if given.get("dataset_name") == task else "benchmark")
+        name = task.removeprefix("reasoning_gym:")
+        revision = None if trained else recipe.model.model_revision
+        results.append(evaluate_model(recipe, Path(model).name, name, source, prompts, revision))
+    if not _main_process():
+        return
     console.print(_accuracy_table(results))
     if output is not None:
         write_json(output / "results.json", [result.summary() for result in results])
@@ -206,15 +194,22 @@ def evaluate(model: str, tasks: Sequence[str], num_samples: int, output: Path | 
         console.print(f"results {output / 'results.json'}", markup=False)
 
 
-def _task_recipe(task: str, source: str, given: dict, flags: Sequence[str]) -> Recipe:
-    """How a task is put to the model: as its run's recipe did, where the model comes from a run."""
-    from aapo.training.recipe import parse_flags
+# What a run's recipe says of how prompts are put, sampled and graded; the rest is about training.
+EVALUATION_FIELDS = (
+    "system_prompt", "prompt_template", "conversational", "chat_template_kwargs", "temperature", "top_p", "top_k",
+    "min_p", "repetition_penalty", "generation_kwargs", "max_completion_length", "reward_funcs", "eval_seed",
+    "eval_temperature", "generation_batch_limit", "dtype", "attn_implementation", "trust_remote_code",
+)  # fmt: skip
 
-    how = ("system_prompt", "prompt_template", "conversational", "temperature", "top_p", "max_completion_length")
-    fields = {key: given[key] for key in how if key in given}
+
+def _task_recipe(task: str, source: str, num_samples: int, given: dict[str, Any], flags: Sequence[str]) -> Recipe:
+    """How a task is put to the model: as its run's recipe did, where the model comes from a run."""
+    fields = {key: given[key] for key in EVALUATION_FIELDS if key in given}
     if given.get("dataset_name") == task:
-        fields |= {key: value for key, value in given.items() if key.startswith("dataset_")}
+        fields |= {key: given[key] for key in given if key.startswith("dataset_") or key.endswith("_column")}
+        fields |= {key: given[key] for key in ("num_eval_prompts",) if key in given}
     fields |= {"dataset_name": task, "model_name_or_path": source, "margin": "none", "bf16": False}
+    fields |= {"eval_num_samples": num_samples}
     if task.startswith("reasoning_gym:"):
         fields["num_train_prompts"] = 1
     return resolve("eval", fields | parse_flags(flags))

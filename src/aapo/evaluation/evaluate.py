@@ -80,6 +80,7 @@ def evaluate(
     *,
     num_samples: int,
     seed: int = 0,
+    template_options: dict[str, Any] | None = None,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> Evaluation:
     """Sample and grade `num_samples` completions of every prompt.
@@ -92,9 +93,10 @@ def evaluate(
         success: A completion is right when this reward function pays at least 0.5.
         num_samples: K.
         seed: Seed of the samples.
+        template_options: Passed to the chat template.
         on_batch: Called with the number of completions in each finished batch.
     """
-    rows = [as_prompt(dict(row), engine.tokenizer) for row in prompts]
+    rows = [as_prompt(dict(row), engine.tokenizer, **(template_options or {})) for row in prompts]
     scored = sample_and_score(
         rows, engine, [success], num_samples=num_samples, seed=seed, purpose=PURPOSE, on_batch=on_batch
     )

@@ -7,7 +7,9 @@ them.
 Shapes: P prompts, K reference samples per prompt.
 """
 
+import hashlib
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from datasets import Dataset
 
 from aapo.errors import AapoError, InputError
 from aapo.files import write_json, write_parquet
-from aapo.grading import RewardFunction, reward_name, reward_version
+from aapo.grading import RewardFunction, check_reward_names, reward_name, reward_version
 from aapo.reference.identity import BankIdentity, differences
 from aapo.sampling import Engine
 from aapo.scoring import Prompt, ScoredPrompt, as_prompt, sample_and_score, total_rewards
@@ -26,6 +28,8 @@ from aapo.scoring import Prompt, ScoredPrompt, as_prompt, sample_and_score, tota
 MANIFEST = "manifest.json"
 PROMPTS_PER_SHARD = 64
 PURPOSE = "reference"
+# A temporary file of this age belongs to a build that was killed; a younger one may be being written.
+LEFTOVER_SECONDS = 600
 
 
 class ReferenceBank:
@@ -204,6 +208,7 @@ def bank_identity(
     seed: int,
 ) -> BankIdentity:
     """What makes two banks interchangeable: model, tokenizer and template, sampling settings, rewards, K and seed."""
+    check_reward_names(reward_funcs)
     rewards = {reward_name(function): reward_version(function) for function in reward_funcs}
     return BankIdentity(
         model=model, tokenizer=tokenizer, sampling=sampling, rewards=rewards, num_samples=num_samples, seed=seed
@@ -226,7 +231,8 @@ def _claim(path: Path, identity: BankIdentity) -> None:
     else:
         write_json(path / MANIFEST, {"format": 1, "identity": identity})
     for leftover in path.glob(".shard-*.tmp"):
-        leftover.unlink()
+        if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
+            leftover.unlink()
 
 
 def _write_shard(path: Path, scored: list[ScoredPrompt], reward_names: list[str]) -> None:
@@ -246,8 +252,9 @@ def _write_shard(path: Path, scored: list[ScoredPrompt], reward_names: list[str]
     fields += [("completions", pa.list_(pa.string())), ("num_tokens", pa.list_(pa.int32()))]
     fields += [("finish_reasons", pa.list_(pa.string()))]
     fields += [(f"reward/{name}", pa.list_(pa.float64())) for name in reward_names]
-    # Named by its first prompt: processes and restarts never choose the same name for different prompts.
-    write_parquet(path / f"shard-{scored[0].prompt.key[:16]}.parquet", pa.Table.from_pylist(rows, pa.schema(fields)))
+    # Named by its prompts: processes and restarts never choose the same name for different prompts.
+    name = hashlib.sha256("".join(row["key"] for row in rows).encode()).hexdigest()[:16]
+    write_parquet(path / f"shard-{name}.parquet", pa.Table.from_pylist(rows, pa.schema(fields)))
 
 
 def _read_shard(file: Path) -> list[dict[str, Any]]:

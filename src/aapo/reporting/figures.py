@@ -124,7 +124,7 @@ def write_figures(run: RunDirectory, figures: Sequence[RunFigure]) -> None:
             with rc_context(STYLE):
                 drawn.figure.savefig(folder / f"{drawn.name}.png", dpi=DPI, facecolor="white")
 
-    write_folder(run.figures, fill)
+    write_folder(run.figures, fill, replace=True)
 
 
 def draw_figures(rows: Sequence[dict[str, Any]], comparisons: Sequence[Comparison]) -> list[RunFigure]:

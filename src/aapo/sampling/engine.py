@@ -14,7 +14,6 @@ from transformers import (
     LogitsProcessorList,
     MinPLogitsWarper,
     PreTrainedModel,
-    RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -37,6 +36,7 @@ class SamplingSettings:
         min_p: Tokens below this share of the likeliest token's probability are dropped; None keeps all.
         repetition_penalty: Transformers' penalty; 1 is none.
         max_completion_length: Most tokens of a completion.
+        generation_kwargs: Further fields of Transformers' GenerationConfig, such as `suppress_tokens`.
     """
 
     temperature: float = 1.0
@@ -45,6 +45,7 @@ class SamplingSettings:
     min_p: float | None = None
     repetition_penalty: float = 1.0
     max_completion_length: int = 256
+    generation_kwargs: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -58,10 +59,25 @@ class SamplingSettings:
             raise InputError(f"top_p is {self.top_p}; it must be in (0, 1]")
         if self.max_completion_length < 1:
             raise InputError(f"max_completion_length is {self.max_completion_length}; it must be >= 1")
+        for key, instead in _OWN_FIELDS.items():
+            if key in (self.generation_kwargs or {}):
+                raise InputError(f"generation_kwargs sets {key}; set {instead} instead")
 
     def describe(self) -> dict[str, Any]:
         """The settings as a dictionary, for identities and manifests."""
         return asdict(self)
+
+
+# GenerationConfig's fields that have a setting of their own here, or that keyed sampling replaces.
+_OWN_FIELDS = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repetition_penalty": "repetition_penalty",
+    "max_new_tokens": "max_completion_length",
+    "do_sample": "temperature (0 is greedy)",
+}
 
 
 class Completion(NamedTuple):
@@ -80,7 +96,7 @@ def generate_ids(
     *,
     eos_token_ids: Sequence[int],
     pad_token_id: int,
-    generation_options: dict[str, Any] | None = None,
+    cache_implementation: str | None = None,
 ) -> list[list[int]]:
     """One completion per prompt, as token ids up to and including the end token.
 
@@ -91,7 +107,7 @@ def generate_ids(
         settings: How to draw.
         eos_token_ids: Tokens that end a completion.
         pad_token_id: Token for padding.
-        generation_options: Further fields of Transformers' GenerationConfig.
+        cache_implementation: Transformers' key-value cache; does not change what is drawn.
     """
     device = model.device
     width = max(map(len, prompt_ids))
@@ -102,8 +118,11 @@ def generate_ids(
         max_new_tokens=settings.max_completion_length,
         eos_token_id=list(eos_token_ids),
         pad_token_id=pad_token_id,
+        # Set even where it is 1: what is not set, generate() takes from the model's own generation_config.
+        repetition_penalty=settings.repetition_penalty,
+        cache_implementation=cache_implementation,
         disable_compile=True,
-        **(generation_options or {}),
+        **(settings.generation_kwargs or {}),
     )
     processors = _processors(settings, torch.tensor(seeds, dtype=torch.long, device=device), width)
     with torch.no_grad():
@@ -115,10 +134,8 @@ def generate_ids(
 
 
 def _processors(settings: SamplingSettings, seeds_B: Tensor, prompt_tokens: int) -> LogitsProcessorList:
-    """Transformers' own warpers in its own order, then the keyed noise."""
+    """Transformers' own warpers in its own order, then the keyed noise; they run after generate()'s processors."""
     processors = LogitsProcessorList()
-    if settings.repetition_penalty != 1:
-        processors.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
     if settings.temperature == 0:
         return processors
     if settings.temperature != 1:
@@ -152,9 +169,9 @@ class Engine(Protocol):
     tokenizer: Any
 
     def generate(
-        self, prompts: Sequence[str], seeds: Sequence[int], on_batch: Callable[[int], None] = ...
+        self, prompt_ids: Sequence[Sequence[int]], seeds: Sequence[int], on_batch: Callable[[int], None] = ...
     ) -> list[Completion]:
-        """One completion per rendered prompt, in order, each depending on its own seed and prompt only."""
+        """One completion per prompt, in order, each depending on its own seed and prompt only."""
         ...
 
 
@@ -180,12 +197,15 @@ class TransformersEngine:
         self.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_token_ids[0]
 
     def generate(
-        self, prompts: Sequence[str], seeds: Sequence[int], on_batch: Callable[[int], None] = lambda done: None
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        seeds: Sequence[int],
+        on_batch: Callable[[int], None] = lambda done: None,
     ) -> list[Completion]:
-        """One completion per rendered prompt, in order.
+        """One completion per prompt, in order.
 
         Args:
-            prompts: Rendered prompts; special tokens are taken as they stand in the text.
+            prompt_ids: Prompts as tokens (`aapo.tasks.encode_prompt`).
             seeds: One sample seed per prompt.
             on_batch: Called with the number of completions in each finished batch.
 
@@ -193,12 +213,11 @@ class TransformersEngine:
             InputError: A prompt leaves no room for a completion in the model's context.
             AapoError: A single sequence does not fit into memory.
         """
-        prompt_ids = self.tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
         self._check_context(prompt_ids)
         was_training = self.model.training
         self.model.eval()
         # Neighbours of similar length waste the least padding.
-        order = sorted(range(len(prompts)), key=lambda i: len(prompt_ids[i]))
+        order = sorted(range(len(prompt_ids)), key=lambda i: len(prompt_ids[i]))
         results: dict[int, Completion] = {}
         try:
             while len(results) < len(order):
@@ -214,9 +233,9 @@ class TransformersEngine:
                 on_batch(len(chosen))
         finally:
             self.model.train(was_training)
-        return [results[i] for i in range(len(prompts))]
+        return [results[i] for i in range(len(prompt_ids))]
 
-    def _check_context(self, prompt_ids: list[list[int]]) -> None:
+    def _check_context(self, prompt_ids: Sequence[Sequence[int]]) -> None:
         limit = getattr(self.model.config, "max_position_embeddings", None)
         longest = max(map(len, prompt_ids), default=0)
         if limit is not None and longest + self.settings.max_completion_length > limit:
@@ -225,7 +244,7 @@ class TransformersEngine:
                 f"the model's context of {limit} tokens; set max_completion_length to at most {limit - longest}"
             )
 
-    def _generate_batch(self, prompt_ids: list[list[int]], seeds: list[int]) -> list[list[int]] | None:
+    def _generate_batch(self, prompt_ids: Sequence[Sequence[int]], seeds: list[int]) -> list[list[int]] | None:
         """Completions of one batch, or None when it did not fit and the batch size was halved."""
         try:
             return generate_ids(

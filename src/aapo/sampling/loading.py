@@ -31,7 +31,7 @@ def check_model_folder(name: str) -> None:
             )
 
 
-def load_tokenizer(name: str, revision: str | None = None) -> Any:
+def load_tokenizer(name: str, revision: str | None = None, *, trust_remote_code: bool = False) -> Any:
     """The tokenizer of a local folder or Hub model, padding on the left.
 
     Raises:
@@ -39,7 +39,9 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     """
     check_model_folder(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, padding_side="left")
+        tokenizer = AutoTokenizer.from_pretrained(
+            name, revision=revision, padding_side="left", trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError) as error:
         raise InputError(_cannot_load("tokenizer", name, error)) from error
     if tokenizer.pad_token is None:

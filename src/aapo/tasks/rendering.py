@@ -33,12 +33,24 @@ def render_prompt(prompt: str | list[dict[str, Any]], tokenizer: Any, **template
     )
 
 
+def encode_prompt(prompt: str | list[dict[str, Any]], tokenizer: Any, **template_options: Any) -> list[int]:
+    """The prompt's tokens, for training, bank and evaluation alike.
+
+    A chat template writes its special tokens itself; plain text gets those that the tokenizer adds by default, such as
+    a token for the beginning of the text.
+    """
+    rendered = render_prompt(prompt, tokenizer, **template_options)
+    return tokenizer(rendered, add_special_tokens=isinstance(prompt, str))["input_ids"]
+
+
 def prompt_key(rendered: str, gold: str) -> str:
     """Identity of a prompt: 32 hexadecimal digits of the hash of its rendered text and its gold answer."""
     return hashlib.sha256(f"{rendered}\0{gold}".encode()).hexdigest()[:32]
 
 
-def limit_prompts(rows: Dataset, tokenizer: Any, max_prompt_length: int | None, *, drop: bool) -> Dataset:
+def limit_prompts(
+    rows: Dataset, tokenizer: Any, max_prompt_length: int | None, *, drop: bool, **template_options: Any
+) -> Dataset:
     """Rows whose rendered prompt has at most `max_prompt_length` tokens.
 
     Raises:
@@ -46,10 +58,7 @@ def limit_prompts(rows: Dataset, tokenizer: Any, max_prompt_length: int | None, 
     """
     if max_prompt_length is None:
         return rows
-    lengths = [
-        len(tokenizer(render_prompt(prompt, tokenizer), add_special_tokens=False)["input_ids"])
-        for prompt in rows["prompt"]
-    ]
+    lengths = [len(encode_prompt(prompt, tokenizer, **template_options)) for prompt in rows["prompt"]]
     long = [index for index, length in enumerate(lengths) if length > max_prompt_length]
     if long and (not drop or len(long) == len(rows)):
         first = long[0]

@@ -75,6 +75,7 @@ class AAPOConfig(GRPOConfig):
             InputError: A value is invalid or has no effect.
         """
         self.objective  # noqa: B018  raises on an invalid point
+        self.sampling  # noqa: B018  raises on an invalid setting
         defaults = {item.name: item.default for item in fields(GRPOConfig)}
         for name, instead in REPLACED.items():
             if getattr(self, name) != defaults[name]:
@@ -119,6 +120,7 @@ class AAPOConfig(GRPOConfig):
             min_p=self.min_p,
             repetition_penalty=self.repetition_penalty,
             max_completion_length=self.max_completion_length or 256,
+            generation_kwargs=self.generation_kwargs if isinstance(self.generation_kwargs, dict) else None,
         )
 
     @property

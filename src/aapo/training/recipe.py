@@ -13,7 +13,7 @@ from trl import ModelConfig
 
 from aapo.base import BaseModelConfig
 from aapo.errors import InputError, nearest
-from aapo.grading import RewardFunction, reward_function
+from aapo.grading import RewardFunction, check_reward_names, reward_function
 from aapo.sampling import SamplingSettings
 from aapo.tasks import DataConfig
 from aapo.training.config import AAPOConfig
@@ -181,9 +181,11 @@ def _check_together(recipe: Recipe, given: dict[str, Any]) -> None:
         for key in ("eval_num_samples", "eval_seed", "eval_temperature"):
             if given.get(key) is not None:
                 raise InputError(f"{key} has no effect, because num_eval_prompts is 0; remove it, or set it to null")
+    if recipe.data.num_eval_prompts == 0 and recipe.training.eval_strategy != "no":
+        raise InputError("eval_strategy has no prompts to evaluate on, because num_eval_prompts is 0; set one of them")
+    check_reward_names(recipe.reward_funcs)
     if recipe.run.num_reference_samples < 1 or recipe.run.eval_num_samples < 1:
         raise InputError("num_reference_samples and eval_num_samples must be >= 1")
-    recipe.reward_funcs  # noqa: B018  raises on an unknown name
     weights = recipe.training.reward_weights
     if weights is not None and len(weights) != len(recipe.run.reward_funcs):
         raise InputError(

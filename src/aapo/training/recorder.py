@@ -7,6 +7,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from aapo.progress import Update, console
@@ -25,8 +26,9 @@ class Recorder(TrainerCallback):
         self.update = update
         self.interrupted = False
         self._began = time.monotonic()
-        self._tokens = 0.0
         self._last = self._began
+        self._tokens: float | None = None
+        self._note = ""
         self._previous_handler: Any = None
 
     def on_train_begin(
@@ -34,6 +36,7 @@ class Recorder(TrainerCallback):
     ) -> None:
         """Start the clock and listen for Ctrl-C."""
         self._began = self._last = time.monotonic()
+        self._tokens = float(state.num_input_tokens_seen)
         self._previous_handler = signal.signal(signal.SIGINT, self._on_interrupt)
 
     def on_train_end(
@@ -50,7 +53,9 @@ class Recorder(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save and stop when asked to."""
-        if self.interrupted:
+        # Every process must stop at the same step, and a signal need not reach all of them between the same two.
+        if any(gather_object([self.interrupted])):
+            self.interrupted = True
             control.should_save = True
             control.should_training_stop = True
 
@@ -68,33 +73,45 @@ class Recorder(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Write one line of metrics and update the progress."""
-        if not state.is_world_process_zero or not logs or "reward" not in logs:
+        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
         now = time.monotonic()
-        tokens = logs.get("completions/mean_length", 0.0) * getattr(args, "generation_batch_size", 0)
-        logs["rollout/tokens_per_second"] = tokens / max(now - self._last, 1e-9)
-        self._last = now
-        self.run.append_metrics({"step": state.global_step, "seconds": round(now - self._began, 3), **logs})
-        self.update(state.global_step, progress_note(logs))
+        row = {"step": state.global_step, "seconds": round(now - self._began, 3), **logs}
+        if "num_tokens" in logs:
+            new = logs["num_tokens"] - self._tokens if self._tokens is not None else None
+            row["rollout/tokens_per_second"] = None if new is None else new / max(now - self._last, 1e-9)
+            self._tokens, self._last = logs["num_tokens"], now
+            self._note = progress_note(row)
+        self.run.append_metrics(row)
+        self.update(state.global_step, self._note)
 
 
-def progress_note(logs: dict[str, Any]) -> str:
-    """The live line: reward, accuracy, dead groups before and after the margin, margin, length, speed."""
-    dead, after = logs["signal/dead_group_frac"], logs["signal/dead_after_margin_frac"]
+def progress_note(row: dict[str, Any]) -> str:
+    """The live line: reward, accuracy, dead groups before and after the margin, margin, length, speed.
+
+    A value that no completion could give, because none was scored, is a dash.
+    """
+
+    def shown(key: str, form: str) -> str:
+        return "–" if row.get(key) is None else format(row[key], form)
+
+    dead, after = (shown(f"signal/{name}_frac", ".2f") for name in ("dead_group", "dead_after_margin"))
     return (
-        f"reward {logs['reward']:.2f}  accuracy {logs['rollout/accuracy']:.2f}  dead {dead:.2f}"
-        + (f"→{after:.2f}" if after != dead else "")
-        + f"  margin {logs['margin/mean']:+.3f}  length {logs['completions/mean_length']:.0f}"
-        f"  {logs['rollout/tokens_per_second']:.0f} tok/s"
+        f"reward {shown('reward', '.2f')}  accuracy {shown('rollout/accuracy', '.2f')}  dead {dead}"
+        + (f"→{after}" if after != dead else "")
+        + f"  margin {shown('margin/mean', '+.3f')}  length {shown('completions/mean_length', '.0f')}"
+        f"  {shown('rollout/tokens_per_second', '.0f')} tok/s"
     )
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint in `folder`, or None; leftovers of saves that were killed are removed."""
-    whole = []
+def remove_partial_checkpoints(folder: Path) -> None:
+    """Remove what saves that were killed left in `folder`."""
     for path in folder.glob("checkpoint-*"):
-        if (path / WHOLE).exists():
-            whole.append(path)
-        else:
+        if not (path / WHOLE).exists():
             shutil.rmtree(path)
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint in `folder`, or None."""
+    whole = [path for path in folder.glob("checkpoint-*") if (path / WHOLE).exists()]
     return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from torch import Tensor
 
 from aapo.files import write_parquet
@@ -16,6 +17,7 @@ def write_rollouts(
     folder: Path,
     *,
     step: int,
+    append: bool,
     num_generations: int,
     prompts: list[Any],
     completions: list[Any],
@@ -33,7 +35,8 @@ def write_rollouts(
 
     Columns: step, sample (index in its group), prompt_key, prompt (the question), gold, completion, completion_tokens,
     truncated, reward, reward/NAME for each function, advantage, margin, augmented, and reference_rewards (K floats)
-    when there are any. NaN rewards are stored as null.
+    when there are any. NaN rewards are stored as null. With `append` the rows follow those of an earlier generation of
+    the same step.
     """
     columns: dict[str, Any] = {
         "step": [step] * len(prompts),
@@ -52,7 +55,8 @@ def write_rollouts(
     }
     if reference_PK is not None:
         columns["reference_rewards"] = reference_PK.repeat_interleave(num_generations, 0).tolist()
-    write_parquet(folder / f"step-{step:06d}.parquet", pa.table(columns))
+    file, table = folder / f"step-{step:06d}.parquet", pa.table(columns)
+    write_parquet(file, pa.concat_tables([pq.read_table(file), table]) if append else table)
 
 
 def _nullable(values_B: Tensor) -> pa.Array:

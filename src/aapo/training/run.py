@@ -1,13 +1,16 @@
 """Run a recipe: base model, prompts, reference bank, training, evaluation; every part reused where it exists."""
 
+import gc
 import hashlib
 import json
 import shutil
 import time
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
@@ -30,11 +33,11 @@ from aapo.sampling import (
 )
 from aapo.tasks import limit_prompts, load_prompts
 from aapo.training.recipe import Recipe
-from aapo.training.recorder import Recorder, newest_checkpoint
+from aapo.training.recorder import Recorder, newest_checkpoint, remove_partial_checkpoints
 from aapo.training.trainer import AAPOTrainer
 
-# A checkpoint holds the weights and two Adam moments; two are kept, a third is being written, and the final model.
-WEIGHT_COPIES = 10
+# A checkpoint holds the weights and two Adam moments of the same size.
+COPIES_PER_CHECKPOINT = 3
 SLACK_BYTES = 200 * 2**20
 
 
@@ -58,9 +61,7 @@ def model_path(recipe: Recipe) -> str:
 def prepare_model(recipe: Recipe) -> str:
     """`model_path`, after making the base model if the recipe asks for one and the cache lacks it."""
     path, state = model_path(recipe), PartialState()
-    if recipe.base_model is None or Path(path).exists():
-        return path
-    if state.is_main_process:
+    if recipe.base_model is not None and not Path(path).exists() and state.is_main_process:
         steps = recipe.base_model.warmup_max_steps
         with progress("base model", steps) as update:
 
@@ -74,26 +75,66 @@ def prepare_model(recipe: Recipe) -> str:
 
 def model_options(recipe: Recipe) -> dict[str, Any]:
     """Arguments of `from_pretrained` that the recipe sets."""
-    options: dict[str, Any] = {"dtype": recipe.model.dtype, "attn_implementation": recipe.model.attn_implementation}
+    options: dict[str, Any] = {
+        "dtype": recipe.model.dtype,
+        "attn_implementation": recipe.model.attn_implementation,
+        "trust_remote_code": recipe.training.trust_remote_code,
+    }
+    if (quantization := get_quantization_config(recipe.model)) is not None:
+        options["quantization_config"] = quantization
     return {**options, **(recipe.training.model_init_kwargs or {})}  # type: ignore[dict-item]
+
+
+def load_recipe_tokenizer(recipe: Recipe, path: str, revision: str | None = None) -> Any:
+    """The tokenizer at `path`, with remote code only where the recipe asks for it."""
+    return load_tokenizer(path, revision, trust_remote_code=recipe.training.trust_remote_code)
 
 
 def training_prompts(recipe: Recipe, tokenizer: Any) -> Dataset:
     """The recipe's training prompts, none over the token limit."""
-    rows = load_prompts(recipe.data, "train")
-    return limit_prompts(rows, tokenizer, recipe.data.max_prompt_length, drop=recipe.data.drop_long_prompts)
+    rows = limit_prompts(
+        load_prompts(recipe.data, "train"),
+        tokenizer,
+        recipe.data.max_prompt_length,
+        drop=recipe.data.drop_long_prompts,
+        **recipe.training.template_options,
+    )
+    check_number(recipe, len(rows))
+    return rows
+
+
+def check_number(recipe: Recipe, num_prompts: int) -> None:
+    """Check that the prompts fill one generation batch, since an incomplete one is never trained on.
+
+    Raises:
+        InputError: They do not.
+    """
+    args = recipe.training
+    assert args.generation_batch_size and args.num_generations
+    needed = args.generation_batch_size // args.num_generations
+    if num_prompts < needed:
+        raise InputError(
+            f"there are {num_prompts} training prompts and one batch takes {needed} (generation_batch_size "
+            f"{args.generation_batch_size} / num_generations {args.num_generations}); add prompts or lower the batch"
+        )
 
 
 def identity_of_bank(recipe: Recipe, tokenizer: Any) -> BankIdentity:
     """The identity of the bank that the recipe needs."""
     return bank_identity(
-        model=model_identity(*_reference(recipe)),
+        model={**model_identity(*_reference(recipe)), "precision": _precision(recipe)},
         tokenizer=tokenizer_identity(tokenizer),
         sampling=recipe.training.sampling.describe(),
         reward_funcs=recipe.reward_funcs,
         num_samples=recipe.run.num_reference_samples,
         seed=recipe.run.reference_seed,
     )
+
+
+def _precision(recipe: Recipe) -> str:
+    """Number format of the weights, which changes what is sampled."""
+    quantized = "4bit" if recipe.model.load_in_4bit else "8bit" if recipe.model.load_in_8bit else None
+    return quantized or str(recipe.model.dtype or "auto")
 
 
 def bank_path(recipe: Recipe, identity: BankIdentity) -> Path:
@@ -153,10 +194,10 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False) -> TrainingResu
     run, state = RunDirectory(output), PartialState()
     check_output(run, recipe, resume=resume)
     path = prepare_model(recipe)
-    _check_space(output, path)
+    _check_space(recipe, output, path)
     if state.is_main_process and not resume:
         run.write_recipe(recipe.resolved())
-    tokenizer = load_tokenizer(path, recipe.model.model_revision)
+    tokenizer = load_recipe_tokenizer(recipe, path, recipe.model.model_revision)
     prompts = training_prompts(recipe, tokenizer)
     bank = prepare_bank(recipe, prompts, tokenizer) if recipe.uses_bank else None
     if state.is_main_process:
@@ -203,7 +244,6 @@ def _train(
     args = recipe.training
     held_out = load_prompts(recipe.data, "test") if args.eval_strategy != "no" else None
     args.output_dir, args.rollouts_dir = str(run.checkpoints), str(run.samples)
-    quantization = get_quantization_config(recipe.model)
     args.model_init_kwargs = {**model_options(recipe), "revision": recipe.model.model_revision}
     trainer = AAPOTrainer(
         model=path,
@@ -214,23 +254,34 @@ def _train(
         processing_class=tokenizer,
         reference_bank=bank,
         peft_config=get_peft_config(recipe.model),
-        **({"quantization_config": quantization} if quantization else {}),
     )
     trainer.remove_callback(PrinterCallback)
-    checkpoint = newest_checkpoint(run.checkpoints) if run.checkpoints.exists() else None
+    state = PartialState()
+    if state.is_main_process:
+        remove_partial_checkpoints(run.checkpoints)
+    state.wait_for_everyone()
+    checkpoint = newest_checkpoint(run.checkpoints)
     done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
     total = planned_steps(recipe, len(prompts))
-    main = PartialState().is_main_process
-    if checkpoint and main:
+    if checkpoint and state.is_main_process:
         console.print(f"going on from step {done}")
-    with progress(f"{args.algorithm} training", total, start=done, visible=main) as update:
+    with progress(f"{args.algorithm} training", total, start=done, visible=state.is_main_process) as update:
         recorder = Recorder(run, update)
         trainer.add_callback(recorder)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if recorder.interrupted:
         return True
-    trainer.save_model(str(run.model))
-    tokenizer.save_pretrained(run.model)
+    partial = run.path / ".model.tmp"
+    trainer.save_model(str(partial))
+    if state.is_main_process:
+        tokenizer.save_pretrained(partial)
+        shutil.rmtree(run.model, ignore_errors=True)
+        partial.replace(run.model)
+    state.wait_for_everyone()
+    # The patched model refers to itself: without a collection its memory would stay taken during the evaluation.
+    del trainer
+    gc.collect()
+    torch.cuda.empty_cache()
     return False
 
 
@@ -241,8 +292,8 @@ def planned_steps(recipe: Recipe, num_prompts: int) -> int:
         return args.max_steps
     assert args.num_generations and args.generation_batch_size and args.steps_per_generation
     batches = num_prompts // (args.generation_batch_size // args.num_generations)
-    steps = batches * args.steps_per_generation * args.num_iterations // args.gradient_accumulation_steps
-    return int(steps * args.num_train_epochs)
+    micro_steps = batches * args.steps_per_generation * args.num_iterations
+    return ceil(max(micro_steps // args.gradient_accumulation_steps, 1) * args.num_train_epochs)
 
 
 def evaluate_run(recipe: Recipe, run: RunDirectory, path: str) -> list[Evaluation]:
@@ -252,16 +303,31 @@ def evaluate_run(recipe: Recipe, run: RunDirectory, path: str) -> list[Evaluatio
     prompts = load_prompts(recipe.data, "test")
     task = (recipe.data.dataset_name or "").removeprefix("reasoning_gym:")
     models = {"base": path, "trained": str(run.model)}
-    evaluations = [_evaluate(recipe, name, task, source, prompts) for name, source in models.items()]
+    revisions = {"base": recipe.model.model_revision, "trained": None}
+    evaluations = [
+        evaluate_model(recipe, name, task, source, prompts, revisions[name]) for name, source in models.items()
+    ]
     if PartialState().is_main_process:
         save_evaluations(run.evaluation, evaluations)
     return evaluations
 
 
-def _evaluate(recipe: Recipe, name: str, task: str, source: str, prompts: Dataset) -> Evaluation:
-    """One model on the held-out prompts, each process a share of them."""
+def evaluate_model(
+    recipe: Recipe, name: str, task: str, source: str, prompts: Dataset, revision: str | None = None
+) -> Evaluation:
+    """One model on held-out prompts, each process a share of them.
+
+    Args:
+        recipe: Says how prompts are put, sampled and graded.
+        name: What the model is called in the results.
+        task: What the prompts are called in the results.
+        source: Folder or Hub name of the model.
+        prompts: Columns `prompt` and `answer`, and what the reward function reads.
+        revision: Revision of a Hub model.
+    """
     state = PartialState()
-    engine = make_engine(recipe, source, load_tokenizer(source), recipe.eval_sampling)
+    tokenizer = load_recipe_tokenizer(recipe, source, revision)
+    engine = make_engine(recipe, source, revision, tokenizer, recipe.eval_sampling)
     mine = prompts.select(range(state.process_index, len(prompts), state.num_processes))
     total, done = len(mine) * recipe.run.eval_num_samples, 0
     with progress(f"evaluating {name}", total, visible=state.is_main_process) as update:
@@ -279,6 +345,7 @@ def _evaluate(recipe: Recipe, name: str, task: str, source: str, prompts: Datase
             recipe.reward_funcs[0],
             num_samples=recipe.run.eval_num_samples,
             seed=recipe.run.eval_seed,
+            template_options=recipe.training.template_options,
             on_batch=count,
         )
     scored = gather_object(part.scored) if state.num_processes > 1 else part.scored
@@ -286,9 +353,13 @@ def _evaluate(recipe: Recipe, name: str, task: str, source: str, prompts: Datase
     return Evaluation(part.model, part.task, part.success, scored, part.num_samples)
 
 
-def make_engine(recipe: Recipe, source: str, tokenizer: Any, settings: SamplingSettings) -> TransformersEngine:
-    """A sampling engine for the model at `source` on this process's device."""
-    model = load_model(source, **model_options(recipe)).to(PartialState().device)  # type: ignore[arg-type]
+def make_engine(
+    recipe: Recipe, source: str, revision: str | None, tokenizer: Any, settings: SamplingSettings
+) -> TransformersEngine:
+    """A sampling engine for the model at `source`, loaded as the trainer loads it, on this process's device."""
+    model: Any = load_model(source, revision, **model_options(recipe))
+    if get_quantization_config(recipe.model) is None:  # a quantized model is placed as it is loaded
+        model = model.to(PartialState().device)
     return TransformersEngine(model, tokenizer, settings, recipe.run.generation_batch_limit)
 
 
@@ -302,8 +373,8 @@ class _LazyEngine:
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         if self._engine is None:
-            source = _reference(self.recipe)[0]
-            self._engine = make_engine(self.recipe, source, self.tokenizer, self.recipe.training.sampling)
+            source, revision = _reference(self.recipe)
+            self._engine = make_engine(self.recipe, source, revision, self.tokenizer, self.recipe.training.sampling)
         return self._engine.generate(*args, **kwargs)
 
 
@@ -327,11 +398,18 @@ def _facts(recipe: Recipe, path: str, bank: ReferenceBank | None, prompts: Datas
     }
 
 
-def _check_space(output: Path, model: str) -> None:
-    """Refuse to start a run that cannot be written."""
+def _check_space(recipe: Recipe, output: Path, model: str) -> None:
+    """Refuse to start a run that cannot be written.
+
+    The kept checkpoints, one being written and the final model count, in copies of the weights; LoRA writes next to
+    nothing, and the size of a Hub model is not known here.
+    """
+    args = recipe.training
     weights = sum(file.stat().st_size for file in Path(model).glob("*.safetensors"))
+    checkpoints = 0 if args.save_strategy == "no" else (args.save_total_limit or 2) + 1
+    copies = 0 if recipe.model.use_peft else 1 + checkpoints * (1 if args.save_only_model else COPIES_PER_CHECKPOINT)
     existing = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
-    free, needed = shutil.disk_usage(existing).free, WEIGHT_COPIES * weights + SLACK_BYTES
+    free, needed = shutil.disk_usage(existing).free, copies * weights + SLACK_BYTES
     if free < needed:
         raise InputError(
             f"no disk space: {existing} has {free / 2**30:.2f} GiB free and the run writes about {needed / 2**30:.2f} "

@@ -19,7 +19,7 @@ from accelerate.utils import gather, gather_object
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl.data_utils import is_conversational
 from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.grpo_trainer import GRPOTrainer
@@ -31,6 +31,7 @@ from aapo.objective import Advantages, augmented_advantages, completion_weights,
 from aapo.reference import COLUMNS, ReferenceBank, bank_identity
 from aapo.sampling import generate_ids, load_tokenizer, sample_seed, tokenizer_identity
 from aapo.scoring import SUCCESS_THRESHOLD
+from aapo.tasks import encode_prompt
 from aapo.training.config import AAPOConfig
 from aapo.training.rollouts import write_rollouts
 
@@ -38,11 +39,29 @@ logger = logging.getLogger(__name__)
 KEY_COLUMN, REFERENCE_COLUMN = COLUMNS
 
 
+class EpochOrder(TrainerCallback):
+    """Tells the sampler which epoch begins.
+
+    Accelerate's own `set_epoch` does not reach a sampler behind the wrappers of several processes or of a resume.
+    """
+
+    def __init__(self) -> None:
+        """Wait for the sampler, which the data loader makes."""
+        self.sampler: EpochSampler | None = None
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Choose the epoch's order."""
+        if self.sampler is not None:
+            self.sampler.set_epoch(int((state.epoch or 0) + 1e-6))
+
+
 class EpochSampler(RepeatSampler):
     """TRL's sampler with an order that is a function of (seed, epoch): a resumed run does not replay epoch 0."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the permutation of `epoch`; accelerate calls this."""
+        """Choose the permutation of `epoch`."""
         if self.shuffle:
             self.generator.manual_seed(sample_seed(self.seed or 0, "order", epoch))
 
@@ -95,7 +114,9 @@ class AAPOTrainer(GRPOTrainer):
                 `reference_rewards` (K floats a row) is used as it is when no bank is given.
             eval_dataset: As in TRL; needs no bank, since a margin only matters to training.
             processing_class: Tokenizer; the model's own by default.
-            reference_bank: Reference rewards of every training prompt.
+            reference_bank: Reference rewards of every training prompt. Tokenizer, template, sampling settings and
+                rewards must be the run's; which model was sampled is the caller's choice, any frozen one can be the
+                reference.
             **kwargs: Passed on to GRPOTrainer (`peft_config`, `callbacks`, `optimizers`, ...).
 
         Raises:
@@ -106,26 +127,8 @@ class AAPOTrainer(GRPOTrainer):
         if processing_class is None:
             name = model if isinstance(model, str) else model.config._name_or_path
             processing_class = load_tokenizer(name)
-        if reference_bank is not None:
-            if not point.needs_reference or args.reference == "live":
-                reason = "the objective has no margin" if not point.needs_reference else "reference is live"
-                raise InputError(f"reference_bank has no effect, because {reason}; leave it out")
-            functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
-            check_bank(reference_bank, args, processing_class, functions)
-            names = [reward_name(function) for function in functions]
-            weights = dict(zip(names, args.reward_weights or [1.0] * len(names), strict=True))
-            train_dataset = reference_bank.attach(
-                _required(train_dataset), processing_class, weights, **args.template_options
-            )
-        elif (
-            point.needs_reference
-            and args.reference == "bank"
-            and REFERENCE_COLUMN not in (_required(train_dataset).column_names or [])
-        ):
-            raise InputError(
-                f"{args.algorithm} has a margin but no reference rewards; pass reference_bank (build one with "
-                "`aapo bank build RECIPE`), or set reference to live or margin to none"
-            )
+        functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+        train_dataset = with_reference(_required(train_dataset), args, processing_class, functions, reference_bank)
         super().__init__(
             model=model,
             reward_funcs=reward_funcs,
@@ -145,16 +148,20 @@ class AAPOTrainer(GRPOTrainer):
         self.scale_rewards = "none"
         self._reference_model = self._live_reference() if args.reference == "live" else None
         self._captured: dict[str, Any] = {}
+        self._epoch_order = EpochOrder()
+        self.add_callback(self._epoch_order)
         self._silent_steps = 0
+        self._rollouts_step = -1
 
     # -- data ----------------------------------------------------------------------------------------------------------
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> EpochSampler:
         plain = super()._get_train_sampler(dataset)
         assert isinstance(plain, RepeatSampler)
-        return EpochSampler(
+        self._epoch_order.sampler = EpochSampler(
             plain.data_source, plain.mini_repeat_count, plain.batch_size, plain.repeat_count, plain.shuffle, plain.seed
         )
+        return self._epoch_order.sampler
 
     # -- rollouts ------------------------------------------------------------------------------------------------------
 
@@ -178,6 +185,13 @@ class AAPOTrainer(GRPOTrainer):
         ):
             return self._draw(model, prompt_ids, purpose), None
 
+    def _tokenize_prompts(self, prompts: list) -> tuple[Any, Any, dict[str, Any]]:
+        """Text prompts as bank and evaluation encode them; TRL encodes what has images or tools."""
+        if self._is_vlm or self.tools or self.environment_factories is not None:
+            return super()._tokenize_prompts(prompts)
+        options = self.args.template_options
+        return [encode_prompt(prompt, self._tokenizer, **options) for prompt in prompts], None, {}
+
     def _draw(self, model: Any, prompt_ids: Sequence[Sequence[int]], purpose: str) -> list[list[int]]:
         """Completions of this process's rows; a row's seed does not depend on the number of processes."""
         first = self.accelerator.process_index * len(prompt_ids)
@@ -192,7 +206,7 @@ class AAPOTrainer(GRPOTrainer):
             self.args.sampling,
             eos_token_ids=self.eos_token_ids,
             pad_token_id=self._tokenizer.pad_token_id,
-            generation_options=self.args.generation_kwargs,  # type: ignore[arg-type]
+            cache_implementation=self.args.cache_implementation,
         )
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
@@ -246,11 +260,10 @@ class AAPOTrainer(GRPOTrainer):
         first_PG = self._captured["rewards_BF"][:, 0].view(-1, self.num_generations)
         correct_PG = (first_PG >= SUCCESS_THRESHOLD).float().masked_fill(first_PG.isnan(), torch.nan)
         zero_gradient = bool(silent_groups(result.augmented_PG).all())
-        unscored_frac = self._captured["rewards_BF"].isnan().all(1).float().mean().item()
         values = {
             "rollout/accuracy": correct_PG.nanmean().item(),
             "rollout/truncated_frac": self._captured["truncated_B"].float().mean().item(),
-            "rollout/unscored_frac": unscored_frac,
+            "rollout/unscored_frac": first_PG.isnan().float().mean().item(),
             "signal/zero_gradient": float(zero_gradient),
             **signal_diagnostics(result, correct_PG),
         }
@@ -286,6 +299,7 @@ class AAPOTrainer(GRPOTrainer):
         write_rollouts(
             Path(self.args.rollouts_dir),
             step=self.state.global_step + 1,
+            append=self._rollouts_step == self.state.global_step,
             num_generations=self.num_generations,
             prompts=list(self._logs["prompt"])[-size:],
             completions=list(self._logs["completion"])[-size:],
@@ -299,6 +313,7 @@ class AAPOTrainer(GRPOTrainer):
             result=result,
             reference_PK=reference_PK,
         )
+        self._rollouts_step = self.state.global_step
 
     # -- live reference ------------------------------------------------------------------------------------------------
 
@@ -309,7 +324,10 @@ class AAPOTrainer(GRPOTrainer):
         model = self.accelerator.unwrap_model(self.model)
         if isinstance(model, PeftModel):
             return model
-        return copy.deepcopy(model).eval().requires_grad_(False).to(self.accelerator.device)
+        reference = copy.deepcopy(model).eval().requires_grad_(False).to(self.accelerator.device)
+        # TRL patches `forward` on the instance with a closure over the policy, which a copy would go on calling.
+        del reference.forward
+        return reference
 
     def _live_rewards(self, inputs: list[dict[str, Any]]) -> Tensor:
         """Rewards of one fresh reference completion per rollout, shape (P, G): the published sampling, done right."""
@@ -332,6 +350,33 @@ class AAPOTrainer(GRPOTrainer):
         self._pending_extra_logs.clear()
         self._pending_metrics.clear()
         return self._total(rewards_BF).view(-1, self.num_generations)
+
+
+def with_reference(
+    dataset: Dataset, args: AAPOConfig, tokenizer: Any, reward_funcs: Sequence[Any], bank: ReferenceBank | None
+) -> Dataset:
+    """The training data with the reference rewards that the objective reads, if it reads any from data.
+
+    Raises:
+        InputError: They are missing, do not match, or would have no effect.
+    """
+    needed = args.objective.needs_reference and args.reference == "bank"
+    if bank is not None and not needed:
+        reason = "reference is live" if args.objective.needs_reference else "the objective has no margin"
+        raise InputError(f"reference_bank has no effect, because {reason}; leave it out")
+    if bank is not None:
+        if not all(callable(function) and not isinstance(function, torch.nn.Module) for function in reward_funcs):
+            raise InputError("a bank holds the rewards of functions, not of reward models; set reference to live")
+        check_bank(bank, args, tokenizer, reward_funcs)
+        names = [reward_name(function) for function in reward_funcs]
+        weights = dict(zip(names, args.reward_weights or [1.0] * len(names), strict=True))
+        return bank.attach(dataset, tokenizer, weights, **args.template_options)
+    if needed and REFERENCE_COLUMN not in (dataset.column_names or []):
+        raise InputError(
+            f"{args.algorithm} has a margin but no reference rewards; pass reference_bank (build one with "
+            "`aapo bank build RECIPE`), or set reference to live or margin to none"
+        )
+    return dataset
 
 
 def check_bank(bank: ReferenceBank, args: AAPOConfig, tokenizer: Any, reward_funcs: Sequence[Any]) -> None:
