@@ -18,8 +18,9 @@ another. Our trainers write their rollouts to disk, as `aapo train` has them do;
 A round trains each trainer for one step that is thrown away and then for `--steps` steps that count, in an order that
 rotates from round to round. A step's time runs from the end of the step before to its own end: data, rollouts, rewards,
 loss, optimizer and logging. A ratio is taken within a round, where both sides saw the same machine; its median, least
-and greatest value over the rounds are reported. Memory is the median peak of processes that run one method each; the
-model is so small that a second one hardly shows in it.
+and greatest value over the rounds are reported. Nothing else may run beside it: two programs that each use all cores
+slow each other several times over. The share of the machine that others took is printed and stored by round. Memory is
+the median peak of processes that run one method each; the model is so small that a second one hardly shows in it.
 """
 
 import argparse
@@ -191,20 +192,47 @@ def timed_steps(trainer: GRPOTrainer) -> list[float]:
     return timer.seconds
 
 
-def measure_time(bench: Bench) -> Seconds:
-    """Step times by method and round, after a round that is thrown away."""
+class Clock:
+    """How busy other processes keep the machine's cores (Linux)."""
+
+    def __init__(self) -> None:
+        """Start."""
+        self.began, self.busy, self.own = time.perf_counter(), self._busy(), time.process_time()
+
+    def others_frac(self) -> float:
+        """Share of all cores' time since the start that went to other processes."""
+        seconds = (time.perf_counter() - self.began) * (os.cpu_count() or 1)
+        return max(0.0, (self._busy() - self.busy) - (time.process_time() - self.own)) / seconds
+
+    @staticmethod
+    def _busy() -> float:
+        """Seconds that all cores have worked since boot: user, nice, system, interrupts, stolen."""
+        values = Path("/proc/stat").read_text(encoding="ascii").split(maxsplit=9)[1:9]
+        user, nice, system, _, _, irq, soft_irq, steal = map(int, values)
+        return (user + nice + system + irq + soft_irq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def measure_time(bench: Bench) -> tuple[Seconds, list[float]]:
+    """Step times by method and round, and the share of the machine that others took in each round.
+
+    The first round is thrown away.
+    """
     names = list(VARIANTS)
     trainers = {name: trainer_of(name, bench) for name in names}
     seconds: Seconds = {name: [] for name in names}
+    others: list[float] = []
     for turn in range(bench.args.rounds + 1):
         order = names[turn % len(names) :] + names[: turn % len(names)]
+        clock = Clock()
         times = {name: timed_steps(trainers[name]) for name in order}
+        taken = clock.others_frac()
         line = "  ".join(f"{name} {statistics.median(times[name]):.2f}" for name in names)
-        print(f"{f'round {turn}' if turn else 'warm-up'}: {line} s a step; load {os.getloadavg()[0]:.1f}", flush=True)
+        print(f"{f'round {turn}' if turn else 'warm-up'}: {line} s a step; others took {taken:.0%}", flush=True)
         if turn:
+            others.append(taken)
             for name in names:
                 seconds[name].append(times[name])
-    return seconds
+    return seconds, others
 
 
 def peak_mib() -> float:
@@ -296,7 +324,7 @@ def main(args: argparse.Namespace) -> int:
         if args.memory:
             print(json.dumps(memory_of_this_process(args.variant, bench)))
             return 0
-        seconds, peaks = measure_time(bench), measure_memory(bench)
+        (seconds, others), peaks = measure_time(bench), measure_memory(bench)
     summary = summarize(seconds, peaks)
     holds = show(summary)
     results = {
@@ -308,6 +336,7 @@ def main(args: argparse.Namespace) -> int:
         "bar": BAR,
         "holds": holds,
         "step_seconds": seconds,
+        "others_cpu_frac": others,
         "peak_mib": peaks,
     }
     write_json(args.output, results)

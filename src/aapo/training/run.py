@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 import time
+from copy import copy
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -241,7 +242,7 @@ def _train(
     recipe: Recipe, run: RunDirectory, path: str, tokenizer: Any, prompts: Dataset, bank: ReferenceBank | None
 ) -> bool:
     """Train and save the model; whether Ctrl-C ended it early."""
-    args = recipe.training
+    args = copy(recipe.training)
     held_out = load_prompts(recipe.data, "test") if args.eval_strategy != "no" else None
     args.output_dir, args.rollouts_dir = str(run.checkpoints), str(run.samples)
     args.model_init_kwargs = {**model_options(recipe), "revision": recipe.model.model_revision}
