@@ -234,6 +234,7 @@ class TestBadInput:
         assert "margin_high is -0.3; it must be >= 0" in refused(
             capsys, *train, "--margin_low", -0.2, "--margin_high", -0.3
         )
+        assert "there are 2 training prompts and one batch takes 4" in refused(capsys, *train, "--num_train_prompts", 2)
         assert "is not divisible by num_generations 5" in refused(capsys, *train, "--num_generations", 5)
         assert "margin_low is set to -0.1 but has no effect" in refused(
             capsys, *train, "--algorithm", "grpo", "--num_reference_samples", "null", "--margin_low", -0.1

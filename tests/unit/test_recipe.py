@@ -71,12 +71,22 @@ def test_a_run_directory_is_a_recipe(tmp_path):
         ({"model_name_or_path": None, "base_model": {}}, "base_model needs a generated task"),
         ({"num_eval_prompts": 0, "eval_seed": 3}, "eval_seed has no effect, because num_eval_prompts is 0"),
         ({"rollouts_dir": "x"}, "rollouts_dir cannot be set"),
+        ({"max_steps": True}, "max_steps is True; it must be a whole number"),
+        ({"reward_funcs": ["format", "format"]}, "two reward functions are named 'format'"),
+        (
+            {"num_eval_prompts": 0, "eval_strategy": "steps", "eval_steps": 1},
+            "eval_strategy has no prompts to evaluate on",
+        ),
         ({"scale_rewards": "batches"}, "scale_rewards is 'batches'; it must be one of group, batch, none"),
     ],
 )
 def test_bad_recipes_say_what_is_allowed(changes, message):
     with pytest.raises(InputError, match=message):
         resolve("bad", {**BASICS, **changes})
+
+
+def test_a_bare_no_is_the_word():
+    assert resolve("r", {**BASICS, "save_strategy": False}).training.save_strategy == "no"
 
 
 def test_null_takes_a_field_back():

@@ -283,9 +283,11 @@ def _typed(key: str, value: Any, kind: Any) -> Any:
     if value is None or typing.Any in allowed:
         return value
     plain = [typing.get_origin(option) or option for option in allowed]
-    if bool not in plain and isinstance(value, bool) and str not in plain:
-        raise InputError(f"{key} is {value}; it must be {_names(plain)}")
-    if float in plain and isinstance(value, (str, int)) and not isinstance(value, bool) and int not in plain:
+    if isinstance(value, bool) and bool not in plain:
+        if str not in plain:
+            raise InputError(f"{key} is {value}; it must be {_names(plain)}")
+        return "yes" if value else "no"  # as written: YAML reads a bare `no` as false
+    if float in plain and isinstance(value, (str, int)) and int not in plain:
         try:
             return float(value)
         except ValueError:
