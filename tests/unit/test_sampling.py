@@ -76,15 +76,22 @@ def test_top_k_of_one_is_greedy(tiny_folder):
     )
 
 
+def decided_engine(folder, **settings):
+    """An engine whose random model has logits of some size, so that a penalty on them shows."""
+    sampler = engine(folder, max_completion_length=30, **settings)
+    with torch.no_grad():
+        sampler.model.lm_head.weight.mul_(100)
+    return sampler
+
+
 def test_the_models_own_generation_config_does_not_leak_in(tiny_folder):
-    plain = engine(tiny_folder, max_completion_length=30)
+    plain = decided_engine(tiny_folder)
     seeds = [sample_seed("leak", i) for i in range(5)]
     expected = plain.generate(PROMPTS, seeds)
     for key, value in {"repetition_penalty": 5.0, "temperature": 0.1, "top_k": 1, "do_sample": True}.items():
         setattr(plain.model.generation_config, key, value)
     assert plain.generate(PROMPTS, seeds) == expected
-    penalised = engine(tiny_folder, max_completion_length=30, repetition_penalty=5.0)
-    assert penalised.generate(PROMPTS, seeds) != expected
+    assert decided_engine(tiny_folder, repetition_penalty=5.0).generate(PROMPTS, seeds) != expected
 
 
 def test_generation_kwargs_reach_transformers_and_cannot_contradict_settings(tiny_folder):
