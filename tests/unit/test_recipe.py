@@ -1,8 +1,9 @@
 import pytest
 
 from aapo.errors import InputError
+from aapo.fields import parse_flags
 from aapo.grading import reward_version
-from aapo.training.recipe import load_recipe, parse_flags, resolve, shipped_recipes
+from aapo.training.recipe import load_recipe, resolve, shipped_recipes
 
 BASICS = {"model_name_or_path": "some/model", "dataset_name": "data.jsonl", "bf16": False}
 
@@ -91,7 +92,7 @@ def test_a_run_directory_is_a_recipe(tmp_path):
         ({"model_name_or_path": None}, "model_name_or_path is missing"),
         (
             {"model_name_or_path": None, "base_model": {"hiden_size": 3}},
-            r"unknown field base_model.hiden_size \(did you",
+            r"unknown field 'base_model.hiden_size' \(did you",
         ),
         ({"model_name_or_path": None, "base_model": {}}, "base_model needs a generated task"),
         ({"num_eval_prompts": 0, "eval_seed": 3}, "eval_seed has no effect, because num_eval_prompts is 0"),

@@ -1,9 +1,7 @@
 """Recipes: YAML with TRL's and Transformers' field names and ours, resolved into checked configuration objects."""
 
-import types
-import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from trl import ModelConfig
 
 from aapo.base import BaseModelConfig
 from aapo.errors import InputError, nearest
+from aapo.fields import field_types, make, parse_flags, read_mapping, typed
 from aapo.grading import RewardFunction, check_reward_names, reward_function
 from aapo.sampling import SamplingSettings
 from aapo.tasks import DataConfig
@@ -167,7 +166,7 @@ def load_recipe(source: str, flags: Sequence[str] = ()) -> Recipe:
 def resolve(name: str, given: dict[str, Any]) -> Recipe:
     """The recipe that the fields in `given` make."""
     parts: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
-    types_of = {key: (part, kind) for part, config in PARTS.items() for key, kind in _field_types(config).items()}
+    types_of = {key: (part, kind) for part, config in PARTS.items() for key, kind in field_types(config).items()}
     for key, value in given.items():
         if value is None:
             continue
@@ -176,7 +175,7 @@ def resolve(name: str, given: dict[str, Any]) -> Recipe:
         if key in FIXED:
             raise InputError(f"{key} cannot be set, because {FIXED[key]}; remove it")
         part, kind = types_of[key]
-        parts[part][key] = _typed(key, value, kind)
+        parts[part][key] = typed(key, value, kind)
     run, data = RunConfig(**parts["run"]), DataConfig(**parts["data"])
     model = ModelConfig(**parts["model"])
     try:
@@ -185,7 +184,7 @@ def resolve(name: str, given: dict[str, Any]) -> Recipe:
         raise
     except (ValueError, TypeError) as error:
         raise InputError(str(error).replace("\n", " ")) from error
-    base = _base_model(run.base_model)
+    base = None if run.base_model is None else make(BaseModelConfig, run.base_model, "base_model.")
     recipe = Recipe(name, given, run, data, model, training, base)
     _check_together(recipe, given)
     return recipe
@@ -241,39 +240,7 @@ def _read(source: str) -> tuple[str, dict[str, Any]]:
             f"unknown recipe {source!r}{nearest(source, shipped)}; shipped are {', '.join(shipped)}; your own is named "
             "by the path of its .yaml file"
         )
-    try:
-        given = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"recipe {source} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(given, dict):
-        raise InputError(f"recipe {source} is not a mapping of fields; write one `field: value` a line")
-    return name, given
-
-
-def parse_flags(flags: Sequence[str]) -> dict[str, Any]:
-    """`--field value` and `--field=value` pairs as a dictionary, values read as YAML.
-
-    Raises:
-        InputError: Something is not a flag, or a flag has no value.
-    """
-    result: dict[str, Any] = {}
-    items = list(flags)
-    while items:
-        flag = items.pop(0)
-        if not flag.startswith("--"):
-            raise InputError(f"unexpected argument {flag!r}; settings are given as --field value")
-        key, separator, value = flag[2:].partition("=")
-        if not separator:
-            if not items:
-                raise InputError(f"{flag} has no value; settings are given as --field value")
-            value = items.pop(0)
-        name, dot, entry = key.partition(".")
-        key = name.replace("-", "_") + dot + entry  # an entry may be a file's name, whose dashes are its own
-        try:
-            result[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            result[key] = value
-    return result
+    return name, read_mapping(text, f"recipe {source}")
 
 
 def _set(given: dict[str, Any], path: str, value: Any) -> None:
@@ -285,61 +252,3 @@ def _set(given: dict[str, Any], path: str, value: Any) -> None:
     inner = dict(given.get(key) or {})
     inner[entry] = value
     given[key] = inner
-
-
-def _base_model(settings: dict[str, Any] | None) -> BaseModelConfig | None:
-    if settings is None:
-        return None
-    kinds = _field_types(BaseModelConfig)
-    for key in settings:
-        if key not in kinds:
-            raise InputError(f"unknown field base_model.{key}{nearest(key, kinds)}")
-    values = {key: _typed(f"base_model.{key}", value, kinds[key]) for key, value in settings.items()}
-    return BaseModelConfig(**values)
-
-
-def _field_types(config: type) -> dict[str, Any]:
-    """Type of every field that can be set."""
-    hints = typing.get_type_hints(config)
-    return {item.name: hints[item.name] for item in fields(config) if item.init}
-
-
-def _typed(key: str, value: Any, kind: Any) -> Any:
-    """`value` as the field's type where YAML reads it as another (`1e-4` is text to YAML).
-
-    Raises:
-        InputError: It does not fit.
-    """
-    allowed = list(typing.get_args(kind)) if _is_union(kind) else [kind]
-    if value is None or typing.Any in allowed:
-        return value
-    plain = [typing.get_origin(option) or option for option in allowed]
-    if isinstance(value, bool) and bool not in plain:
-        if str not in plain:
-            raise InputError(f"{key} is {value}; it must be {_names(plain)}")
-        return "yes" if value else "no"  # as written: YAML reads a bare `no` as false
-    if float in plain and isinstance(value, (str, int)) and int not in plain:
-        try:
-            return float(value)
-        except ValueError:
-            if str not in plain:
-                raise InputError(f"{key} is {value!r}; it must be a number") from None
-    known = [option for option in plain if isinstance(option, type)]
-    if known and not isinstance(value, tuple(known)) and len(known) == len(plain):
-        if list in known and isinstance(value, str):
-            return [part.strip() for part in value.split(",")]
-        if str in known:
-            return str(value)
-        raise InputError(f"{key} is {value!r}; it must be {_names(plain)}")
-    return value
-
-
-def _is_union(kind: Any) -> bool:
-    return typing.get_origin(kind) in (typing.Union, types.UnionType)
-
-
-def _names(kinds: list[Any]) -> str:
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list"}
-    return " or ".join(
-        words.get(kind, getattr(kind, "__name__", str(kind))) for kind in kinds if kind is not type(None)
-    )

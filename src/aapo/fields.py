@@ -1,0 +1,123 @@
+"""Settings from YAML and flags as the fields of dataclasses: names and types checked, errors of one line."""
+
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, TypeVar
+
+import yaml
+
+from aapo.errors import InputError, nearest
+
+Config = TypeVar("Config")
+
+
+def parse_flags(flags: Sequence[str]) -> dict[str, Any]:
+    """`--field value` and `--field=value` pairs as a dictionary, values read as YAML.
+
+    Raises:
+        InputError: Something is not a flag, or a flag has no value.
+    """
+    result: dict[str, Any] = {}
+    items = list(flags)
+    while items:
+        flag = items.pop(0)
+        if not flag.startswith("--"):
+            raise InputError(f"unexpected argument {flag!r}; settings are given as --field value")
+        key, separator, value = flag[2:].partition("=")
+        if not separator:
+            if not items:
+                raise InputError(f"{flag} has no value; settings are given as --field value")
+            value = items.pop(0)
+        name, dot, entry = key.partition(".")
+        key = name.replace("-", "_") + dot + entry  # an entry may be a file's name, whose dashes are its own
+        try:
+            result[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            result[key] = value
+    return result
+
+
+def read_mapping(text: str, what: str) -> dict[str, Any]:
+    """The mapping that a YAML text holds.
+
+    Args:
+        text: The YAML.
+        what: What it is, for messages, such as `recipe mine.yaml`.
+
+    Raises:
+        InputError: It is not valid, or not a mapping.
+    """
+    try:
+        given = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{what} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(given, dict):
+        raise InputError(f"{what} is not a mapping of fields; write one `field: value` a line")
+    return given
+
+
+def make(config: type[Config], given: Mapping[str, Any], prefix: str = "") -> Config:
+    """The dataclass `config` with the fields in `given`; a null leaves the default.
+
+    Args:
+        config: The dataclass.
+        given: Values as YAML reads them.
+        prefix: Put before a field's name in messages, such as `base_model.`.
+
+    Raises:
+        InputError: A field is unknown or of the wrong type, or `config` refuses it.
+    """
+    kinds = field_types(config)
+    for key in given:
+        if key not in kinds:
+            raise InputError(f"unknown field {prefix + str(key)!r}{nearest(str(key), kinds)}")
+    return config(**{key: typed(prefix + key, value, kinds[key]) for key, value in given.items() if value is not None})
+
+
+def field_types(config: type) -> dict[str, Any]:
+    """Type of every field that can be set."""
+    hints = typing.get_type_hints(config)
+    return {item.name: hints[item.name] for item in fields(config) if item.init}
+
+
+def typed(key: str, value: Any, kind: Any) -> Any:
+    """`value` as the field's type where YAML reads it as another (`1e-4` is text to YAML).
+
+    Raises:
+        InputError: It does not fit.
+    """
+    allowed = list(typing.get_args(kind)) if _is_union(kind) else [kind]
+    if value is None or typing.Any in allowed:
+        return value
+    plain = [typing.get_origin(option) or option for option in allowed]
+    if isinstance(value, bool) and bool not in plain:
+        if str not in plain:
+            raise InputError(f"{key} is {value}; it must be {_names(plain)}")
+        return "yes" if value else "no"  # as written: YAML reads a bare `no` as false
+    if float in plain and isinstance(value, (str, int)) and int not in plain:
+        try:
+            return float(value)
+        except ValueError:
+            if str not in plain:
+                raise InputError(f"{key} is {value!r}; it must be a number") from None
+    known = [option for option in plain if isinstance(option, type)]
+    if known and not isinstance(value, tuple(known)) and len(known) == len(plain):
+        if list in known and isinstance(value, str):
+            return [part.strip() for part in value.split(",")]
+        if str in known:
+            return str(value)
+        raise InputError(f"{key} is {value!r}; it must be {_names(plain)}")
+    return value
+
+
+def _is_union(kind: Any) -> bool:
+    return typing.get_origin(kind) in (typing.Union, types.UnionType)
+
+
+def _names(kinds: list[Any]) -> str:
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list"}
+    return " or ".join(
+        words.get(kind, getattr(kind, "__name__", str(kind))) for kind in kinds if kind is not type(None)
+    )
