@@ -1,12 +1,19 @@
+import json
 import math
+import shutil
+import sys
+from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 
 from aapo.errors import AapoError, InputError
 from aapo.sampling import (
     SamplingSettings,
     TransformersEngine,
+    VLLMEngine,
+    generate_ids,
     keyed_gumbel,
     load_model,
     load_tokenizer,
@@ -145,6 +152,8 @@ def test_a_prompt_beyond_the_context_is_refused(tiny_folder):
         ({"temperature": -1.0}, "temperature is -1.0; it must be >= 0"),
         ({"top_p": 0.0}, r"top_p is 0.0; it must be in \(0, 1\]"),
         ({"max_completion_length": 0}, "max_completion_length is 0; it must be >= 1"),
+        ({"stop": "ab"}, "stop is 'ab'; it must be a list of strings"),
+        ({"stop": ("",)}, "it must be a list of strings that are not empty"),
     ],
 )
 def test_bad_settings(fields, message):
@@ -164,3 +173,225 @@ def test_model_folders_are_checked_and_identified_by_their_weights(tiny_folder, 
     assert model_identity(str(tiny_folder)) == model_identity(str(tiny_folder))
     assert model_identity(str(tiny_folder)) != model_identity(str(tmp_path))
     assert model_identity("org/name", "v1") == {"name": "org/name", "revision": "v1"}
+
+
+@pytest.fixture
+def adapter(tiny_folder, tmp_path):
+    """A LoRA adapter on the tiny model, with weights that change what it says."""
+    torch.manual_seed(1)
+    config = LoraConfig(r=4, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(load_model(str(tiny_folder)), config)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    model.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def test_an_adapter_is_merged_into_its_base(tiny_folder, adapter):
+    merged = load_model(str(adapter))
+    plain = load_model(str(tiny_folder))
+    assert type(merged) is type(plain) and all(parameter.requires_grad for parameter in merged.parameters())
+    assert [name for name, _ in merged.named_parameters()] == [name for name, _ in plain.named_parameters()]
+    ids = torch.tensor([PROMPTS[0]])
+    with torch.no_grad():
+        expected = PeftModel.from_pretrained(load_model(str(tiny_folder)), str(adapter)).eval()(input_ids=ids).logits
+        torch.testing.assert_close(merged(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4)
+        assert (plain(input_ids=ids).logits - expected).abs().max() > 0.01
+
+
+def test_an_adapters_tokenizer_is_its_own_or_its_bases(tiny_folder, adapter):
+    own = load_tokenizer(str(tiny_folder))
+    assert load_tokenizer(str(adapter)).get_vocab() == own.get_vocab()
+    own.add_tokens(["<new>"])
+    own.save_pretrained(adapter)
+    assert "<new>" in load_tokenizer(str(adapter)).get_vocab()
+
+
+def change_adapter(adapter, **fields):
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+
+
+def test_an_adapter_is_identified_by_weights_scale_and_base(tiny_folder, adapter, tmp_path):
+    before = model_identity(str(adapter))
+    assert before["base"] == model_identity(str(tiny_folder))
+    moved = shutil.copytree(tiny_folder, tmp_path / "moved")
+    change_adapter(adapter, base_model_name_or_path=str(moved))
+    assert model_identity(str(adapter)) == before
+    change_adapter(adapter, lora_alpha=8)
+    assert model_identity(str(adapter)) != before
+    change_adapter(adapter, lora_alpha=16, base_model_name_or_path="org/name", revision="v1")
+    assert model_identity(str(adapter)) == {**before, "base": {"name": "org/name", "revision": "v1"}}
+    (adapter / "adapter_model.safetensors").write_bytes(b"0")
+    assert model_identity(str(adapter))["weights"] != before["weights"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"base_model_name_or_path": "/absent/base"}, "needs its base model '/absent/base': .*no such folder"),
+        ({"base_model_name_or_path": "org/absent"}, "needs its base model 'org/absent': cannot load the model"),
+        ({"base_model_name_or_path": None}, "names no base model; set base_model_name_or_path"),
+        ({"peft_type": "IA3"}, "has peft_type IA3; only LORA"),
+    ],
+)
+def test_adapters_that_cannot_be_used(adapter, fields, message):
+    change_adapter(adapter, **fields)
+    with pytest.raises(InputError, match=message):
+        load_model(str(adapter))
+
+
+def test_an_adapter_of_another_shape_is_refused(adapter):
+    change_adapter(adapter, r=8)
+    with pytest.raises(InputError, match="does not fit its base model"):
+        load_model(str(adapter))
+    (adapter / "adapter_model.safetensors").unlink()
+    with pytest.raises(InputError, match="has no adapter_model.safetensors"):
+        load_model(str(adapter))
+
+
+def ending_model(folder, share):
+    """The tiny model with about this probability of an end token at each position."""
+    model, tokenizer = load_model(str(folder)), load_tokenizer(str(folder))
+    head = torch.nn.Linear(model.config.hidden_size, len(tokenizer))
+    head.weight.data = 10 * model.lm_head.weight.data.clone()
+    head.bias.data = torch.zeros(len(tokenizer))
+    head.bias.data[tokenizer.eos_token_id] = math.log(share * len(tokenizer))
+    model.lm_head = head
+    return model, tokenizer
+
+
+def counting(model, monkeypatch):
+    """The numbers of rows with which generate() is called from here on."""
+    sizes, generate = [], model.generate
+
+    def counted(**kwargs):
+        sizes.append(len(kwargs["input_ids"]))
+        return generate(**kwargs)
+
+    monkeypatch.setattr(model, "generate", counted)
+    return sizes
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.2},
+        {"generation_kwargs": {"min_new_tokens": 9, "suppress_tokens": [65, 66]}},
+        {"temperature": 0},
+        {"stop": ("1", "ab", "\n")},
+    ],
+)
+def test_rows_that_leave_the_batch_change_no_sample(tiny_folder, monkeypatch, settings):
+    model, tokenizer = ending_model(tiny_folder, 1 / 16)
+    sizes = counting(model, monkeypatch)
+    prompts, seeds = PROMPTS * 5, [sample_seed("shed", i) for i in range(25)]
+
+    def draw(shed):
+        sizes.clear()
+        return generate_ids(
+            model, prompts, seeds, SamplingSettings(max_completion_length=40, **settings), shed=shed,
+            eos_token_ids=[tokenizer.eos_token_id], pad_token_id=tokenizer.pad_token_id, tokenizer=tokenizer,
+        )  # fmt: skip
+
+    shrunk = draw(shed=True)
+    assert settings.get("temperature") == 0 or (len(sizes) > 2 and sizes == sorted(sizes, reverse=True))
+    lengths = set(map(len, shrunk))
+    assert settings.get("temperature") == 0 or len(lengths) > 4
+    assert draw(shed=False) == shrunk and sizes == [25]
+
+
+def test_rows_leave_under_a_lora_adapter_too(tiny_folder, monkeypatch):
+    model, tokenizer = ending_model(tiny_folder, 1 / 8)
+    peft: Any = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    sizes = counting(peft, monkeypatch)
+    ends = {"eos_token_ids": [tokenizer.eos_token_id], "pad_token_id": tokenizer.pad_token_id}
+    arguments = (peft, PROMPTS * 3, range(15), SamplingSettings(max_completion_length=30))
+    assert generate_ids(*arguments, **ends) == generate_ids(*arguments, **ends, shed=False)
+    assert len(sizes) > 2
+
+
+@pytest.mark.parametrize("field", ["guidance_scale", "begin_suppress_tokens", "cache_implementation", "use_cache"])
+def test_the_batch_stays_whole_where_generate_cannot_be_entered_again(tiny_folder, monkeypatch, field):
+    value = {"guidance_scale": 1.5, "begin_suppress_tokens": [5], "cache_implementation": "static", "use_cache": False}
+    model, tokenizer = ending_model(tiny_folder, 1 / 8)
+    setattr(model.generation_config, field, value[field])
+    sizes = counting(model, monkeypatch)
+    ends = {"eos_token_ids": [tokenizer.eos_token_id], "pad_token_id": tokenizer.pad_token_id}
+    generate_ids(model, PROMPTS, range(5), SamplingSettings(max_completion_length=20, temperature=0), **ends)
+    assert sizes == [5]
+
+
+def test_a_stop_string_ends_a_completion_where_it_first_appears(tiny_folder):
+    seeds = [sample_seed("stop", i) for i in range(40)]
+    free = engine(tiny_folder, max_completion_length=40)
+    plain = free.generate(PROMPTS * 8, seeds)
+    stops = ("7", "ab", "z")
+    for pad in (free.tokenizer.pad_token, free.tokenizer.eos_token):
+        stopping = engine(tiny_folder, max_completion_length=40, stop=stops)
+        stopping.pad_token_id = stopping.tokenizer.convert_tokens_to_ids(pad)
+        stopped = stopping.generate(PROMPTS * 8, seeds)
+        assert any(ids != whole.token_ids for (_, ids, _), whole in zip(stopped, plain, strict=True))
+        for (text, ids, reason), whole in zip(stopped, plain, strict=True):
+            decoded = free.tokenizer.decode(ids, skip_special_tokens=True)
+            before = free.tokenizer.decode(ids[:-1], skip_special_tokens=True)
+            assert ids == whole.token_ids[: len(ids)]
+            assert not any(stop in before for stop in stops)
+            if any(stop in whole.text for stop in stops):
+                cut = min(decoded.index(stop) for stop in stops if stop in decoded)
+                assert (text, reason) == (decoded[:cut], "stop")
+            else:
+                assert (text, ids, reason) == whole
+
+
+def test_a_stop_string_does_not_begin_in_the_prompt(tiny_folder):
+    sampler = engine(tiny_folder, max_completion_length=20)
+    prompt = sampler.tokenizer.encode("question x")
+    seed = next(s for s in range(500) if (text := sampler.generate([prompt], [s])[0].text) and text[0].isascii())
+    plain = sampler.generate([prompt], [seed])[0]
+    stop = "x" + plain.text[0]
+    assert engine(tiny_folder, max_completion_length=20, stop=(stop,)).generate([prompt], [seed])[0] == plain
+
+
+def test_settings_without_stop_strings_are_described_as_before_there_were_any():
+    assert SamplingSettings().describe() == {
+        "temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0,
+        "max_completion_length": 256, "generation_kwargs": None,
+    }  # fmt: skip
+    described = SamplingSettings(stop=("\n\n",)).describe()
+    assert described["stop"] == ["\n\n"] and json.loads(json.dumps(described)) == described
+
+
+@pytest.mark.parametrize("words", ["DefaultCPUAllocator: can't allocate memory", "[enforce fail] not enough memory"])
+def test_a_machine_without_memory_gets_smaller_batches_and_says_so_once(tiny_folder, monkeypatch, words):
+    sampler = engine(tiny_folder, batch_size=4)
+    plain, generate = sampler.generate(PROMPTS, [1, 2, 3, 4, 5]), sampler.model.generate
+
+    def small_memory(input_ids, **kwargs):
+        if len(input_ids) > 1:
+            raise RuntimeError(words)
+        return generate(input_ids=input_ids, **kwargs)
+
+    monkeypatch.setattr(sampler.model, "generate", small_memory)
+    said = []
+    monkeypatch.setattr("aapo.sampling.engine.console.print", said.append)
+    assert sampler.generate(PROMPTS, [1, 2, 3, 4, 5]) == plain
+    assert said == ["4 sequences do not fit into memory; 1 at once from here on"]
+
+    def broken(**kwargs):
+        raise RuntimeError("another error")
+
+    monkeypatch.setattr(sampler.model, "generate", broken)
+    with pytest.raises(RuntimeError, match="another error"):
+        sampler.generate(PROMPTS[:1], [1])
+
+
+def test_vllm_says_how_to_install_it_and_what_it_cannot_do(tiny_folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    tokenizer = load_tokenizer(str(tiny_folder))
+    with pytest.raises(InputError, match=r"vLLM is not installed; pip install 'aapo\[vllm\]'"):
+        VLLMEngine(str(tiny_folder), tokenizer, SamplingSettings())
+    with pytest.raises(InputError, match="generation_kwargs sets no_repeat_ngram_size, and vLLM has no equivalent"):
+        VLLMEngine(str(tiny_folder), tokenizer, SamplingSettings(generation_kwargs={"no_repeat_ngram_size": 2}))

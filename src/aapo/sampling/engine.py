@@ -1,172 +1,53 @@
-"""Prompts to completions with a Transformers model.
-
-Shapes: B sequences of a batch, T tokens.
-"""
+"""Prompts to completions: what an engine is, and the one that runs a Transformers model."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
-from transformers import (
-    GenerationConfig,
-    LogitsProcessorList,
-    MinPLogitsWarper,
-    PreTrainedModel,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
+from transformers import GenerationConfig, PreTrainedModel
 
 from aapo.errors import AapoError, InputError
-from aapo.sampling.noise import KeyedGumbel
-
-FinishReason = Literal["stop", "length"]
-
-
-@dataclass(frozen=True)
-class SamplingSettings:
-    """How completions are drawn; the names are Transformers' and TRL's.
-
-    Attributes:
-        temperature: > 0; 0 is greedy decoding.
-        top_p: Nucleus in (0, 1]; 1 keeps all tokens.
-        top_k: Tokens kept; 0 keeps all.
-        min_p: Tokens below this share of the likeliest token's probability are dropped; None keeps all.
-        repetition_penalty: Transformers' penalty; 1 is none.
-        max_completion_length: Most tokens of a completion.
-        generation_kwargs: Further fields of Transformers' GenerationConfig, such as `suppress_tokens`.
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float | None = None
-    repetition_penalty: float = 1.0
-    max_completion_length: int = 256
-    generation_kwargs: dict[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        """Check the ranges.
-
-        Raises:
-            InputError: A value is out of its range.
-        """
-        if self.temperature < 0:
-            raise InputError(f"temperature is {self.temperature}; it must be >= 0 (0 is greedy decoding)")
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p is {self.top_p}; it must be in (0, 1]")
-        if self.max_completion_length < 1:
-            raise InputError(f"max_completion_length is {self.max_completion_length}; it must be >= 1")
-        for key, instead in _OWN_FIELDS.items():
-            if key in (self.generation_kwargs or {}):
-                raise InputError(f"generation_kwargs sets {key}; set {instead} instead")
-
-    def describe(self) -> dict[str, Any]:
-        """The settings as a dictionary, for identities and manifests."""
-        return asdict(self)
-
-
-# GenerationConfig's fields that have a setting of their own here, or that keyed sampling replaces.
-_OWN_FIELDS = {
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "min_p": "min_p",
-    "repetition_penalty": "repetition_penalty",
-    "max_new_tokens": "max_completion_length",
-    "do_sample": "temperature (0 is greedy)",
-}
-
-
-class Completion(NamedTuple):
-    """One completion: its text without special tokens, its token ids with the end token, and why it ended."""
-
-    text: str
-    token_ids: list[int]
-    finish_reason: FinishReason
-
-
-def generate_ids(
-    model: Any,
-    prompt_ids: Sequence[Sequence[int]],
-    seeds: Sequence[int],
-    settings: SamplingSettings,
-    *,
-    eos_token_ids: Sequence[int],
-    pad_token_id: int,
-    cache_implementation: str | None = None,
-) -> list[list[int]]:
-    """One completion per prompt, as token ids up to and including the end token.
-
-    Args:
-        model: Any model that Transformers can generate with.
-        prompt_ids: B prompts.
-        seeds: B sample seeds (`sample_seed`); a completion depends on its own seed and prompt only.
-        settings: How to draw.
-        eos_token_ids: Tokens that end a completion.
-        pad_token_id: Token for padding.
-        cache_implementation: Transformers' key-value cache; does not change what is drawn.
-    """
-    device = model.device
-    width = max(map(len, prompt_ids))
-    input_ids_BT = torch.tensor([[pad_token_id] * (width - len(ids)) + list(ids) for ids in prompt_ids], device=device)
-    mask_BT = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompt_ids], device=device)
-    config = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=settings.max_completion_length,
-        eos_token_id=list(eos_token_ids),
-        pad_token_id=pad_token_id,
-        # Set even where it is 1: what is not set, generate() takes from the model's own generation_config.
-        repetition_penalty=settings.repetition_penalty,
-        cache_implementation=cache_implementation,
-        disable_compile=True,
-        **(settings.generation_kwargs or {}),
-    )
-    processors = _processors(settings, torch.tensor(seeds, dtype=torch.long, device=device), width)
-    with torch.no_grad():
-        output_BT = model.generate(
-            input_ids=input_ids_BT, attention_mask=mask_BT, generation_config=config, logits_processor=processors
-        )
-    assert isinstance(output_BT, Tensor)
-    return [_until_end(row, eos_token_ids) for row in output_BT[:, width:].tolist()]
-
-
-def _processors(settings: SamplingSettings, seeds_B: Tensor, prompt_tokens: int) -> LogitsProcessorList:
-    """Transformers' own warpers in its own order, then the keyed noise; they run after generate()'s processors."""
-    processors = LogitsProcessorList()
-    if settings.temperature == 0:
-        return processors
-    if settings.temperature != 1:
-        processors.append(TemperatureLogitsWarper(settings.temperature))
-    if settings.top_k:
-        processors.append(TopKLogitsWarper(settings.top_k))
-    if settings.top_p < 1:
-        processors.append(TopPLogitsWarper(settings.top_p))
-    if settings.min_p is not None:
-        processors.append(MinPLogitsWarper(settings.min_p))
-    processors.append(KeyedGumbel(seeds_B, prompt_tokens))
-    return processors
-
-
-def _until_end(token_ids: list[int], eos_token_ids: Sequence[int]) -> list[int]:
-    """The tokens up to and including the first end token."""
-    end = next((i for i, token in enumerate(token_ids) if token in eos_token_ids), len(token_ids) - 1)
-    return token_ids[: end + 1]
+from aapo.progress import console
+from aapo.sampling.generation import generate_ids
+from aapo.sampling.settings import Completion, SamplingSettings, as_completion
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: Any) -> list[int]:
     """Every token that ends a completion: the model's generation config's and the tokenizer's."""
-    configured = model.generation_config.eos_token_id if model.generation_config else None
+    return configured_end_tokens(model.generation_config, tokenizer)
+
+
+def configured_end_tokens(config: GenerationConfig | None, tokenizer: Any) -> list[int]:
+    """Every token that ends a completion of a model with this generation config."""
+    configured = config.eos_token_id if config else None
     listed = configured if isinstance(configured, list) else [configured]
     return sorted({int(token) for token in (*listed, tokenizer.eos_token_id) if token is not None})
 
 
+def check_context(prompt_ids: Sequence[Sequence[int]], settings: SamplingSettings, limit: int | None) -> None:
+    """Check that every prompt leaves room for a completion in a context of `limit` tokens; None is no limit.
+
+    Raises:
+        InputError: One does not.
+    """
+    longest = max(map(len, prompt_ids), default=0)
+    if limit is not None and longest + settings.max_completion_length > limit:
+        raise InputError(
+            f"a prompt of {longest} tokens and max_completion_length {settings.max_completion_length} exceed "
+            f"the model's context of {limit} tokens; set max_completion_length to at most {limit - longest}"
+        )
+
+
 class Engine(Protocol):
-    """What samples completions: one `generate()`, whatever runs behind it."""
+    """What samples completions: one `generate()`, whatever runs behind it.
+
+    Attributes:
+        tokenizer: The model's.
+        batch_size: Completions worth handing over at once.
+    """
 
     tokenizer: Any
+    batch_size: int
 
     def generate(
         self, prompt_ids: Sequence[Sequence[int]], seeds: Sequence[int], on_batch: Callable[[int], None] = ...
@@ -213,8 +94,8 @@ class TransformersEngine:
             InputError: A prompt leaves no room for a completion in the model's context.
             AapoError: A single sequence does not fit into memory.
         """
-        self._check_context(prompt_ids)
-        was_training = self.model.training
+        check_context(prompt_ids, self.settings, getattr(self.model.config, "max_position_embeddings", None))
+        was_training, asked = self.model.training, self.batch_size
         self.model.eval()
         # Neighbours of similar length waste the least padding.
         order = sorted(range(len(prompt_ids)), key=lambda i: len(prompt_ids[i]))
@@ -225,9 +106,12 @@ class TransformersEngine:
                 token_ids = self._generate_batch([prompt_ids[i] for i in chosen], [seeds[i] for i in chosen])
                 if token_ids is None:
                     continue
+                if self.batch_size < asked:
+                    console.print(f"{asked} sequences do not fit into memory; {self.batch_size} at once from here on")
+                    asked = self.batch_size
                 texts = self.tokenizer.batch_decode(token_ids, skip_special_tokens=True)
                 results |= {
-                    i: Completion(text, ids, "stop" if ids[-1] in self.eos_token_ids else "length")
+                    i: as_completion(text, ids, self.settings, ended=self._ended(ids))
                     for i, text, ids in zip(chosen, texts, token_ids, strict=True)
                 }
                 on_batch(len(chosen))
@@ -235,14 +119,10 @@ class TransformersEngine:
             self.model.train(was_training)
         return [results[i] for i in range(len(prompt_ids))]
 
-    def _check_context(self, prompt_ids: Sequence[Sequence[int]]) -> None:
-        limit = getattr(self.model.config, "max_position_embeddings", None)
-        longest = max(map(len, prompt_ids), default=0)
-        if limit is not None and longest + self.settings.max_completion_length > limit:
-            raise InputError(
-                f"a prompt of {longest} tokens and max_completion_length {self.settings.max_completion_length} exceed "
-                f"the model's context of {limit} tokens; set max_completion_length to at most {limit - longest}"
-            )
+    def _ended(self, token_ids: list[int]) -> bool:
+        """Whether an end token or a stop string ended it; a stop string may hide in tokens that text leaves out."""
+        short = len(token_ids) < self.settings.max_completion_length
+        return token_ids[-1] in self.eos_token_ids or (short and bool(self.settings.stop))
 
     def _generate_batch(self, prompt_ids: Sequence[Sequence[int]], seeds: list[int]) -> list[list[int]] | None:
         """Completions of one batch, or None when it did not fit and the batch size was halved."""
@@ -254,12 +134,22 @@ class TransformersEngine:
                 self.settings,
                 eos_token_ids=self.eos_token_ids,
                 pad_token_id=self.pad_token_id,
+                tokenizer=self.tokenizer,
             )
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:  # of which torch.OutOfMemoryError is one
+            if not _out_of_memory(error):
+                raise
             if self.batch_size == 1:
                 raise AapoError(
-                    "one sequence does not fit into GPU memory; lower max_completion_length or use a smaller model"
+                    "one sequence does not fit into memory; lower max_completion_length or use a smaller model"
                 ) from error
-            self.batch_size = max(1, self.batch_size // 2)
+            # From what was tried: a batch size above it would only be tried again.
+            self.batch_size = max(1, min(self.batch_size, len(prompt_ids)) // 2)
             torch.cuda.empty_cache()
             return None
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device or, by its allocator's words, the machine has no memory left."""
+    words = ("not enough memory", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(part in str(error) for part in words)

@@ -1,19 +1,33 @@
-"""Models and tokenizers by name, and what identifies them."""
+"""Models, LoRA adapters and tokenizers by name, and what identifies them.
+
+An adapter is a folder as PEFT saves it: adapter_config.json, which names the base model, and adapter_model.safetensors.
+"""
 
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from aapo.errors import InputError
 
 Identity = dict[str, Any]
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+class Base(NamedTuple):
+    """Name and revision of the model that an adapter was trained on."""
+
+    name: str
+    revision: str | None
 
 
 def check_model_folder(name: str) -> None:
     """Check that a local model folder holds weights, a configuration and a tokenizer; Hub names pass.
+
+    An adapter's folder needs no tokenizer where its base model has one.
 
     Raises:
         InputError: Something is missing.
@@ -23,6 +37,9 @@ def check_model_folder(name: str) -> None:
         if folder.is_absolute() or name.startswith("."):
             raise InputError(f"model_name_or_path is {name}, and there is no such folder; check the path")
         return
+    if (base := adapter_base(name)) is not None:
+        _check_adapter(folder, base)
+        return
     for pattern, what in (("*config.json", "configuration"), ("*.safetensors", "weights"), ("tokenizer*", "tokenizer")):
         if not any(folder.glob(pattern)):
             raise InputError(
@@ -31,13 +48,43 @@ def check_model_folder(name: str) -> None:
             )
 
 
+def adapter_base(name: str) -> Base | None:
+    """The base model of the LoRA adapter in the folder `name`; None where that is no adapter's folder.
+
+    Raises:
+        InputError: The adapter is of another type than LoRA, or names no base model.
+    """
+    file = Path(name) / ADAPTER_CONFIG
+    if not file.is_file():
+        return None
+    config = json.loads(file.read_text(encoding="utf-8"))
+    if config.get("peft_type") != "LORA":
+        raise InputError(
+            f"the adapter {name} has peft_type {config.get('peft_type')}; only LORA can be merged and used"
+        )
+    if not config.get("base_model_name_or_path"):
+        raise InputError(f"the adapter {name} names no base model; set base_model_name_or_path in {ADAPTER_CONFIG}")
+    return Base(config["base_model_name_or_path"], config.get("revision"))
+
+
+def _check_adapter(folder: Path, base: Base) -> None:
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise InputError(f"the adapter {folder} has no {ADAPTER_WEIGHTS}; save it with save_pretrained")
+    try:
+        check_model_folder(base.name)
+    except InputError as error:
+        raise InputError(_no_base(folder, base, error)) from error
+
+
 def load_tokenizer(name: str, revision: str | None = None, *, trust_remote_code: bool = False) -> Any:
-    """The tokenizer of a local folder or Hub model, padding on the left.
+    """The tokenizer of a local folder or Hub model, padding on the left; an adapter may leave it to its base model.
 
     Raises:
         InputError: It is missing or cannot be loaded.
     """
     check_model_folder(name)
+    if (base := adapter_base(name)) is not None and not any(Path(name).glob("tokenizer*")):
+        name, revision = base
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             name, revision=revision, padding_side="left", trust_remote_code=trust_remote_code
@@ -50,16 +97,42 @@ def load_tokenizer(name: str, revision: str | None = None, *, trust_remote_code:
 
 
 def load_model(name: str, revision: str | None = None, **options: Any) -> PreTrainedModel:
-    """The causal language model of a local folder or Hub name, from safetensors only.
+    """The causal language model of a local folder or Hub name, from safetensors only; an adapter merged into its base.
 
     Raises:
-        InputError: It is missing or cannot be loaded.
+        InputError: It, or the base model of an adapter, is missing or cannot be loaded.
     """
     check_model_folder(name)
+    if (base := adapter_base(name)) is not None:
+        return _load_merged(name, base, options)
     try:
         return AutoModelForCausalLM.from_pretrained(name, revision=revision, use_safetensors=True, **options)
     except (OSError, ValueError) as error:
         raise InputError(_cannot_load("model", name, error)) from error
+
+
+def _load_merged(name: str, base: Base, options: dict[str, Any]) -> PreTrainedModel:
+    try:
+        model = load_model(base.name, base.revision, **options)
+    except InputError as error:
+        raise InputError(_no_base(name, base, error)) from error
+    try:
+        merged: Any = PeftModel.from_pretrained(model, name).merge_and_unload()
+    except (ValueError, RuntimeError) as error:  # as PyTorch says that shapes differ
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"the adapter {name} does not fit its base model {base.name!r}: {reason}") from error
+    # PEFT freezes what it adapts; a plain model can be trained.
+    for parameter in merged.parameters():
+        if parameter.is_floating_point():
+            parameter.requires_grad_(True)
+    return merged
+
+
+def _no_base(adapter: str | Path, base: Base, error: Exception) -> str:
+    return (
+        f"the adapter {adapter} needs its base model {base.name!r}: {error}, or correct base_model_name_or_path in "
+        f"its {ADAPTER_CONFIG}"
+    )
 
 
 def _cannot_load(what: str, name: str, error: Exception) -> str:
@@ -70,15 +143,31 @@ def _cannot_load(what: str, name: str, error: Exception) -> str:
 
 
 def model_identity(name: str, revision: str | None = None) -> Identity:
-    """What identifies a model: the hash of its weights for a local folder, name and revision for a Hub model."""
+    """What identifies a model: the hash of its weights for a local folder, name and revision for a Hub model.
+
+    An adapter is identified by its weights, its configuration (which scales them) and its base model.
+    """
     folder = Path(name)
     if not folder.is_dir():
         return {"name": name, "revision": revision or "main"}
+    if (base := adapter_base(name)) is None:
+        return {"weights": _hash_files(sorted(folder.glob("*.safetensors")))}
+    config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    # The base model counts by what it is, not by where it lies.
+    kept = {key: value for key, value in config.items() if key not in ("base_model_name_or_path", "revision")}
+    return {
+        "weights": _hash_files([folder / ADAPTER_WEIGHTS]),
+        "adapter_config": hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16],
+        "base": model_identity(*base),
+    }
+
+
+def _hash_files(files: list[Path]) -> str:
     digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in files:
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return {"weights": digest.hexdigest()[:32]}
+    return digest.hexdigest()[:32]
 
 
 def tokenizer_identity(tokenizer: Any) -> Identity:
