@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 from aapo.errors import AapoError, InputError
 from aapo.files import write_json, write_parquet
 from aapo.grading import RewardFunction, reward_name, reward_spec
-from aapo.reference.identity import SampleIdentity, differences, digest, reward_versions
-from aapo.reference.rows import read_row, write_row
+from aapo.samples.identity import SampleIdentity, differences, digest, reward_versions
+from aapo.samples.rows import read_row, write_row
 from aapo.sampling import Completion
 from aapo.scoring import Prompt, Scores, beside
 
@@ -45,6 +45,7 @@ SAMPLES_SCHEMA = pa.schema(
         ("finish_reasons", pa.list_(pa.string())),
     ]
 )
+STORED = tuple(SAMPLES_SCHEMA.names)
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def claim(path: Path, identity: SampleIdentity) -> None:
     if (path / MANIFEST).exists():
         if changed := differences(read_identity(path), identity):
             raise InputError(f"{path} holds another bank: {'; '.join(changed)}; give another --output")
-    elif path.exists() and any(path.iterdir()):
+    elif path.exists() and any(not file.name.startswith(".") for file in path.iterdir()):  # one may be being written
         raise InputError(f"{path} is not empty and not a reference bank; give another --output")
     else:
         write_json(path / MANIFEST, {"format": FORMAT, "identity": identity})
@@ -120,7 +121,7 @@ def remove_leftovers(path: Path) -> None:
     """Remove the temporary files of builds and rescorings that were killed."""
     for leftover in path.rglob(".*.tmp"):
         if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
-            leftover.unlink()
+            leftover.unlink(missing_ok=True)
 
 
 def score_sets(path: Path) -> list[ScoreSet]:
