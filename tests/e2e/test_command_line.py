@@ -14,8 +14,9 @@ import yaml
 
 from aapo.cli.app import run
 from aapo.grading import custom
-from aapo.reference import ReferenceBank, newest_scores, score_sets
+from aapo.reference import ReferenceBank
 from aapo.runs import RunDirectory
+from aapo.samples import newest_scores, score_sets
 
 SMALL = {
     "base_model": {
@@ -85,7 +86,7 @@ def trained(workplace):
 def test_train_goes_from_nothing_to_a_report(trained):
     run_directory, out = trained
     for stage in ("base model: ", "reference bank: 48/48", "aapo training: 4/4", "evaluating base: 16/16",
-                  "evaluating trained: 16/16", "held-out accuracy"):  # fmt: skip
+                  "evaluating trained: 16/16", "Percent right with 95% interval"):  # fmt: skip
         assert stage in out
     assert out.strip().splitlines()[-1] == f"run directory {run_directory.path}"
     for note in ("reward ", "accuracy ", "dead ", "margin ", "length ", "tok/s", "left"):
@@ -101,16 +102,18 @@ def test_train_goes_from_nothing_to_a_report(trained):
         unanswered = sum(r["verdict/accuracy"] == "no_answer" for r in rollouts)
         assert row["grading/no_answer_frac"] == pytest.approx(unanswered / 16, abs=1e-5)
         assert all(r["rule/accuracy"] for r in rollouts)
-    summary = json.loads((run_directory.evaluation / "summary.json").read_text())
+    results = json.loads((run_directory.evaluation / "results.json").read_text())
+    assert {row["metric"] for row in results} == {"avg@2", "pass@2", "maj@2"}
+    summary = [row for row in results if row["metric"] == "avg@2"]
     assert [row["model"] for row in summary] == ["base", "trained"]
     for row in summary:
         assert (row["task"], row["metric"]) == ("basic_arithmetic", "avg@2")
         assert (row["num_problems"], row["num_samples"]) == (8, 2)
         assert 0 <= row["low"] <= row["estimate"] <= row["high"] <= 1
-        assert 0 <= row["no_answer_frac"] <= 1 and row["timeout_frac"] == row["unparseable_gold_frac"] == 0
-    stored = pq.read_table(run_directory.evaluation / "trained.parquet").to_pylist()
+        assert 0 <= row["no_answer_frac"] <= 1 and row["timeout_frac"] == row["unparseable_gold"] == 0
+    stored = pq.read_table(run_directory.evaluation / "samples" / "trained--basic_arithmetic.parquet").to_pylist()
     for row in stored:
-        assert row["correct"] == row["reward/accuracy"] == float(row["verdict/accuracy"] == "correct")
+        assert row["correct"] == row["reward/accuracy"] == float(row["verdict"] == "correct")
         assert row["reward/format"] in (0.0, 1.0)
     page = run_directory.report.read_text()
     assert "Held-out accuracy" in page and list(run_directory.figures.glob("*.png"))
@@ -203,7 +206,7 @@ def test_bank_rescore_prints_what_changes_and_keeps_what_was(trained, workplace,
 
 
 def test_bank_rescore_goes_on_after_a_kill(trained, workplace, capsys, monkeypatch):
-    monkeypatch.setattr("aapo.reference.bank.PROMPTS_PER_FILE", 2)
+    monkeypatch.setattr("aapo.samples.store.PROMPTS_PER_FILE", 2)
     lines_of(capsys, "bank", "build", "small.yaml", "--output", "slow-bank", "--num_train_prompts", "20")
     (workplace / "slow.py").write_text(
         "import time\ndef slow(completions, **columns):\n    time.sleep(0.3)\n    return [1.0 for _ in completions]\n"
@@ -231,13 +234,39 @@ def test_eval_of_a_run_and_of_a_file(trained, workplace, capsys):
     )
     out = lines_of(
         capsys, "eval", "run", "--tasks", "reasoning_gym:basic_arithmetic,held.jsonl", "--num-samples", "3", "--output",
-        "results", "--num_eval_prompts", "5",
+        "results", "--num_problems", "5",
     )  # fmt: skip
-    assert "basic_arithmetic" in out and "held.jsonl" in out
+    assert "basic_arithmetic" in out and "held" in out and "results results/results.json" in out
     rows = json.loads((workplace / "results" / "results.json").read_text())
-    assert [(row["task"], row["num_problems"], row["metric"]) for row in rows] == [
-        ("basic_arithmetic", 5, "avg@3"), ("held.jsonl", 5, "avg@3"),
+    assert [(row["task"], row["num_problems"]) for row in rows if row["metric"] == "avg@3"] == [
+        ("basic_arithmetic", 5), ("held", 5), ("average", 10),
     ]  # fmt: skip
+    assert {row["protocol"].partition("@")[0] for row in rows} == {"recipe+num_samples"}
+
+
+def test_a_sweep_over_checkpoints(trained, workplace, capsys):
+    sweep = ("eval", "run", "--checkpoints", "base,2,all", "--tasks", "held_out", "--output", "sweep")
+    assert "two models are called run@2" in refused(capsys, *sweep)
+    sweep = ("eval", "run", "--checkpoints", "base,all", "--against", "base", "--output", "sweep")
+    out = lines_of(capsys, *sweep, "--tasks", "held_out")
+    assert "selected on the test" in " ".join(out.split())
+    rows = json.loads((workplace / "sweep" / "results.json").read_text())
+    models = ["run@base", "run@2", "run@4", "run"]
+    assert [row["model"] for row in rows if row["metric"] == "avg@2"] == models
+    own = json.loads((workplace / "run" / "evaluation" / "results.json").read_text())
+    trained_row, base_row = (next(row for row in own if row["model"] == name) for name in ("trained", "base"))
+    found = {row["model"]: row for row in rows if row["metric"] == "avg@2"}
+    # The run's own evaluation, by the same protocol and the same samples.
+    for one, other in ((trained_row, found["run"]), (base_row, found["run@base"])):
+        assert {**one, "model": ""} == {**other, "model": ""}
+    assert found["run@4"]["estimate"] == found["run"]["estimate"]  # the last checkpoint is the final model
+    differences = json.loads((workplace / "sweep" / "differences.json").read_text())
+    assert [row["model"] for row in differences] == models[1:]
+    out = lines_of(capsys, *sweep, "--tasks", "reasoning_gym:chain_sum", "--dev-tasks", "held_out", "--num_problems", 4)
+    assert "development tasks basic_arithmetic, not on the tasks reported" in " ".join(out.split())
+    assert "run has no checkpoint '3'; it has 2, 4" in refused(
+        capsys, "eval", "run", "--checkpoints", "3", "--tasks", "held_out"
+    )
 
 
 def test_report_of_several_runs(trained, workplace, capsys):
@@ -292,7 +321,7 @@ def test_kill_during_the_bank_leaves_whole_files_that_the_next_build_completes(t
                 "--eval_num_samples", "null", "--dataset_settings", "{operators: ['+'], min_terms: 2, max_terms: 2, "
                 "min_digits: 2, max_digits: 2, allow_parentheses: false}",
                 "--base_model", "null", "--model_name_or_path", trained[0].model)  # fmt: skip
-    patch = "import aapo.reference.bank as b; b.PROMPTS_PER_FILE = 4; from aapo.cli import main; main()"
+    patch = "import aapo.samples.store as b; b.PROMPTS_PER_FILE = 4; from aapo.cli import main; main()"
     arguments = [sys.executable, "-c", patch, "bank", "build", "small.yaml", "--output", "killed"]
     process = subprocess.Popen([*arguments, *map(str, settings)], env=os.environ, stdout=subprocess.DEVNULL)
     wait_for(lambda: len(list((workplace / "killed").glob("scores/*/scores-*"))) >= 2, process)
@@ -399,7 +428,8 @@ class TestBadInput:
             ("train", "small.yaml", "--dry-run"), ("bank", "build", "small.yaml"),
             ("eval", "run", "--tasks", "reasoning_gym:basic_arithmetic"),
         ):  # fmt: skip
-            flags = ("--reward_funcs", "needs.py:needs", "--reward_weights", "null")
+            flags = ("--reward_funcs", "needs.py:needs")
+            flags += ("--reward_weights", "null") if arguments[0] != "eval" else ()
             assert needs in refused(capsys, *arguments, *flags)
         manifest = newest_scores(workplace / "own-bank").path / "manifest.json"
         manifest.write_text(manifest.read_text().replace('"format": {', '"format": null, "was": {'))
@@ -455,7 +485,7 @@ def test_torchrun_trains_as_one_process_and_lora_trains(workplace):
     for one, two in zip(lines[1].metrics(), lines[2].metrics(), strict=True):
         for key in ("reward", "margin/mean", "loss", "completions/mean_length"):
             assert one[key] == pytest.approx(two[key], abs=1e-4)
-    summaries = [json.loads((each.evaluation / "summary.json").read_text()) for each in lines.values()]
+    summaries = [json.loads((each.evaluation / "results.json").read_text()) for each in lines.values()]
     assert summaries[0] == summaries[1]
 
     lora = ("--use_peft", "true", "--lora_target_modules", "q_proj,v_proj", "--output_dir", "lora", *settings)

@@ -12,8 +12,9 @@ from datasets import Dataset
 from aapo.errors import AapoError, InputError
 from aapo.files import write_text
 from aapo.grading import accuracy, format
-from aapo.reference import ReferenceBank, bank_identity, differences, summarize
-from aapo.reference.storage import MANIFEST
+from aapo.reference import ReferenceBank, bank_identity, summarize
+from aapo.samples import differences
+from aapo.samples.storage import MANIFEST
 from aapo.sampling import (
     SamplingSettings,
     TransformersEngine,
@@ -95,7 +96,7 @@ def test_a_duplicate_prompt_is_sampled_once(tmp_path, engine, identity, addition
 
 
 def test_a_killed_build_goes_on_where_it_stopped(tmp_path, engine, identity, addition, monkeypatch):
-    monkeypatch.setattr("aapo.reference.bank.PROMPTS_PER_FILE", 2)
+    monkeypatch.setattr("aapo.samples.store.PROMPTS_PER_FILE", 2)
     engine.killed_after = 12
     with pytest.raises(KeyboardInterrupt):
         ReferenceBank.build(tmp_path / "bank", addition, engine, REWARDS, identity())

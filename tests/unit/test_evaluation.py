@@ -1,94 +1,254 @@
 import json
-import math
 from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 
-from aapo.evaluation import Evaluation, average_accuracy, evaluate, save_evaluations
+from aapo.errors import AapoError, InputError
+from aapo.evaluation import (
+    Evaluation,
+    EvaluationJob,
+    difference_rows,
+    read_evaluations,
+    read_results,
+    result_rows,
+    save_results,
+    select,
+)
+from aapo.evaluation.evaluate import SAMPLE_COLUMNS
+from aapo.evaluation.votes import answer_classes
 from aapo.grading import accuracy, format
-from aapo.sampling import Completion, SamplingSettings, TransformersEngine, load_model, load_tokenizer
-from aapo.scoring import Prompt, ScoredPrompt, score
+from aapo.samples import bank_identity
+from aapo.sampling import (
+    Completion,
+    SamplingSettings,
+    TransformersEngine,
+    load_model,
+    load_tokenizer,
+    model_identity,
+    tokenizer_identity,
+)
 
 
-def test_one_sample_gives_wilsons_interval():
-    correct = np.array([[1.0]] * 8 + [[0.0]] * 2)
-    estimate = average_accuracy(correct)
-    # Wilson at 8 of 10 with z = 1.96: centre (0.8 + 0.19208) / 1.38416, half width 1.41604 * 0.15963...
-    assert estimate.estimate == pytest.approx(0.8)
-    assert estimate.low == pytest.approx(0.4902, abs=1e-3)
-    assert estimate.high == pytest.approx(0.9433, abs=1e-3)
+class Scripted:
+    """An engine that says what a script says, by question and sample."""
+
+    batch_size = 4
+
+    def __init__(self, tokenizer, script):
+        self.tokenizer = tokenizer
+        self.script = script
+        self.calls = 0
+
+    def generate(self, prompt_ids, seeds, on_batch=lambda done: None):
+        self.calls += 1
+        said = []
+        for ids in prompt_ids:
+            question = self.tokenizer.decode(ids, skip_special_tokens=True)
+            texts = next(texts for key, texts in self.script.items() if key in question)
+            text = texts[sum(1 for other, _ in said if other == question) % len(texts)]
+            said.append((question, text))
+        on_batch(len(said))
+        return [Completion(text, [1, 2, 3], "length" if text.endswith("...") else "stop") for _, text in said]
 
 
-def test_several_samples_are_averaged_by_problem_and_never_treated_as_independent():
-    # 50 problems always right, 50 always wrong: 16 samples each tell no more than one.
-    decided = np.repeat([[1.0], [0.0]], 50, axis=0)
-    many = average_accuracy(np.repeat(decided, 16, axis=1))
-    assert many.estimate == 0.5
-    half_width = 1.96 * math.sqrt(0.25 / 100)
-    assert many.high - many.low == pytest.approx(2 * half_width, rel=0.1)
-
-
-def test_unscored_samples_and_problems_are_left_out():
-    nan = math.nan
-    assert average_accuracy(np.array([[1.0, nan], [0.0, 0.0], [nan, nan]])).estimate == 0.5
-    assert all(math.isnan(value) for value in average_accuracy(np.array([[nan, nan]])))
-
-
-def test_unanimous_problems_still_have_an_interval():
-    estimate = average_accuracy(np.ones((20, 4)))
-    assert estimate.estimate == 1.0 == estimate.high
-    assert 0.8 < estimate.low < 0.9  # Wilson at 20 of 20: 1 / (1 + 3.84 / 20) = 0.839
-
-
-@pytest.mark.parametrize("num_samples", [1, 8])
-def test_intervals_cover_about_as_often_as_they_say(num_samples):
-    rng = np.random.default_rng(0)
-    covered = []
-    for trial in range(300):
-        rates = rng.beta(1, 1, size=(60, 1))
-        low, high = average_accuracy((rng.random((60, num_samples)) < rates).astype(float), seed=trial)[1:]
-        covered.append(low <= 0.5 <= high)
-    assert 0.91 <= np.mean(covered) <= 0.98  # 95% within four standard errors of 300 trials
-
-
-def test_an_evaluation_is_repeatable_and_stored_whole(tiny_folder, addition, tmp_path):
-    engine = TransformersEngine(
-        load_model(str(tiny_folder)), load_tokenizer(str(tiny_folder)), SamplingSettings(max_completion_length=5)
+def job_of(tiny_folder, tmp_path, engine, prompts, rewards=(accuracy,), num_samples=4, model="tiny", seed=0):
+    tokenizer = load_tokenizer(str(tiny_folder))
+    settings = SamplingSettings(max_completion_length=5)
+    identity = bank_identity(
+        model_identity(str(tiny_folder)), tokenizer_identity(tokenizer), settings.describe(), rewards, num_samples, seed
     )
-    one, two = (evaluate("tiny", "sums", addition, engine, [accuracy, format], num_samples=3, seed=1) for _ in range(2))
-    assert one.scored == two.scored
-    # A problem's samples do not depend on the problems beside it.
-    alone = evaluate("tiny", "sums", addition.select([5]), engine, [accuracy], num_samples=3, seed=1)
-    assert alone.scored[0].completions == one.scored[5].completions
-    save_evaluations(tmp_path, [one])
-    (row,) = json.loads((tmp_path / "summary.json").read_text())
-    assert (row["model"], row["metric"], row["num_problems"], row["num_samples"]) == ("tiny", "avg@3", 8, 3)
-    stored = pq.read_table(tmp_path / "tiny.parquet").to_pylist()
-    assert len(stored) == 24 and stored[15]["prompt"] == "Calculate 6 + 6." and stored[15]["gold"] == "12"
-    assert row["estimate"] == pytest.approx(np.mean([item["correct"] for item in stored]))
+    return EvaluationJob(model, "sums", "mine@12345678", prompts, engine, list(rewards), identity, tmp_path / "store")
 
 
-def test_every_reward_and_verdict_is_stored(tmp_path):
-    completions = [Completion(text, [1], "stop") for text in (r"\boxed{2}", r"\boxed{3}", "two", "2")]
+def evaluated(*args, **kwargs) -> Evaluation:
+    job = job_of(*args, **kwargs)
+    job.sample()
+    return job.collect()
 
+
+def scripted(tiny_folder, **script):
+    return Scripted(load_tokenizer(str(tiny_folder)), script)
+
+
+PROMPTS = Dataset.from_list(
+    [
+        {"prompt": [{"role": "user", "content": f"{letter} = ?"}], "answer": gold}
+        for letter, gold in (("A", "2"), ("B", "1/2"), ("C", "7"))
+    ]
+)
+SCRIPT = {
+    "A": [r"\boxed{2}", r"\boxed{3}", r"\boxed{3.0}", "none..."],
+    "B": [r"\boxed{0.5}", r"\boxed{\frac12}", r"\boxed{5}", r"\boxed{6}"],
+    "C": [r"\boxed{8}"],
+}
+
+
+def test_scores_votes_and_shares_of_known_completions(tiny_folder, tmp_path):
+    evaluation = evaluated(tiny_folder, tmp_path, scripted(tiny_folder, **SCRIPT), PROMPTS)
+    assert evaluation.correct_PK.tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]]
+    # 3 and 3.0 are one answer, 0.5 and 1/2 too; none has no class.
+    assert evaluation.classes_PK.tolist() == [[0, 1, 1, -1], [0, 0, 1, 2], [1, 1, 1, 1]]
+    rows = {row["metric"]: row for row in result_rows([evaluation], [1, 2, 4])}
+    assert rows["avg@4"]["estimate"] == pytest.approx((1 / 4 + 2 / 4 + 0) / 3)
+    # pass@2: 1 - C(3, 2)/C(4, 2) = 1/2 and 1 - C(2, 2)/C(4, 2) = 5/6; the majority of 4 errs on A and C.
+    assert rows["pass@2"]["estimate"] == pytest.approx((1 / 2 + 5 / 6 + 0) / 3)
+    assert rows["pass@4"]["estimate"] == pytest.approx(2 / 3) and rows["maj@4"]["estimate"] == pytest.approx(1 / 3)
+    assert rows["pass@1"]["estimate"] == pytest.approx(rows["avg@4"]["estimate"])
+    row = rows["avg@4"]
+    assert (row["num_problems"], row["num_samples"], row["protocol"]) == (3, 4, "mine@12345678")
+    assert (row["truncated_frac"], row["no_answer_frac"], row["timeout_frac"]) == (1 / 12, 1 / 12, 0)
+    assert (row["unparseable_gold"], row["mean_tokens"]) == (0, 3)
+    with pytest.raises(InputError, match="k is 5 and sums has 4 samples"):
+        result_rows([evaluation], [5])
+
+
+def test_a_gold_answer_that_cannot_be_read_is_counted_and_left_out(tiny_folder, tmp_path):
+    prompts = Dataset.from_list([*PROMPTS, {"prompt": [{"role": "user", "content": "D = ?"}], "answer": r"\frac{1}{"}])
+    evaluation = evaluated(tiny_folder, tmp_path, scripted(tiny_folder, **SCRIPT, D=[r"\boxed{1}"]), prompts)
+    row = evaluation.summary()
+    assert row["unparseable_gold"] == 1 and row["num_problems"] == 4
+    assert row["estimate"] == pytest.approx((1 / 4 + 2 / 4 + 0) / 3)
+
+
+def test_samples_are_stored_and_read_again(tiny_folder, tmp_path):
+    evaluation = evaluated(tiny_folder, tmp_path, scripted(tiny_folder, **SCRIPT), PROMPTS, rewards=(accuracy, format))
+    rows = result_rows([evaluation])
+    save_results(tmp_path / "out", [evaluation], rows, [], {"name": "mine"})
+    assert read_results(tmp_path / "out") == read_results(tmp_path / "out" / "results.json") == rows
+    (again,) = read_evaluations(tmp_path / "out")
+    assert again.summary() == evaluation.summary()
+    stored = pq.read_table(tmp_path / "out" / "samples" / "tiny--sums.parquet").to_pylist()
+    assert list(stored[0])[: len(SAMPLE_COLUMNS)] == list(SAMPLE_COLUMNS)
+    first = stored[1]
+    assert (first["completion"], first["extracted"], first["verdict"], first["rule"]) == (
+        r"\boxed{3}",
+        "3",
+        "wrong",
+        "number",
+    )
+    assert (first["finish_reason"], first["completion_tokens"], first["reward/format"]) == ("stop", 3, 0.0)
+    assert stored[3]["finish_reason"] == "length" and stored[3]["verdict"] == "no_answer"
+    with pytest.raises(InputError, match="is not a result"):
+        read_results(tmp_path)
+
+
+def test_finished_samples_are_found_again_but_never_for_other_weights_or_seeds(tiny_folder, tmp_path):
+    engine = scripted(tiny_folder, **SCRIPT)
+    first = evaluated(tiny_folder, tmp_path, engine, PROMPTS)
+    calls = engine.calls
+    assert calls == 3  # one problem of four samples fills a batch of four
+    renamed = evaluated(tiny_folder, tmp_path, engine, PROMPTS, model="renamed")
+    assert engine.calls == calls and renamed.correct_PK.tolist() == first.correct_PK.tolist()
+    evaluated(tiny_folder, tmp_path, engine, PROMPTS, rewards=(format,))  # graded anew, not sampled
+    assert engine.calls == calls
+    evaluated(tiny_folder, tmp_path, engine, PROMPTS, seed=1)
+    assert engine.calls == 2 * calls
+    job = job_of(tiny_folder, tmp_path, engine, PROMPTS)
+    other = replace(job, identity={**job.identity, "model": {"weights": "others"}})
+    other.sample()
+    assert engine.calls == 3 * calls
+
+
+def test_an_interrupted_evaluation_goes_on_to_the_same_result(tiny_folder, addition, tmp_path):
+    def engine():
+        settings = SamplingSettings(max_completion_length=5)
+        return TransformersEngine(
+            load_model(str(tiny_folder)), load_tokenizer(str(tiny_folder)), settings, batch_size=6
+        )
+
+    whole = evaluated(tiny_folder, tmp_path / "whole", engine(), addition, num_samples=3)
+
+    def stop(done, total):
+        if done >= 12:
+            raise KeyboardInterrupt
+
+    job = job_of(tiny_folder, tmp_path / "cut", engine(), addition, num_samples=3)
+    with pytest.raises(KeyboardInterrupt):
+        job.sample(stop)
+    with pytest.raises(AapoError, match=r"of 8 problems of sums are not sampled yet"):
+        job.collect()
+    job.sample()
+    assert job.collect().table.equals(whole.table)
+
+
+def test_shares_make_the_whole(tiny_folder, tmp_path):
+    whole = evaluated(tiny_folder, tmp_path / "whole", scripted(tiny_folder, **SCRIPT), PROMPTS)
+    job = job_of(tiny_folder, tmp_path / "shares", scripted(tiny_folder, **SCRIPT), PROMPTS)
+    for rank in (1, 0):
+        job.sample(rank=rank, num_ranks=2)
+    assert job.collect().table.equals(whole.table)
+
+
+def test_differences_are_paired_by_problem_across_models(tiny_folder, tmp_path):
+    one = evaluated(tiny_folder, tmp_path, scripted(tiny_folder, **SCRIPT), PROMPTS, model="one")
+    better = {**SCRIPT, "C": [r"\boxed{7}"]}
+    job = job_of(tiny_folder, tmp_path, scripted(tiny_folder, **better), PROMPTS.select([2, 1, 0]), model="two")
+    job = replace(job, identity={**job.identity, "model": {"weights": "others"}})
+    job.sample()
+    two = job.collect()
+    (row,) = difference_rows([two], [one])
+    assert (row["model"], row["against"], row["num_problems"]) == ("two", "one", 3)
+    assert row["difference"] == pytest.approx(1 / 3) and row["low"] <= 0 < row["high"]
+    assert row["verdict"] == "inside the noise"
+    fewer = replace(one, table=one.table.slice(0, 8))
+    with pytest.raises(InputError, match=r"different problems of sums \(3 and 2, 2 in common\)"):
+        difference_rows([two], [fewer])
+
+
+def test_averages_weigh_tasks_alike(tiny_folder, tmp_path):
+    one = evaluated(tiny_folder, tmp_path, scripted(tiny_folder, **SCRIPT), PROMPTS)
+    job = replace(job_of(tiny_folder, tmp_path, scripted(tiny_folder, **SCRIPT), PROMPTS.select([1])), task="other")
+    job.sample()
+    rows = result_rows([one, job.collect()])
+    average = {row["metric"]: row for row in rows if row["task"] == "average"}
+    assert average["avg@4"]["estimate"] == pytest.approx((0.25 + 0.5) / 2)
+    assert average["pass@4"]["estimate"] == pytest.approx((2 / 3 + 1) / 2)
+    assert average["avg@4"]["num_problems"] == 4 and average["avg@4"]["truncated_frac"] == pytest.approx(1 / 24)
+
+
+def test_a_checkpoint_chosen_on_the_test_is_said_to_be(tiny_folder, tmp_path):
+    def of(model, right, task="sums"):
+        script = {letter: [r"\boxed{2}" if letter == "A" and right else r"\boxed{9}"] for letter in "ABC"}
+        job = job_of(tiny_folder, tmp_path / model / task, scripted(tiny_folder, **script), PROMPTS, model=model)
+        job = replace(job, task=task)
+        job.sample()
+        return job.collect()
+
+    test = [of("run@1", False), of("run@2", True)]
+    chosen = select(["run@1", "run@2"], [], test)
+    assert chosen.model == "run@2" and chosen.on_test and "selected on the test" in chosen.sentence
+    development = [of("run@1", True, "dev"), of("run@2", False, "dev")]
+    chosen = select(["run@1", "run@2"], development, test)
+    assert chosen.model == "run@1" and not chosen.on_test and "development tasks dev" in chosen.sentence
+
+
+def test_answers_of_other_verifiers_are_the_same_where_their_text_is():
+    assert answer_classes(["a b", "a  b", "0.5", "1/2", None], [0, 0, 0, 0, 0], mathematical=False) == [
+        1,
+        1,
+        2,
+        3,
+        None,
+    ]
+    assert answer_classes(["0.5", "1/2", "x"], [0, 0, 1], mathematical=True) == [1, 1, 0]
+
+
+def test_notes_with_the_name_of_a_column_are_renamed(tiny_folder, tmp_path):
     def unsure(completions, log_extra, **columns):
-        log_extra("gold", ["a", None, "b", "c"])
-        return [None, 0.25, 0.5, 0.75]
+        log_extra("gold", ["a"] * len(completions))
+        log_extra("mood", ["b"] * len(completions))
+        return [None, *[0.75] * (len(completions) - 1)]
 
-    prompt = Prompt("key", "1 + 1", [1], "2", {"prompt": "1 + 1", "answer": "2"})
-    scores = score([accuracy, unsure], [prompt.row] * 4, completions)
-    other = ScoredPrompt(replace(prompt, key="other"), completions, {name: [0.0] * 4 for name in scores.rewards}, {})
-    scored = [ScoredPrompt(prompt, completions, scores.rewards, scores.notes), other]
-    evaluation = Evaluation("tiny", "sums", ("accuracy", "unsure"), scored, 4)
-    save_evaluations(tmp_path, [evaluation])
-    rows = pq.read_table(tmp_path / "tiny.parquet").to_pylist()
-    assert [row["reward/accuracy"] for row in rows] == [row["correct"] for row in rows] == [1.0] + [0.0] * 7
-    assert [row["reward/unsure"] for row in rows] == [None, 0.25, 0.5, 0.75] + [0.0] * 4
-    assert [row["verdict/accuracy"] for row in rows] == ["correct", "wrong", "no_answer", "no_answer"] + [None] * 4
-    assert [row["extracted/accuracy"] for row in rows[:3]] == ["2", "3", None]
-    assert [row["note/gold"] for row in rows[:4]] == ["a", None, "b", "c"] and rows[0]["gold"] == "2"
-    (summary,) = json.loads((tmp_path / "summary.json").read_text())
-    assert (summary["no_answer_frac"], summary["timeout_frac"], summary["unparseable_gold_frac"]) == (2 / 8, 0, 0)
-    assert "no_answer_frac" not in Evaluation("tiny", "sums", ("accuracy",), [other], 4).summary()
+    evaluation = evaluated(
+        tiny_folder, tmp_path, scripted(tiny_folder, **SCRIPT), PROMPTS.select([0]), rewards=(unsure,)
+    )
+    row = evaluation.table.to_pylist()[0]
+    assert row["note/gold"] == "a" and row["gold"] == "2" and row["mood"] == "b"
+    assert row["verdict"] is None and row["correct"] is None
+    summary = evaluation.summary()
+    assert summary["estimate"] == 1 and summary["no_answer_frac"] is None and summary["unparseable_gold"] is None
+    assert np.isnan(evaluation.correct_PK[0, 0])
+    json.dumps(summary)

@@ -58,7 +58,7 @@ def add_summary(run: RunDirectory, base: Estimate, trained: Estimate, task: str 
         {"model": model, "task": task, "metric": "avg@4", **dict(zip(names, estimate, strict=True))}
         for model, estimate in (("base", base), ("trained", trained))
     ]
-    write_json(run.evaluation / "summary.json", rows)
+    write_json(run.evaluation / "results.json", rows)
 
 
 def add_completions(run: RunDirectory, corrects: dict[str, list[float | None]], completion: str = "2") -> None:
@@ -73,14 +73,14 @@ def add_completions(run: RunDirectory, corrects: dict[str, list[float | None]], 
                 "gold": str(1 + place),
                 "completion": completion,
                 "completion_tokens": 12,
-                "truncated": model == "base",
+                "finish_reason": "length" if model == "base" else "stop",
                 "correct": correct,
-                "verdict/accuracy": {1.0: "correct", 0.0: "no_answer", None: "unparseable_gold"}[correct],
-                "rule/accuracy": "number" if correct else None,
+                "verdict": {1.0: "correct", 0.0: "no_answer", None: "unparseable_gold"}[correct],
+                "rule": "number" if correct else None,
             }
             for place, correct in enumerate(values)
         ]
-        write_parquet(run.evaluation / f"{model}.parquet", pa.Table.from_pylist(rows))
+        write_parquet(run.evaluation / "samples" / f"{model}--addition.parquet", pa.Table.from_pylist(rows))
 
 
 def page_of(run: RunDirectory) -> str:
@@ -167,9 +167,9 @@ def test_mean_accuracy_decides_where_it_was_measured():
 def test_one_model_alone_is_no_comparison(tmp_path, missing):
     run = make_run(tmp_path / "run")
     add_summary(run, LOW, HIGH)
-    rows = json.loads((run.evaluation / "summary.json").read_text())
+    rows = json.loads((run.evaluation / "results.json").read_text())
     rows[0]["estimate"] = missing
-    write_json(run.evaluation / "summary.json", rows)
+    write_json(run.evaluation / "results.json", rows)
     page = page_of(run)
     assert "nothing to compare" in page
     assert "the trained model reaches" in page

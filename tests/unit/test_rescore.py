@@ -15,17 +15,10 @@ from datasets import Dataset
 
 from aapo.errors import InputError
 from aapo.grading import accuracy, format, reward_function
-from aapo.reference import (
-    ReferenceBank,
-    bank_identity,
-    compare_scores,
-    newest_scores,
-    reward_versions,
-    score_sets,
-    summarize,
-)
-from aapo.reference.rows import read_row, write_row
-from aapo.reference.storage import read_samples, sample_files
+from aapo.reference import ReferenceBank, bank_identity, compare_scores, summarize
+from aapo.samples import newest_scores, reward_versions, score_sets
+from aapo.samples.rows import read_row, write_row
+from aapo.samples.storage import read_samples, sample_files
 from aapo.sampling import Completion, load_tokenizer
 
 TEXTS = ("<answer>{sum}</answer>", "<answer>0</answer>", "I do not know.", "The sum: {sum}")
@@ -53,7 +46,7 @@ def engine(tiny_folder):
 
 @pytest.fixture
 def files_of_two(monkeypatch):
-    monkeypatch.setattr("aapo.reference.bank.PROMPTS_PER_FILE", 2)
+    monkeypatch.setattr("aapo.samples.store.PROMPTS_PER_FILE", 2)
 
 
 @pytest.fixture

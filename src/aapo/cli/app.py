@@ -29,6 +29,8 @@ bank_app = typer.Typer(help="Build, inspect and rescore reference banks.", no_ar
 base_app = typer.Typer(help="Build small base models from scratch.", no_args_is_help=True)
 app.add_typer(bank_app, name="bank")
 app.add_typer(base_app, name="base")
+export_app = typer.Typer(help="Write our tasks for other tools.", no_args_is_help=True)
+app.add_typer(export_app, name="export")
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help=RECIPE_HELP)]
 BankArgument = Annotated[Path, typer.Argument(metavar="BANK", help="A bank's folder.")]
@@ -107,18 +109,119 @@ def bank_rescore(
 @app.command("eval", context_settings=FLAGS)
 def evaluate(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, a Hub name or a run directory.")],
-    tasks: Annotated[str, typer.Option(help="Comma-separated: reasoning_gym:TASK, local files, Hub data sets.")],
-    num_samples: Annotated[int, typer.Option("--num-samples", min=1, help="Samples per problem.")] = 4,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, a LoRA adapter, a Hub name or a run.")],
+    tasks: Annotated[str, typer.Option(help="Comma-separated benchmarks, reasoning_gym:TASK, data or .yaml files.")],
+    also: Annotated[str | None, typer.Option("--models", help="Further models, comma-separated.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="A shipped protocol or a .yaml file; `aapo protocols`.")] = None,
+    num_samples: Annotated[int | None, typer.Option("--num-samples", min=1, help="Samples per problem.")] = None,
+    k: Annotated[str | None, typer.Option("--k", help="Comma-separated k of pass@k and maj@k; by default n.")] = None,
+    checkpoints: Annotated[
+        str | None, typer.Option(help="Of a run: all, or comma-separated steps, base, final.")
+    ] = None,
+    dev_tasks: Annotated[str, typer.Option("--dev-tasks", help="Tasks that choose among checkpoints.")] = "",
+    against: Annotated[str | None, typer.Option(help="A model, a result, or of a run: base.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision of a Hub model.")] = None,
+    engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
+    dtype: Annotated[str, typer.Option(help="Precision of the weights.")] = "auto",
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Sequences sampled at once.")] = None,
+    tensor_parallel_size: Annotated[int, typer.Option("--tensor-parallel-size", min=1, help="GPUs a model.")] = 1,
+    share: Annotated[
+        str | None, typer.Option(help="I/N: sample only that share (0/4 ... 3/4), for N jobs with one cache.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
+    published: Annotated[str | None, typer.Option(help="Rows of the paper's Table 1: 'Qwen 1.5B', ... or all.")] = None,
+    mix_protocols: Annotated[bool, typer.Option("--mix-protocols", help="Compare across protocols.")] = False,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code.")] = False,
     output: OutputOption = None,
 ) -> None:
-    """Evaluate a model on held-out prompts, with 95% intervals.
+    """Evaluate a model on benchmarks, every score with its 95% interval.
 
-    Fields of a recipe that say how prompts are put and sampled can be set as `--field value`.
+    Settings of the protocol and of tasks can be set as `--setting value`. An evaluation that was interrupted goes on
+    where it was; a finished one is found again by the model's weights.
     """
-    from aapo.cli import commands
+    from aapo.cli import evaluation
 
-    commands.evaluate(model, tasks.split(","), num_samples, output, context.args)
+    options = evaluation.Options(
+        tasks=_listed(tasks),
+        dev_tasks=_listed(dev_tasks),
+        protocol=protocol,
+        num_samples=num_samples,
+        ks=None if k is None else [_whole("--k", part) for part in _listed(k)],
+        checkpoints=checkpoints,
+        against=against,
+        revision=revision,
+        engine=engine,
+        dtype=dtype,
+        batch_size=batch_size,
+        tensor_parallel_size=tensor_parallel_size,
+        share=_share(share),
+        seed=seed,
+        published=published,
+        mix_protocols=mix_protocols,
+        trust_remote_code=trust_remote_code,
+        output=output,
+    )
+    if engine not in ("transformers", "vllm"):
+        raise InputError(f"--engine is {engine!r}; it must be transformers or vllm")
+    evaluation.evaluate_models([model, *_listed(also or "")], options, context.args)
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _whole(option: str, text: str) -> int:
+    if not text.isdecimal():
+        raise InputError(f"{option} is {text!r}; it must be whole numbers with commas")
+    return int(text)
+
+
+def _share(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise InputError(f"--share is {text!r}; it must be I/N with I from 0 to N - 1, such as 0/4")
+    return int(index), int(count)
+
+
+@app.command()
+def table(
+    results: Annotated[list[Path], typer.Argument(metavar="RESULT...", help="Folders that `aapo eval` wrote.")],
+    form: Annotated[str, typer.Option("--format", help="terminal, markdown, latex or json.")] = "terminal",
+    published: Annotated[str | None, typer.Option(help="Rows of the paper's Table 1: 'Qwen 1.5B', ... or all.")] = None,
+    mix_protocols: Annotated[
+        bool, typer.Option("--mix-protocols", help="Show several protocols in one table.")
+    ] = False,
+) -> None:
+    """Print results of several evaluations as one table, beside the paper's."""
+    from aapo.cli import evaluation
+
+    evaluation.show_tables(results, form, published, mix_protocols=mix_protocols)
+
+
+@export_app.command("lighteval")
+def export_lighteval(
+    output: Annotated[Path, typer.Argument(metavar="FILE", help="Python file to write.")],
+    tasks: Annotated[str | None, typer.Option(help="Comma-separated benchmarks; all shipped ones by default.")] = None,
+    protocol: Annotated[str, typer.Option(help="A shipped protocol or a .yaml file.")] = "aapo",
+) -> None:
+    """Write benchmarks as a file of custom tasks for lighteval 0.13, with prefixed names."""
+    from aapo.evaluation import load_protocol
+    from aapo.evaluation.lighteval import write_lighteval_tasks
+    from aapo.tasks import find_benchmark, shipped_benchmarks
+
+    chosen = [find_benchmark(name) for name in _listed(tasks)] if tasks else list(shipped_benchmarks().values())
+    write_lighteval_tasks(output, chosen, load_protocol(protocol))
+    print(f"lighteval tasks {output}")
+
+
+@app.command()
+def protocols(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A protocol to print.")] = None,
+) -> None:
+    """List the shipped evaluation protocols, or print one."""
+    _shipped("protocols", name)
 
 
 @app.command()
@@ -161,20 +264,26 @@ def recipes(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A recipe to print.")] = None,
 ) -> None:
     """List the shipped recipes, or print one."""
+    _shipped("recipes", name)
+
+
+def _shipped(folder: str, name: str | None) -> None:
+    """List the YAML files of a folder of the package with their first lines, or print one."""
     from importlib.resources import files
 
-    shipped = {
+    texts = {
         Path(entry.name).stem: entry.read_text(encoding="utf-8")
-        for entry in (files("aapo") / "recipes").iterdir()
+        for entry in (files("aapo") / folder).iterdir()
         if entry.name.endswith(".yaml")
     }
     if name is None:
-        for key in sorted(shipped):
-            print(f"{key:32} {shipped[key].splitlines()[0].lstrip('# ')}")
-    elif name in shipped:
-        print(shipped[name], end="")
+        for key in sorted(texts):
+            print(f"{key:32} {texts[key].splitlines()[0].lstrip('# ')}")
+    elif name in texts:
+        print(texts[name], end="")
     else:
-        raise InputError(f"unknown recipe {name!r}{nearest(name, shipped)}; shipped are {', '.join(sorted(shipped))}")
+        what = folder.removesuffix("s")
+        raise InputError(f"unknown {what} {name!r}{nearest(name, texts)}; shipped are {', '.join(sorted(texts))}")
 
 
 def main() -> None:

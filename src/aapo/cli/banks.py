@@ -9,13 +9,12 @@ from accelerate import PartialState
 from transformers.utils import logging as transformers_logging
 
 from aapo.errors import InputError
+from aapo.fields import parse_flags
 from aapo.grading import RewardFunction
 from aapo.progress import console, told_progress
-from aapo.reference import (
-    ReferenceBank,
-    ScoreChange,
+from aapo.reference import ReferenceBank, ScoreChange, compare_scores, summarize
+from aapo.samples import (
     ScoreSet,
-    compare_scores,
     find_score_set,
     newest_scores,
     num_prompts,
@@ -23,12 +22,11 @@ from aapo.reference import (
     reward_versions,
     sample_files,
     score_sets,
-    summarize,
 )
 from aapo.training import load_recipe
 from aapo.training.banks import prepare_bank
 from aapo.training.models import load_recipe_tokenizer, prepare_model
-from aapo.training.recipe import parse_flags, reward_functions
+from aapo.training.recipe import reward_functions
 from aapo.training.run import training_prompts
 
 transformers_logging.disable_progress_bar()

@@ -2,18 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import datasets
 import yaml
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
+from aapo.cli.evaluation import print_table
 from aapo.errors import AapoError, InputError
-from aapo.evaluation import Evaluation, save_evaluations
-from aapo.files import write_json
+from aapo.evaluation import result_rows, score_table
+from aapo.fields import parse_flags
 from aapo.progress import console
 from aapo.reporting import write_report
 from aapo.runs import RunDirectory
@@ -21,12 +20,10 @@ from aapo.training import Recipe, load_recipe
 from aapo.training import train as train_recipe
 from aapo.training.banks import bank_plan
 from aapo.training.models import load_recipe_tokenizer, model_path, prepare_model
-from aapo.training.recipe import parse_flags, resolve
 from aapo.training.run import (
     check_number,
     check_output,
     default_output,
-    evaluate_model,
     loaded_prompts,
     planned_steps,
     training_prompts,
@@ -54,7 +51,7 @@ def train(source: str, flags: Sequence[str], *, dry_run: bool, resume: bool) -> 
         raise AapoError(f"interrupted; a checkpoint is saved, go on with `aapo train {output} --resume`")
     if _main_process():
         if result.evaluations:
-            console.print(_accuracy_table(result.evaluations))
+            print_table(score_table(result_rows(result.evaluations)))
         page = write_report([result.run])
         console.print(f"report {page}")
         console.print(f"run directory {output}")
@@ -112,77 +109,6 @@ def base_build(source: str, flags: Sequence[str]) -> None:
     console.print(f"base model {prepare_model(recipe)}")
 
 
-def evaluate(model: str, tasks: Sequence[str], num_samples: int, output: Path | None, flags: Sequence[str]) -> None:
-    """Evaluate one model on several tasks, print the table and write the results."""
-    run = RunDirectory(model)
-    trained = run.recipe_file.exists()
-    if trained and not run.model.exists():
-        raise InputError(f"{model} has no final model yet; finish it with `aapo train {model} --resume`")
-    given = run.recipe()["fields"] if trained else {}
-    source = str(run.model) if trained else model
-    results = []
-    for task in tasks:
-        recipe = _task_recipe(task, source, num_samples, given, flags)
-        # The run's own data is split as it was for training; any other source is a benchmark, all of it.
-        prompts = loaded_prompts(recipe, "test" if given.get("dataset_name") == task else "benchmark")
-        name = task.removeprefix("reasoning_gym:")
-        revision = None if trained else recipe.model.model_revision
-        results.append(evaluate_model(recipe, Path(model).name, name, source, prompts, revision))
-    if not _main_process():
-        return
-    console.print(_accuracy_table(results))
-    if output is not None:
-        write_json(output / "results.json", [result.summary() for result in results])
-        for result in results:
-            save_evaluations(output / result.task.replace("/", "_"), [result])
-        console.print(f"results {output / 'results.json'}", markup=False)
-
-
-# What a run's recipe says of how prompts are put, sampled and graded; the rest is about training.
-EVALUATION_FIELDS = (
-    "system_prompt", "prompt_template", "conversational", "chat_template_kwargs", "temperature", "top_p", "top_k",
-    "min_p", "repetition_penalty", "generation_kwargs", "max_completion_length", "reward_funcs", "reward_kwargs",
-    "reward_failure", "eval_seed", "eval_temperature", "generation_batch_limit", "dtype", "attn_implementation",
-    "trust_remote_code",
-)  # fmt: skip
-
-
-def _task_recipe(task: str, source: str, num_samples: int, given: dict[str, Any], flags: Sequence[str]) -> Recipe:
-    """How a task is put to the model: as its run's recipe did, where the model comes from a run."""
-    fields = {key: given[key] for key in EVALUATION_FIELDS if key in given}
-    if given.get("dataset_name") == task:
-        fields |= {key: given[key] for key in given if key.startswith("dataset_") or key.endswith("_column")}
-        fields |= {key: given[key] for key in ("num_eval_prompts",) if key in given}
-    fields |= {"dataset_name": task, "model_name_or_path": source, "margin": "none", "bf16": False}
-    fields |= {"eval_num_samples": num_samples}
-    if task.startswith("reasoning_gym:"):
-        fields["num_train_prompts"] = 1
-    asked = parse_flags(flags)
-    if "reward_funcs" in asked:  # the run's parameters are for the run's functions
-        fields.pop("reward_kwargs", None)
-    return resolve("eval", fields | asked)
-
-
 def report(paths: Sequence[Path], output: Path | None) -> None:
     """Write the report of runs and print where it is."""
     console.print(f"report {write_report([RunDirectory.open(path) for path in paths], output)}", markup=False)
-
-
-def _accuracy_table(evaluations: Sequence[Evaluation]) -> Table:
-    table = Table(
-        title="held-out accuracy with 95% interval; problems x samples; share cut off at the token limit",
-        title_justify="left",
-    )
-    for column in ("model", "task", "accuracy", "problems", "cut off"):
-        table.add_column(column, justify="left" if column in ("model", "task") else "right", no_wrap=True)
-    for evaluation in evaluations:
-        row = evaluation.summary()
-        accuracy, low, high = (100 * row[key] for key in ("estimate", "low", "high"))
-        table.add_row(
-            row["model"],
-            row["task"],
-            f"{accuracy:.1f}% [{low:.1f}, {high:.1f}]",
-            f"{row['num_problems']} x {row['num_samples']}",
-            f"{row['truncated_frac']:.1%}",
-        )
-    return table

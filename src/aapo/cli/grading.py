@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from aapo.evaluation import average_accuracy
+from aapo.evaluation import score
 from aapo.grading import pool
 from aapo.grading.table import GradedFile, grade_file
 from aapo.progress import console, told_progress
@@ -25,7 +25,7 @@ def _summary(result: GradedFile) -> Table:
     """Outcomes with shares, and what decided."""
     known = result.num_rows - result.outcomes["unparseable_gold"]
     correct = result.outcomes["correct"]
-    accuracy = average_accuracy(np.array([[1.0]] * correct + [[0.0]] * (known - correct)).reshape(-1, 1))
+    accuracy = score(np.repeat([1.0, 0.0], [correct, known - correct]), single=True)
     title = f"{result.num_rows} rows"
     if known:
         shown = ", ".join(f"{100 * end:.1f}" for end in (accuracy.low, accuracy.high))

@@ -1,6 +1,58 @@
-"""Models on held-out prompts, every number with its interval."""
+"""Models on problems, every number with its interval."""
 
-from aapo.evaluation.estimates import Estimate, average_accuracy
-from aapo.evaluation.evaluate import Evaluation, evaluate, save_evaluations
+from aapo.evaluation.estimates import Estimate, score
+from aapo.evaluation.evaluate import Evaluation, EvaluationJob, EvaluationStore
+from aapo.evaluation.protocol import DEFAULT, Protocol, load_protocol, shipped_protocols
+from aapo.evaluation.published import Published, published_rows, published_table
+from aapo.evaluation.results import (
+    Selection,
+    check_protocols,
+    difference_rows,
+    read_evaluations,
+    read_results,
+    result_rows,
+    save_results,
+    select,
+)
+from aapo.evaluation.sources import ModelSource, model_sources
+from aapo.evaluation.tables import (
+    ScoreTable,
+    difference_table,
+    latex,
+    markdown,
+    metric_table,
+    quality_table,
+    score_table,
+)
 
-__all__ = ["Estimate", "Evaluation", "average_accuracy", "evaluate", "save_evaluations"]
+__all__ = [
+    "DEFAULT",
+    "Estimate",
+    "Evaluation",
+    "EvaluationJob",
+    "EvaluationStore",
+    "ModelSource",
+    "Protocol",
+    "Published",
+    "ScoreTable",
+    "Selection",
+    "check_protocols",
+    "difference_rows",
+    "difference_table",
+    "latex",
+    "load_protocol",
+    "markdown",
+    "metric_table",
+    "model_sources",
+    "published_rows",
+    "published_table",
+    "quality_table",
+    "read_evaluations",
+    "read_results",
+    "result_rows",
+    "save_results",
+    "score",
+    "score_table",
+    "select",
+    "shipped_protocols",
+]

@@ -1,30 +1,43 @@
-"""A model on held-out prompts: samples, accuracy with its interval, files."""
+"""A model on problems: the bank's pipeline on a benchmark, and what its samples say.
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+Shapes: P problems, K samples per problem.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import Dataset
 
-from aapo.evaluation.estimates import Estimate, average_accuracy
-from aapo.files import write_json, write_parquet
+from aapo.errors import AapoError
+from aapo.evaluation.estimates import Estimate, average_P, majority_P, pass_at_k_P, score
+from aapo.evaluation.votes import answer_classes
+from aapo.files import write_parquet
 from aapo.grading import RewardFunction, reward_name
+from aapo.samples import STORED, BankIdentity, SampleStore, digest, sample_identity
 from aapo.sampling import Engine
-from aapo.scoring import (
-    SUCCESS_THRESHOLD,
-    GradingShares,
-    Notes,
-    ScoredPrompt,
-    as_prompt,
-    beside,
-    grading_shares,
-    sample_and_score,
-)
+from aapo.scoring import SUCCESS_THRESHOLD, VERDICT, as_prompt, last_question
+from aapo.tasks import PROBLEM_KEY, prompt_key
 
-PURPOSE = "evaluation"
+SAMPLE_COLUMNS = {
+    "model": pa.string(), "task": pa.string(), "protocol": pa.string(), "problem": pa.string(),
+    "prompt_key": pa.string(), "sample": pa.int32(), "prompt": pa.string(), "gold": pa.string(),
+    "completion": pa.string(), "completion_tokens": pa.int32(), "finish_reason": pa.string(),
+    "correct": pa.float64(), "extracted": pa.string(), "verdict": pa.string(), "rule": pa.string(),
+    "answer_class": pa.int32(),
+}  # fmt: skip
+
+
+class EvaluationStore(SampleStore):
+    """The samples of one model on one task."""
+
+    purpose: ClassVar[str] = "evaluation"
 
 
 @dataclass(frozen=True)
@@ -32,126 +45,223 @@ class Evaluation:
     """One model on one task.
 
     Attributes:
-        model: What the model is called, such as `base` or `trained`.
-        task: What the prompts are.
-        reward_names: Names of the reward functions; the first says what is right.
-        scored: Every prompt with its samples.
-        num_samples: Samples per prompt.
+        table: One row a sample, problem by problem, with the columns of `SAMPLE_COLUMNS` (`correct` is 1 right, 0
+            wrong, null unscored; `answer_class` is the same for equal answers to a problem), reward/NAME for each
+            reward function, and what they logged.
+    """
+
+    table: pa.Table
+
+    @property
+    def model(self) -> str:
+        """What the model is called."""
+        return self.table["model"][0].as_py()
+
+    @property
+    def task(self) -> str:
+        """What the problems are called."""
+        return self.table["task"][0].as_py()
+
+    @property
+    def protocol(self) -> str:
+        """Name and hash of the protocol."""
+        return self.table["protocol"][0].as_py()
+
+    @cached_property
+    def problems(self) -> list[str]:
+        """P problem keys, in order; the same for all models."""
+        return list(dict.fromkeys(self.table["problem"].to_pylist()))
+
+    @property
+    def num_samples(self) -> int:
+        """K."""
+        return len(self.table) // len(self.problems)
+
+    def _values_PK(self, column: str, dtype: type, missing: float) -> np.ndarray:
+        values = [missing if value is None else value for value in self.table[column].to_pylist()]
+        return np.array(values, dtype).reshape(len(self.problems), self.num_samples)
+
+    @cached_property
+    def correct_PK(self) -> np.ndarray:
+        """1 right, 0 wrong, NaN unscored."""
+        return self._values_PK("correct", float, np.nan)
+
+    @cached_property
+    def classes_PK(self) -> np.ndarray:
+        """Class of each answer within its problem, -1 without one."""
+        return self._values_PK("answer_class", int, -1)
+
+    def values_P(self, metric: str) -> np.ndarray:
+        """One value a problem of `avg@n`, `pass@k` or `maj@k`."""
+        kind, _, k = metric.partition("@")
+        if kind == "avg":
+            return average_P(self.correct_PK)
+        if kind == "pass":
+            return pass_at_k_P(self.correct_PK, int(k))
+        return majority_P(self.classes_PK, self.correct_PK, int(k))
+
+    def estimate(self, metric: str | None = None) -> Estimate:
+        """A metric, avg@K by default, with its 95% interval."""
+        metric = metric or f"avg@{self.num_samples}"
+        return score(self.values_P(metric), single=metric == "avg@1")
+
+    def summary(self, metric: str | None = None) -> dict[str, Any]:
+        """The row of `results.json`."""
+        metric = metric or f"avg@{self.num_samples}"
+        verdicts = self.table["verdict"].to_pylist()
+        known = any(verdict is not None for verdict in verdicts)
+        reasons, tokens = self.table["finish_reason"].to_pylist(), self.table["completion_tokens"].to_pylist()
+        unread = {
+            problem
+            for problem, verdict in zip(self.table["problem"].to_pylist(), verdicts, strict=True)
+            if verdict == "unparseable_gold"
+        }
+        numbers = {key: None if np.isnan(value) else value for key, value in self.estimate(metric)._asdict().items()}
+        return {
+            "model": self.model,
+            "task": self.task,
+            "protocol": self.protocol,
+            "metric": metric,
+            **numbers,
+            "num_problems": len(self.problems),
+            "num_samples": self.num_samples,
+            "truncated_frac": reasons.count("length") / len(reasons),
+            "no_answer_frac": verdicts.count("no_answer") / len(verdicts) if known else None,
+            "timeout_frac": verdicts.count("timeout") / len(verdicts) if known else None,
+            "unparseable_gold": len(unread) if known else None,
+            "mean_tokens": sum(tokens) / len(tokens),
+        }
+
+    def save(self, folder: Path) -> Path:
+        """Write the samples into a folder; the file."""
+        name = f"{self.model}--{self.task}".replace("/", "_").replace(":", "_")
+        write_parquet(folder / f"{name}.parquet", self.table)
+        return folder / f"{name}.parquet"
+
+    @classmethod
+    def read(cls, file: Path) -> "Evaluation":
+        """The evaluation that `save` wrote."""
+        return cls(pq.read_table(file))
+
+
+@dataclass(frozen=True)
+class EvaluationJob:
+    """One model on one task, to be sampled and graded; what an earlier call did of it is found again.
+
+    Attributes:
+        model: What the model is called in the results.
+        task: What the problems are called in the results.
+        protocol: Name and hash of the protocol.
+        prompts: Columns `prompt` and `answer`, and what the reward functions read.
+        engine: Samples, with the settings of the protocol.
+        reward_funcs: All are recorded; a completion is right when the first pays at least 0.5.
+        identity: Of model, sampling and reward functions; its `num_samples` is K.
+        folder: Holds the samples of all evaluations, each in a folder named by its identity.
+        template_options: Passed to the chat template.
     """
 
     model: str
     task: str
-    reward_names: tuple[str, ...]
-    scored: list[ScoredPrompt]
-    num_samples: int
+    protocol: str
+    prompts: Dataset
+    engine: Engine
+    reward_funcs: Sequence[RewardFunction]
+    identity: BankIdentity
+    folder: Path
+    template_options: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def _keys(self) -> list[str]:
+        prompts = (as_prompt(dict(row), self.engine.tokenizer, **self.template_options) for row in self.prompts)
+        return list(dict.fromkeys(prompt.key for prompt in prompts))
 
     @property
-    def correct_PK(self) -> np.ndarray:
-        """1 right, 0 wrong, NaN unscored; P problems by K samples."""
-        values = np.array([item.rewards[self.reward_names[0]] for item in self.scored], dtype=float)
-        return np.where(np.isnan(values), np.nan, (values >= SUCCESS_THRESHOLD).astype(float))
+    def path(self) -> Path:
+        """Where the samples are: named by problems, weights, tokenizer and sampling, not by paths or rewards."""
+        return self.folder / digest({"prompts": sorted(self._keys), **sample_identity(self.identity)})
 
-    @property
-    def estimate(self) -> Estimate:
-        """avg@K with its 95% interval."""
-        return average_accuracy(self.correct_PK)
+    def sample(
+        self,
+        on_batch: Callable[[int, int], None] = lambda done, total: None,
+        *,
+        rank: int = 0,
+        num_ranks: int = 1,
+        barrier: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Sample and grade what is not there yet, this process its share.
 
-    @property
-    def truncated_frac(self) -> float:
-        """Share of samples cut at the token limit."""
-        return float(np.mean([c.finish_reason == "length" for item in self.scored for c in item.completions]))
+        Args:
+            on_batch: Called with the number of completions done and to do.
+            rank: Index of this process.
+            num_ranks: Number of processes.
+            barrier: Waits for all processes.
+        """
+        EvaluationStore.build(
+            self.path,
+            self.prompts,
+            self.engine,
+            self.reward_funcs,
+            self.identity,
+            template_options=dict(self.template_options),
+            on_batch=on_batch,
+            prompts_per_file=max(1, self.engine.batch_size // self.identity["num_samples"]),
+            rank=rank,
+            num_ranks=num_ranks,
+            barrier=barrier,
+        )
 
-    @property
-    def mean_tokens(self) -> float:
-        """Mean completion length in tokens."""
-        return float(np.mean([len(c.token_ids) for item in self.scored for c in item.completions]))
+    def collect(self) -> Evaluation:
+        """The evaluation, once everything is sampled.
 
-    @property
-    def notes(self) -> Notes:
-        """What the reward functions logged, by column: one value a sample, in the order of `scored`."""
-        columns = sorted({column for item in self.scored for column in item.notes})
-        return {
-            column: [note for item in self.scored for note in item.notes.get(column, [None] * len(item.completions))]
-            for column in columns
-        }
-
-    @property
-    def grading_shares(self) -> GradingShares | None:
-        """Shares of samples with no answer, a timeout or an unparseable gold; None where no verdicts were logged."""
-        return grading_shares(self.reward_names, self.notes)
-
-    def summary(self) -> dict[str, Any]:
-        """The row of `summary.json`; it has the grading shares where verdicts were logged."""
-        shares = self.grading_shares
-        return {
-            "model": self.model,
-            "task": self.task,
-            "metric": f"avg@{self.num_samples}",
-            **self.estimate._asdict(),
-            "num_problems": len(self.scored),
-            "num_samples": self.num_samples,
-            "truncated_frac": self.truncated_frac,
-            "mean_tokens": self.mean_tokens,
-            **(shares._asdict() if shares else {}),
-        }
-
-
-def evaluate(
-    model: str,
-    task: str,
-    prompts: Dataset,
-    engine: Engine,
-    reward_funcs: Sequence[RewardFunction],
-    *,
-    num_samples: int,
-    seed: int = 0,
-    template_options: dict[str, Any] | None = None,
-    on_batch: Callable[[int], None] = lambda done: None,
-) -> Evaluation:
-    """Sample and grade `num_samples` completions of every prompt.
-
-    Args:
-        model: What the model is called in the results.
-        task: What the prompts are called in the results.
-        prompts: Columns `prompt` and `answer`, and what the reward functions read.
-        engine: Samples, with the settings of the evaluation.
-        reward_funcs: All are recorded; a completion is right when the first pays at least 0.5.
-        num_samples: K.
-        seed: Seed of the samples.
-        template_options: Passed to the chat template.
-        on_batch: Called with the number of completions in each finished batch.
-    """
-    rows = [as_prompt(dict(row), engine.tokenizer, **(template_options or {})) for row in prompts]
-    scored = sample_and_score(
-        rows, engine, reward_funcs, num_samples=num_samples, seed=seed, purpose=PURPOSE, on_batch=on_batch
-    )
-    return Evaluation(model, task, tuple(map(reward_name, reward_funcs)), scored, num_samples)
+        Raises:
+            AapoError: Some is not.
+        """
+        store = EvaluationStore.open(self.path, self.identity["rewards"])
+        if missing := [key for key in self._keys if key not in store]:
+            raise AapoError(
+                f"{len(missing)} of {len(self._keys)} problems of {self.task} are not sampled yet; run the other shares"
+            )
+        names = [reward_name(function) for function in self.reward_funcs]
+        return Evaluation(_table(self.model, self.task, self.protocol, store, self._keys, names))
 
 
-def save_evaluations(folder: Path, evaluations: Sequence[Evaluation]) -> None:
-    """Write `MODEL.parquet` with every completion of each evaluation, then `summary.json`."""
-    for evaluation in evaluations:
-        write_parquet(folder / f"{evaluation.model}.parquet", _table(evaluation))
-    write_json(folder / "summary.json", [evaluation.summary() for evaluation in evaluations])
+def _table(
+    model: str, task: str, protocol: str, store: SampleStore, keys: Sequence[str], names: Sequence[str]
+) -> pa.Table:
+    """One row a sample."""
+    rows = {row["key"]: row for row in store.rows()}
+    judge = next((name for name in names if f"{VERDICT}{name}" in store.columns()), None)
+    own = {f"{kind}/{judge}": kind for kind in ("verdict", "extracted", "rule")}
+    logged = set(store.columns()) - {*STORED, *own, *(f"reward/{name}" for name in names)}
+    notes = {name: f"note/{name}" if name in SAMPLE_COLUMNS else name for name in sorted(logged)}
+    flat = [
+        {"model": model, "task": task, "protocol": protocol, **sample}
+        for key in keys
+        for sample in _samples(rows[key], names, own, notes, mathematical=judge == "accuracy")
+    ]
+    kinds = [*SAMPLE_COLUMNS.items(), *((f"reward/{name}", pa.float64()) for name in names)]
+    return pa.Table.from_pylist(flat, pa.schema([*kinds, *((name, pa.string()) for name in notes.values())]))
 
 
-def _table(evaluation: Evaluation) -> pa.Table:
-    """One row a sample, with what was sampled, `correct`, reward/NAME for each function, and the notes."""
-    pairs = [(item, k) for item in evaluation.scored for k in range(len(item.completions))]
-    rights = evaluation.correct_PK.flatten()
-    completions = [item.completions[k] for item, k in pairs]
-    columns: dict[str, Any] = {
-        "task": [evaluation.task] * len(pairs),
-        "prompt_key": [item.prompt.key for item, _ in pairs],
-        "sample": [k for _, k in pairs],
-        "prompt": [item.prompt.question for item, _ in pairs],
-        "gold": [item.prompt.gold for item, _ in pairs],
-        "completion": [completion.text for completion in completions],
-        "completion_tokens": [len(completion.token_ids) for completion in completions],
-        "truncated": [completion.finish_reason == "length" for completion in completions],
-        "correct": pa.array(rights, pa.float64(), from_pandas=True),
+def _samples(
+    row: dict[str, Any], names: Sequence[str], own: Mapping[str, str], notes: Mapping[str, str], *, mathematical: bool
+) -> list[dict[str, Any]]:
+    """The K samples of a stored prompt, by column."""
+    source, size = json.loads(row["row"]), len(row["completions"])
+    correct = [None if pay is None else float(pay >= SUCCESS_THRESHOLD) for pay in row[f"reward/{names[0]}"]]
+    columns = {
+        "problem": [source.get(PROBLEM_KEY) or prompt_key(str(source["prompt"]), row["gold"])] * size,
+        "prompt_key": [row["key"]] * size,
+        "sample": range(size),
+        "prompt": [last_question(source["prompt"])] * size,
+        "gold": [row["gold"]] * size,
+        "completion": row["completions"],
+        "completion_tokens": row["num_tokens"],
+        "finish_reason": row["finish_reasons"],
+        "correct": correct,
+        **{short: row.get(name) or [None] * size for name, short in own.items()},
+        **{f"reward/{name}": row[f"reward/{name}"] for name in names},
+        **{stored: row[name] or [None] * size for name, stored in notes.items()},
     }
-    for name in evaluation.reward_names:
-        columns[f"reward/{name}"] = pa.array([item.rewards[name][k] for item, k in pairs], pa.float64())
-    notes = beside(evaluation.notes, columns)
-    return pa.table(columns | {name: pa.array(values, pa.string()) for name, values in notes.items()})
+    columns["answer_class"] = answer_classes(columns["extracted"], correct, mathematical=mathematical)
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

@@ -1,5 +1,6 @@
 """Completions to numbers: answer equivalence and reward functions."""
 
+from aapo.grading.answers import VERSION as GRADER_VERSION
 from aapo.grading.answers import Verdict, grade, grade_many
 from aapo.grading.extraction import extract_answer
 from aapo.grading.registry import (
@@ -15,6 +16,7 @@ from aapo.grading.registry import (
 from aapo.grading.rewards import accuracy, completion_text, format, reasoning_gym
 
 __all__ = [
+    "GRADER_VERSION",
     "GROUPWISE",
     "REWARDS",
     "RewardFunction",

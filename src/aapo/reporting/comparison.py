@@ -85,11 +85,11 @@ class Verdict(NamedTuple):
 
 
 def read_comparisons(run: RunDirectory) -> list[Comparison]:
-    """One comparison a task and metric, in the order of `evaluation/summary.json`; empty if there is no evaluation.
+    """One comparison a task and metric, in the order of `evaluation/results.json`; empty if there is no evaluation.
 
     A row whose estimate is null or NaN says that nothing could be scored, and counts as not evaluated.
     """
-    file = run.evaluation / "summary.json"
+    file = run.evaluation / "results.json"
     if not file.exists():
         return []
     models: dict[tuple[str, str], dict[str, Estimate]] = {}

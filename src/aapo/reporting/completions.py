@@ -59,10 +59,11 @@ def read_side_by_side(run: RunDirectory) -> SideBySide | None:
     Keys are hashes, so the first choice looks at neither answer and is the same in every report on the same benchmark.
     `None` where one of the two models has no stored completions, or they share no problem.
     """
-    files = [run.evaluation / "base.parquet", run.evaluation / "trained.parquet"]
-    if not all(file.exists() for file in files):
+    samples = run.evaluation / "samples"
+    files = [sorted(samples.glob(f"{model}--*.parquet")) for model in ("base", "trained")]
+    if not all(files):
         return None
-    base, trained = (pq.read_table(file) for file in files)
+    base, trained = (pa.concat_tables(map(pq.read_table, each), promote_options="default") for each in files)
     base_rows, trained_rows = _row_of(base), _row_of(trained)
     shared = sorted(base_rows.keys() & trained_rows.keys(), key=lambda key: (key[1], key[0], key[2]))
     if not shared:
@@ -102,15 +103,14 @@ def _pair(base: dict[str, Any], trained: dict[str, Any]) -> Pair:
 
 
 def _answer(row: dict[str, Any]) -> Answer:
-    return Answer(row["completion"], _mark(row["correct"]), row["completion_tokens"], row["truncated"], _why(row))
+    truncated = row["finish_reason"] == "length"
+    return Answer(row["completion"], _mark(row["correct"]), row["completion_tokens"], truncated, _why(row))
 
 
 def _why(row: dict[str, Any]) -> str:
-    verdict = next((name for name in row if name.startswith("verdict/") and row[name] is not None), None)
-    if verdict is None:
+    if row["verdict"] is None:
         return ""
-    rule = row.get(verdict.replace("verdict/", "rule/", 1))
-    return row[verdict].replace("_", " ") + (f", by {rule}" if rule else "")
+    return row["verdict"].replace("_", " ") + (f", by {row['rule']}" if row["rule"] else "")
 
 
 def _mark(correct: float | None) -> str:

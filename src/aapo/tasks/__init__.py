@@ -1,16 +1,22 @@
 """Where prompts and gold answers come from, and how they are put to a model."""
 
+from aapo.tasks.benchmarks import PROBLEM_KEY, Benchmark, PromptStyle, find_benchmark, shipped_benchmarks
 from aapo.tasks.prompts import DataConfig, Split, generated_entries, held_out, load_prompts
 from aapo.tasks.rendering import encode_prompt, limit_prompts, prompt_key, render_prompt
 
 __all__ = [
+    "PROBLEM_KEY",
+    "Benchmark",
     "DataConfig",
+    "PromptStyle",
     "Split",
     "encode_prompt",
+    "find_benchmark",
     "generated_entries",
     "held_out",
     "limit_prompts",
     "load_prompts",
     "prompt_key",
     "render_prompt",
+    "shipped_benchmarks",
 ]

@@ -24,6 +24,10 @@ HELD_OUT_PART = 8
 Split = Literal["train", "test", "benchmark"]
 
 
+class MissingSourceError(InputError):
+    """A data set is not there, or not to be reached."""
+
+
 @dataclass
 class DataConfig:
     """Which prompts a recipe uses and how they are put to the model.
@@ -39,7 +43,7 @@ class DataConfig:
         dataset_test_split: Split that is evaluated on. Where the source has none, an eighth of the questions, chosen
             by their hash, is held out.
         num_train_prompts: Prompts trained on; all when null (a reasoning-gym task needs a number).
-        num_eval_prompts: Held-out prompts evaluated on; 0 turns the evaluation off.
+        num_eval_prompts: Held-out prompts evaluated on; 0 turns the evaluation off, None (not in a recipe) takes all.
         prompt_column: Column with the question; by default the first of prompt, problem, question.
         answer_column: Column with the gold answer; by default the first of answer, solution, final_answer.
         system_prompt: First message of each prompt.
@@ -57,7 +61,7 @@ class DataConfig:
     dataset_train_split: str = "train"
     dataset_test_split: str = "test"
     num_train_prompts: int | None = None
-    num_eval_prompts: int = 200
+    num_eval_prompts: int | None = 200
     prompt_column: str | None = None
     answer_column: str | None = None
     system_prompt: str | None = None
@@ -79,7 +83,7 @@ class DataConfig:
             )
         if "{question}" not in self.prompt_template:
             raise InputError(f"prompt_template is {self.prompt_template!r}; it must contain {{question}}")
-        if self.num_eval_prompts < 0:
+        if self.num_eval_prompts is not None and self.num_eval_prompts < 0:
             raise InputError(f"num_eval_prompts is {self.num_eval_prompts}; it must be >= 0")
         if self.num_train_prompts is not None and self.num_train_prompts < 1:
             raise InputError(f"num_train_prompts is {self.num_train_prompts}; it must be >= 1")
@@ -117,11 +121,23 @@ def load_prompts(config: DataConfig, split: Split) -> Dataset:
     Raises:
         InputError: The source, a split or a column is missing, the data set is empty, or gold answers are missing.
     """
+    return in_shape(read_rows(config, split), config)
+
+
+def read_rows(config: DataConfig, split: Split) -> Dataset:
+    """The rows of one side as the source has them; `load_prompts` says which.
+
+    Raises:
+        InputError: The source or a split is missing, or the data set is empty.
+    """
     limit = config.num_train_prompts if split == "train" else config.num_eval_prompts
     if config.is_generated:
-        assert limit is not None
-        return _in_shape(Dataset.from_list(list(islice(generated_entries(config, split), limit))), config)
-    rows = _in_shape(_read(config, split), config)
+        if limit is None:
+            raise InputError(f"{config.dataset_name} has problems without end; say how many")
+        return Dataset.from_list(list(islice(generated_entries(config, split), limit)))
+    rows = _read(config, split)
+    if len(rows) == 0:
+        raise InputError(f"{config.dataset_name} is empty; a data set needs at least one row")
     return rows if limit is None else rows.select(range(min(limit, len(rows))))
 
 
@@ -168,6 +184,8 @@ def _read(config: DataConfig, split: Split) -> Dataset:
     """Rows of a file, folder or Hub data set that belong to one side."""
     source = _load_source(config)
     train, test = config.dataset_train_split, config.dataset_test_split
+    if split == "benchmark" and test in source:
+        return source[test]
     has_test = test in source and test != train
     for name in (train,) if test in (DataConfig.dataset_test_split, train) else (train, test):
         if name not in source:
@@ -203,9 +221,10 @@ def _load(*args: Any, **kwargs: Any) -> Any:
     except Exception as error:  # datasets raises anything from pyarrow to HTTP errors here; all mean the same to a user
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         name = kwargs.get("data_files", args[0])
-        raise InputError(
-            f"cannot load data set {name!r}: {reason}; give an existing file, folder or Hub name"
-        ) from error
+        fix = "give an existing file, folder or Hub name"
+        if "gated" in reason:
+            fix = "accept its terms on its page on the Hub, then log in with `hf auth login`"
+        raise MissingSourceError(f"cannot load data set {name!r}: {reason}; {fix}") from error
 
 
 def _column(rows: Dataset, asked: str | None, usual: tuple[str, ...], setting: str) -> str:
@@ -220,13 +239,15 @@ def _column(rows: Dataset, asked: str | None, usual: tuple[str, ...], setting: s
     return found
 
 
-def _in_shape(rows: Dataset, config: DataConfig) -> Dataset:
-    """Rows with the columns `prompt` and `answer`, checked."""
-    if len(rows) == 0:
-        raise InputError(f"{config.dataset_name} is empty; a data set needs at least one row")
+def in_shape(rows: Dataset, config: DataConfig) -> Dataset:
+    """Rows with the columns `prompt` and `answer`, checked.
+
+    Raises:
+        InputError: A column is missing, or gold answers are.
+    """
     question = _column(rows, config.prompt_column, PROMPT_COLUMNS, "prompt_column")
     gold = _column(rows, config.answer_column, ANSWER_COLUMNS, "answer_column")
-    missing = [index for index, value in enumerate(rows[gold]) if value is None or not str(value).strip()]
+    missing = [index for index, value in enumerate(rows[gold]) if value is None or not gold_text(value)]
     if missing:
         raise InputError(
             f"{len(missing)} of {len(rows)} rows have no gold answer in column {gold!r} (first: row {missing[0]}); "
@@ -239,7 +260,12 @@ def _in_shape(rows: Dataset, config: DataConfig) -> Dataset:
 def as_row(row: dict[str, Any], config: DataConfig, question: str = "question", gold: str = "answer") -> dict[str, Any]:
     """A source's row in the common shape, given the names of its question and gold columns."""
     others = {key: value for key, value in row.items() if key not in (question, gold)}
-    return {**others, "prompt": _prompt(row[question], config), "answer": str(row[gold]).strip()}
+    return {**others, "prompt": _prompt(row[question], config), "answer": gold_text(row[gold])}
+
+
+def gold_text(value: Any) -> str:
+    """A gold answer as text; a list of answers is written as one, with commas."""
+    return ", ".join(str(item).strip() for item in value) if isinstance(value, list) else str(value).strip()
 
 
 def _prompt(question: Any, config: DataConfig) -> Any:

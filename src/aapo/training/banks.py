@@ -8,39 +8,24 @@ from datasets import Dataset
 
 from aapo.errors import InputError
 from aapo.progress import told_progress
-from aapo.reference import (
-    BankIdentity,
-    ReferenceBank,
-    bank_identity,
-    digest,
-    find_score_set,
-    missing_prompts,
-    num_prompts,
-    sample_files,
-    sample_identity,
-)
+from aapo.reference import BankIdentity, ReferenceBank, bank_identity
 from aapo.runs import cache_folder
-from aapo.sampling import TransformersEngine, model_identity, tokenizer_identity
-from aapo.training.models import make_engine, reference_model
+from aapo.samples import digest, find_score_set, missing_prompts, num_prompts, sample_files, sample_identity
+from aapo.sampling import Engine, LazyEngine, model_identity, tokenizer_identity
+from aapo.training.models import make_engine, precision, reference_model
 from aapo.training.recipe import Recipe
 
 
 def identity_of_bank(recipe: Recipe, tokenizer: Any) -> BankIdentity:
     """The identity of the bank that the recipe needs."""
     return bank_identity(
-        model={**model_identity(*reference_model(recipe)), "precision": _precision(recipe)},
+        model={**model_identity(*reference_model(recipe)), "precision": precision(recipe)},
         tokenizer=tokenizer_identity(tokenizer),
         sampling=recipe.training.sampling.describe(),
         reward_funcs=recipe.reward_funcs,
         num_samples=recipe.run.num_reference_samples,
         seed=recipe.run.reference_seed,
     )
-
-
-def _precision(recipe: Recipe) -> str:
-    """Number format of the weights, which changes what is sampled."""
-    quantized = "4bit" if recipe.model.load_in_4bit else "8bit" if recipe.model.load_in_8bit else None
-    return quantized or str(recipe.model.dtype or "auto")
 
 
 def bank_path(recipe: Recipe, identity: BankIdentity) -> Path:
@@ -65,7 +50,11 @@ def prepare_bank(recipe: Recipe, prompts: Dataset, tokenizer: Any, output: Path 
     if recipe.run.reference_bank is not None and output is None:
         return ReferenceBank.matching(recipe.run.reference_bank, identity)
     path, state = output or bank_path(recipe, identity), PartialState()
-    engine = _LazyEngine(recipe, tokenizer)
+
+    def load() -> Engine:
+        return make_engine(recipe, *reference_model(recipe), tokenizer, recipe.training.sampling)
+
+    engine = LazyEngine(tokenizer, load, recipe.run.generation_batch_limit)
     with told_progress("reference bank", visible=state.is_main_process) as tell:
         return ReferenceBank.build(
             path,
@@ -102,18 +91,3 @@ def bank_plan(recipe: Recipe, prompts: Dataset, tokenizer: Any) -> str:
     if unscored:
         return f"{path} (will be rescored: {num_prompts(unscored) * identity['num_samples']} samples)"
     return f"{path} (reused: {num_prompts(samples)} prompts)"
-
-
-class _LazyEngine:
-    """The reference model's engine, loaded when the first prompt is sampled: a complete bank needs no model."""
-
-    def __init__(self, recipe: Recipe, tokenizer: Any) -> None:
-        self.recipe = recipe
-        self.tokenizer = tokenizer
-        self._engine: TransformersEngine | None = None
-
-    def generate(self, *args: Any, **kwargs: Any) -> Any:
-        if self._engine is None:
-            source, revision = reference_model(self.recipe)
-            self._engine = make_engine(self.recipe, source, revision, self.tokenizer, self.recipe.training.sampling)
-        return self._engine.generate(*args, **kwargs)

@@ -47,6 +47,12 @@ def model_options(recipe: Recipe) -> dict[str, Any]:
     return {**options, **(recipe.training.model_init_kwargs or {})}  # type: ignore[dict-item]
 
 
+def precision(recipe: Recipe) -> str:
+    """Number format of the weights, which changes what is sampled."""
+    quantized = "4bit" if recipe.model.load_in_4bit else "8bit" if recipe.model.load_in_8bit else None
+    return quantized or str(recipe.model.dtype or "auto")
+
+
 def load_recipe_tokenizer(recipe: Recipe, path: str, revision: str | None = None) -> Any:
     """The tokenizer at `path`, with remote code only where the recipe asks for it."""
     return load_tokenizer(path, revision, trust_remote_code=recipe.training.trust_remote_code)

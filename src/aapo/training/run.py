@@ -4,28 +4,36 @@ import gc
 import shutil
 import time
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import PrinterCallback
 from trl import get_peft_config
 
 from aapo.errors import InputError
-from aapo.evaluation import Evaluation, evaluate, save_evaluations
-from aapo.progress import console, progress
+from aapo.evaluation import (
+    Evaluation,
+    EvaluationJob,
+    ModelSource,
+    Protocol,
+    difference_rows,
+    result_rows,
+    save_results,
+)
+from aapo.progress import console, progress, told_progress
 from aapo.reference import ReferenceBank
-from aapo.runs import RunDirectory
-from aapo.sampling import model_identity
+from aapo.runs import RunDirectory, cache_folder
+from aapo.samples import bank_identity
+from aapo.sampling import Engine, LazyEngine, model_identity, tokenizer_identity
 from aapo.scoring import check_columns
 from aapo.tasks import Split, limit_prompts, load_prompts
 from aapo.training.banks import prepare_bank
-from aapo.training.models import load_recipe_tokenizer, make_engine, model_options, prepare_model
+from aapo.training.models import load_recipe_tokenizer, make_engine, model_options, precision, prepare_model
 from aapo.training.recipe import Recipe
 from aapo.training.recorder import Recorder, newest_checkpoint, remove_partial_checkpoints
 from aapo.training.trainer import AAPOTrainer
@@ -213,56 +221,72 @@ def planned_steps(recipe: Recipe, num_prompts: int) -> int:
 
 def evaluate_run(recipe: Recipe, run: RunDirectory, path: str, prompts: Dataset) -> list[Evaluation]:
     """Evaluate the model before and after training on the held-out prompts and store the results."""
-    task = (recipe.data.dataset_name or "").removeprefix("reasoning_gym:")
-    models = {"base": path, "trained": str(run.model)}
-    revisions = {"base": recipe.model.model_revision, "trained": None}
-    evaluations = [
-        evaluate_model(recipe, name, task, source, prompts, revisions[name]) for name, source in models.items()
-    ]
+    protocol = recipe_protocol(recipe)
+    sources = [ModelSource("base", path, recipe.model.model_revision), ModelSource("trained", str(run.model))]
+    evaluations = [evaluate_model(recipe, source, held_out_task(recipe), prompts, protocol) for source in sources]
     if PartialState().is_main_process:
-        save_evaluations(run.evaluation, evaluations)
+        differences = difference_rows(evaluations[1:], evaluations[:1])
+        save_results(run.evaluation, evaluations, result_rows(evaluations), differences, protocol.describe())
     return evaluations
 
 
-def evaluate_model(
-    recipe: Recipe, name: str, task: str, source: str, prompts: Dataset, revision: str | None = None
-) -> Evaluation:
+def held_out_task(recipe: Recipe) -> str:
+    """What the recipe's held-out prompts are called in results."""
+    return (recipe.data.dataset_name or "").removeprefix("reasoning_gym:")
+
+
+def recipe_protocol(recipe: Recipe) -> Protocol:
+    """How the recipe puts, samples and grades its held-out prompts."""
+    data, sampling = recipe.data, recipe.eval_sampling
+    return Protocol(
+        name="recipe",
+        system_prompt=data.system_prompt,
+        prompt_template=data.prompt_template,
+        conversational=data.conversational,
+        chat_template_kwargs=recipe.training.template_options,
+        num_samples=recipe.run.eval_num_samples,
+        **{**vars(sampling), "stop": list(sampling.stop)},
+    )
+
+
+def evaluate_model(recipe: Recipe, source: ModelSource, task: str, prompts: Dataset, protocol: Protocol) -> Evaluation:
     """One model on held-out prompts, each process a share of them.
 
     Args:
-        recipe: Says how prompts are put, sampled and graded.
-        name: What the model is called in the results.
+        recipe: Says how models are loaded and completions graded.
+        source: The model.
         task: What the prompts are called in the results.
-        source: Folder or Hub name of the model.
         prompts: Columns `prompt` and `answer`, and what the reward functions read.
-        revision: Revision of a Hub model.
+        protocol: The recipe's.
     """
     state = PartialState()
-    tokenizer = load_recipe_tokenizer(recipe, source, revision)
-    engine = make_engine(recipe, source, revision, tokenizer, recipe.eval_sampling)
-    mine = prompts.select(range(state.process_index, len(prompts), state.num_processes))
-    total, done = len(mine) * recipe.run.eval_num_samples, 0
-    with progress(f"evaluating {name}", total, visible=state.is_main_process) as update:
+    tokenizer = load_recipe_tokenizer(recipe, source.path, source.revision)
 
-        def count(finished: int) -> None:
-            nonlocal done
-            done += finished
-            update(done, "")
+    def load() -> Engine:
+        return make_engine(recipe, source.path, source.revision, tokenizer, protocol.sampling)
 
-        part = evaluate(
-            name,
-            task,
-            mine,
-            engine,
-            recipe.reward_funcs,
-            num_samples=recipe.run.eval_num_samples,
-            seed=recipe.run.eval_seed,
-            template_options=recipe.training.template_options,
-            on_batch=count,
-        )
-    scored = gather_object(part.scored) if state.num_processes > 1 else part.scored
-    scored.sort(key=lambda item: item.prompt.key)
-    return replace(part, scored=scored)
+    identity = bank_identity(
+        model={**model_identity(source.path, source.revision), "precision": precision(recipe)},
+        tokenizer=tokenizer_identity(tokenizer),
+        sampling=protocol.sampling.describe(),
+        reward_funcs=recipe.reward_funcs,
+        num_samples=recipe.run.eval_num_samples,
+        seed=recipe.run.eval_seed,
+    )
+    job = EvaluationJob(
+        source.name,
+        task,
+        protocol.label,
+        prompts,
+        LazyEngine(tokenizer, load, recipe.run.generation_batch_limit),
+        recipe.reward_funcs,
+        identity,
+        cache_folder() / "evaluations",
+        recipe.training.template_options,
+    )
+    with told_progress(f"evaluating {source.name}", visible=state.is_main_process) as tell:
+        job.sample(tell, rank=state.process_index, num_ranks=state.num_processes, barrier=state.wait_for_everyone)
+    return job.collect()
 
 
 def _facts(recipe: Recipe, path: str, bank: ReferenceBank | None, prompts: Dataset) -> dict[str, Any]:

@@ -1,0 +1,391 @@
+"""What `aapo eval` and `aapo table` do."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import datasets
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset
+from rich import box
+from rich.table import Table
+from transformers.utils import logging as transformers_logging
+
+from aapo.errors import InputError, nearest
+from aapo.evaluation import (
+    DEFAULT,
+    Evaluation,
+    EvaluationJob,
+    ModelSource,
+    Protocol,
+    ScoreTable,
+    check_protocols,
+    difference_rows,
+    difference_table,
+    latex,
+    load_protocol,
+    markdown,
+    metric_table,
+    model_sources,
+    published_rows,
+    quality_table,
+    read_evaluations,
+    read_results,
+    result_rows,
+    save_results,
+    score_table,
+    select,
+)
+from aapo.evaluation.results import AVERAGE, RESULTS
+from aapo.fields import field_types, parse_flags, typed
+from aapo.files import write_text
+from aapo.grading import RewardFunction
+from aapo.progress import console, told_progress
+from aapo.runs import RunDirectory, cache_folder
+from aapo.samples import bank_identity
+from aapo.sampling import (
+    Engine,
+    LazyEngine,
+    TransformersEngine,
+    load_model,
+    load_tokenizer,
+    model_identity,
+    tokenizer_identity,
+)
+from aapo.scoring import check_columns
+from aapo.tasks import Benchmark, find_benchmark
+from aapo.training import Recipe, load_recipe
+from aapo.training.recipe import reward_functions
+from aapo.training.run import held_out_task, loaded_prompts, recipe_protocol
+
+transformers_logging.disable_progress_bar()
+datasets.disable_progress_bars()
+
+HELD_OUT = "held_out"
+WIDE_COLUMNS = 4
+VLLM_BATCH, TRANSFORMERS_BATCH = 1024, 256
+FORMATS = ("terminal", "markdown", "latex", "json")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of `aapo eval`, as the command line gives them."""
+
+    tasks: list[str]
+    dev_tasks: list[str]
+    protocol: str | None
+    num_samples: int | None
+    ks: list[int] | None
+    checkpoints: str | None
+    against: str | None
+    revision: str | None
+    engine: str
+    dtype: str
+    batch_size: int | None
+    tensor_parallel_size: int
+    share: tuple[int, int] | None
+    seed: int
+    published: str | None
+    mix_protocols: bool
+    trust_remote_code: bool
+    output: Path | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """Problems ready to be put to a model, and how their completions are graded."""
+
+    name: str
+    prompts: Dataset
+    rewards: list[RewardFunction]
+    num_samples: int
+
+
+def evaluate_models(models: Sequence[str], options: Options, flags: Sequence[str]) -> None:
+    """Evaluate models on tasks, print the tables and write the evaluation folder."""
+    recipe = _recipe(models[0])
+    protocol, changes = _protocol(recipe, options, parse_flags(flags))
+    sources = [source for model in models for source in model_sources(model, options.revision, options.checkpoints)]
+    _check_names(sources)
+    published = published_rows(options.published) if options.published else []
+    others = _against(options, models[0], protocol)
+    if twice := set(options.tasks) & set(options.dev_tasks):
+        raise InputError(f"{twice.pop()} is among --tasks and --dev-tasks; choose checkpoints on other problems")
+    tasks = [_task(name, recipe, protocol, changes) for name in options.tasks]
+    dev_tasks = [_task(name, recipe, protocol, changes) for name in options.dev_tasks]
+    candidates = [*sources, *([others] if isinstance(others, ModelSource) and others not in sources else [])]
+    jobs = [job for source in candidates for job in Candidate(source, protocol, options).sample([*tasks, *dev_tasks])]
+    if not PartialState().is_main_process:
+        return
+    if options.share is not None:
+        console.print("this share is sampled; when all are, the same command without --share collects them")
+        return
+    collected = [job.collect() for job in jobs]
+    # A model that is evaluated only to be held against stands in the table too.
+    everything = [item for item in collected if item.task in {task.name for task in tasks}]
+    development = [item for item in collected if item.task in {task.name for task in dev_tasks}]
+    names = {source.name for source in sources}
+    evaluations = [item for item in everything if item.model in names]
+    if isinstance(others, list):
+        held_against = others
+        everything += [item for item in others if item.model not in names]
+    else:
+        held_against = [item for item in everything if others is not None and item.model == others.name]
+    rows, differences = result_rows(everything, options.ks), difference_rows(evaluations, held_against)
+    check_protocols(rows, mix=options.mix_protocols)
+    notes = []
+    if len(sources) > 1 and options.checkpoints is not None:
+        notes.append(select([source.name for source in sources], development, evaluations).sentence)
+    output = options.output or _default_output(models[0], protocol)
+    protocols = protocol.describe()
+    save_results(output, everything, rows, differences, protocols)
+    print_table(score_table(rows, published, notes))
+    for table in (metric_table(rows), quality_table(rows), difference_table(differences) if differences else None):
+        if table is not None:
+            print_table(table)
+    _print_verdicts(differences)
+    main = score_table(rows, published, notes)
+    write_text(output / "table.md", markdown(main))
+    write_text(output / "table.tex", latex(main))
+    console.print(f"results {output / RESULTS}", markup=False)
+
+
+def _recipe(model: str) -> Recipe | None:
+    """The recipe of a run directory; None for another model."""
+    return load_recipe(model) if RunDirectory(model).recipe_file.exists() else None
+
+
+def _protocol(recipe: Recipe | None, options: Options, given: dict[str, Any]) -> tuple[Protocol, dict[str, Any]]:
+    """The protocol with the settings asked for, and what was asked for of the tasks.
+
+    A run directory is evaluated by its recipe's protocol unless another is named.
+    """
+    changes = {key: value for key, value in given.items() if key in _task_fields()}
+    settings = {key: value for key, value in given.items() if key not in changes}
+    allowed = [*field_types(Protocol), *_task_fields()]
+    for key in settings:
+        if key not in field_types(Protocol):
+            raise InputError(
+                f"unknown option --{key}{nearest(key, allowed)}; settings are those of a protocol or a task"
+            )
+    if options.protocol is None and recipe is not None:
+        protocol = recipe_protocol(recipe)
+    else:
+        protocol = load_protocol(options.protocol or DEFAULT)
+    if options.num_samples is not None:
+        settings["num_samples"] = options.num_samples
+    return protocol.changed(settings), changes
+
+
+def _task_fields() -> list[str]:
+    """Fields of a task that flags can set; the protocol says how many samples."""
+    return [item.name for item in fields(Benchmark) if item.name not in ("name", "dataset_name", "num_samples")]
+
+
+def _check_names(sources: Sequence[ModelSource]) -> None:
+    names = [source.name for source in sources]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"two models are called {name}; rename a folder, since results are stored by name")
+
+
+def _against(options: Options, model: str, protocol: Protocol) -> list[Evaluation] | ModelSource | None:
+    """What the models are held against: stored evaluations, or a model yet to evaluate.
+
+    Raises:
+        InputError: Stored results are of another protocol.
+    """
+    if options.against is None:
+        return None
+    path = Path(options.against)
+    if path.name == RESULTS or (path / RESULTS).exists():
+        found = read_evaluations(path)
+        labels = {item.protocol for item in found} - {protocol.label}
+        if labels and not options.mix_protocols:
+            raise InputError(
+                f"{path} was evaluated by {', '.join(sorted(labels))} and this evaluation is by {protocol.label}; "
+                "choose the same --protocol and settings, or compare all the same with --mix-protocols"
+            )
+        return found
+    if options.against == "base":
+        return model_sources(model, None, "base")[0]
+    return model_sources(options.against)[0]
+
+
+def _task(name: str, recipe: Recipe | None, protocol: Protocol, changes: dict[str, Any]) -> Task:
+    """The problems that a name on the command line stands for.
+
+    `held_out`, and the data set that a run was trained on, are the run's held-out prompts.
+    """
+    if recipe is not None and name in (HELD_OUT, recipe.data.dataset_name):
+        if not recipe.data.num_eval_prompts:
+            raise InputError(f"the run holds no prompts out (num_eval_prompts is 0), so there is no task {name}")
+        asked = {key: value for key, value in changes.items() if key in ("reward_funcs", "reward_kwargs")}
+        rewards = recipe.reward_funcs
+        if asked:
+            rewards = reward_functions(
+                _typed(asked).get("reward_funcs", recipe.run.reward_funcs), _typed(asked).get("reward_kwargs"), "fail"
+            )
+        prompts = loaded_prompts(replace_style(recipe, protocol), "test")
+        check_columns(rewards, prompts.column_names)
+        limit = _typed(changes).get("num_problems")
+        prompts = prompts.select(range(min(limit, len(prompts)))) if limit else prompts
+        return Task(held_out_task(recipe), prompts, rewards, protocol.num_samples)
+    if name == HELD_OUT:
+        raise InputError(
+            "held_out is the held-out side of a run's data, and the model is not a run directory; name a task"
+        )
+    benchmark = replace(find_benchmark(name), **_typed(changes))
+    names, kwargs = benchmark.rewards
+    rewards = reward_functions(names, kwargs, "fail")
+    prompts = benchmark.load(protocol.style)
+    check_columns(rewards, prompts.column_names)
+    return Task(benchmark.name, prompts, rewards, protocol.samples(benchmark.name, benchmark.num_samples))
+
+
+def replace_style(recipe: Recipe, protocol: Protocol) -> Recipe:
+    """The recipe with its prompts put as the protocol says."""
+    style = protocol.style
+    data = replace(
+        recipe.data,
+        system_prompt=style.system_prompt,
+        prompt_template=style.prompt_template,
+        conversational=style.conversational,
+    )
+    return replace(recipe, data=data)
+
+
+def _typed(changes: dict[str, Any]) -> dict[str, Any]:
+    kinds = field_types(Benchmark)
+    return {key: typed(key, value, kinds[key]) for key, value in changes.items()}
+
+
+class Candidate:
+    """A model with its tokenizer, identity and engine, each made once, when it is needed."""
+
+    def __init__(self, source: ModelSource, protocol: Protocol, options: Options) -> None:
+        self.source = source
+        self.protocol = protocol
+        self.options = options
+        batch_size = options.batch_size or (VLLM_BATCH if options.engine == "vllm" else TRANSFORMERS_BATCH)
+        self.tokenizer = load_tokenizer(source.path, source.revision, trust_remote_code=options.trust_remote_code)
+        self.engine = LazyEngine(self.tokenizer, lambda: self._load(batch_size), batch_size)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What is sampled from: the weights, their precision and the engine."""
+        engine = {} if self.options.engine == "transformers" else {"engine": self.options.engine}
+        return {
+            **model_identity(self.source.path, self.source.revision), "precision": self.options.dtype, **engine,
+        }  # fmt: skip
+
+    def job(self, task: Task) -> EvaluationJob:
+        """The model on a task."""
+        identity = bank_identity(
+            model=self.identity,
+            tokenizer=tokenizer_identity(self.tokenizer),
+            sampling=self.protocol.sampling.describe(),
+            reward_funcs=task.rewards,
+            num_samples=task.num_samples,
+            seed=self.options.seed,
+        )
+        return EvaluationJob(
+            self.source.name,
+            task.name,
+            self.protocol.label,
+            task.prompts,
+            self.engine,
+            task.rewards,
+            identity,
+            cache_folder() / "evaluations",
+            self.protocol.chat_template_kwargs,
+        )
+
+    def sample(self, tasks: Sequence[Task]) -> list[EvaluationJob]:
+        """The jobs of the tasks, after sampling what is missing; each process, or this call's share, does its part."""
+        state, jobs = PartialState(), [self.job(task) for task in tasks]
+        rank, num_ranks = self.options.share or (state.process_index, state.num_processes)
+        for job in jobs:
+            with told_progress(f"{job.model} on {job.task}", visible=state.is_main_process) as tell:
+                job.sample(tell, rank=rank, num_ranks=num_ranks, barrier=state.wait_for_everyone)
+        return jobs
+
+    def _load(self, batch_size: int) -> Engine:
+        source, options = self.source, self.options
+        if options.engine == "vllm":
+            from aapo.sampling.vllm import VLLMEngine
+
+            return VLLMEngine(
+                source.path,
+                self.tokenizer,
+                self.protocol.sampling,
+                revision=source.revision,
+                dtype=options.dtype,
+                tensor_parallel_size=options.tensor_parallel_size,
+                trust_remote_code=options.trust_remote_code,
+            )
+        model: Any = load_model(
+            source.path, source.revision, dtype=options.dtype, trust_remote_code=options.trust_remote_code
+        )
+        return TransformersEngine(model.to(PartialState().device), self.tokenizer, self.protocol.sampling, batch_size)
+
+
+def _default_output(model: str, protocol: Protocol) -> Path:
+    """In a run directory a folder of the protocol, else `evaluations/NAME-DATE-TIME`."""
+    run = RunDirectory(model)
+    if run.recipe_file.exists():
+        return run.evaluation / protocol.label.replace("@", "-")
+    name = f"{Path(model).resolve().name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return Path(broadcast_object_list([str(Path("evaluations") / name)])[0])
+
+
+def show_tables(paths: Sequence[Path], form: str, published: str | None, *, mix_protocols: bool) -> None:
+    """Print the results of several evaluations as one table."""
+    if form not in FORMATS:
+        raise InputError(f"--format is {form!r}{nearest(form, FORMATS)}; it must be {', '.join(FORMATS)}")
+    rows = [row for path in paths for row in read_results(path)]
+    check_protocols(rows, mix=mix_protocols)
+    table = score_table(rows, published_rows(published) if published else [])
+    if form == "terminal":
+        print_table(table)
+    elif form == "json":
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+    else:
+        print(markdown(table) if form == "markdown" else latex(table), end="")
+
+
+def print_table(table: ScoreTable) -> None:
+    """Print a table to the terminal."""
+    shown = Table(caption="\n".join(table.notes) or None, caption_justify="left", box=box.SIMPLE_HEAD)
+    narrow = len(table.columns) > WIDE_COLUMNS
+    for index, column in enumerate(table.columns):
+        head = column.replace(" (", "\n(") if narrow else column
+        names = index == 0 or column == "task"
+        shown.add_column(head, justify="left" if names else "right", overflow="fold", no_wrap=column == "task")
+    for row in table.rows:
+        shown.add_row(*(cell.replace(" [", "\n[") if narrow else cell for cell in row))
+    console.print(shown, markup=False)
+
+
+def _print_verdicts(differences: Sequence[dict[str, Any]]) -> None:
+    """One sentence for each pair of models, about the average, or the only task."""
+    for row in differences:
+        alone = len([other for other in differences if _pair(other) == _pair(row)]) == 1
+        if row["difference"] is not None and (row["task"] == AVERAGE or alone):
+            points, low, high = (100 * row[key] for key in ("difference", "low", "high"))
+            where = "on average" if row["task"] == AVERAGE else f"on {row['task']}"
+            side = "above" if points >= 0 else "below"
+            console.print(
+                f"{row['model']} is {abs(points):.1f} points {side} {row['against']} {where}, 95% interval "
+                f"[{low:+.1f}, {high:+.1f}]: {row['verdict']}",
+                markup=False,
+            )
+
+
+def _pair(row: dict[str, Any]) -> tuple[str, str]:
+    return row["model"], row["against"]

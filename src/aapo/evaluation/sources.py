@@ -1,0 +1,65 @@
+"""The models that a text on the command line names."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from aapo.errors import InputError
+from aapo.runs import RunDirectory
+
+BASE, FINAL, ALL = "base", "final", "all"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model to evaluate.
+
+    Attributes:
+        name: What it is called in results.
+        path: Folder or Hub name; a folder may hold a LoRA adapter.
+        revision: Revision of a Hub model.
+    """
+
+    name: str
+    path: str
+    revision: str | None = None
+
+
+def model_sources(model: str, revision: str | None = None, checkpoints: str | None = None) -> list[ModelSource]:
+    """The models that `model` stands for: itself, or those of a run directory.
+
+    Args:
+        model: A model folder, a LoRA adapter's folder, a Hub name, or a run directory.
+        revision: Of a Hub model.
+        checkpoints: Of a run directory, by default its final model: comma-separated steps, `base` (the model that
+            training started from), `final`, or `all` (every checkpoint and the final model).
+
+    Raises:
+        InputError: The run or a checkpoint is not there.
+    """
+    run = RunDirectory(model)
+    if not run.recipe_file.exists():
+        if checkpoints is not None:
+            raise InputError(
+                f"--checkpoints is {checkpoints}, and {model} is not a run directory; name one, or drop it"
+            )
+        return [ModelSource(Path(model).name, model, revision)]
+    name = run.path.resolve().name
+    found = {int(folder.name.split("-")[1]): folder for folder in run.checkpoints.glob("checkpoint-*")}
+    steps = sorted(step for step, folder in found.items() if (folder / "whole").exists())
+    sources = []
+    for wanted in (checkpoints or FINAL).split(","):
+        if wanted == ALL:
+            sources += [ModelSource(f"{name}@{step}", str(found[step])) for step in steps]
+        if wanted in (ALL, FINAL):
+            if not run.model.exists():
+                raise InputError(f"{model} has no final model yet; finish it with `aapo train {model} --resume`")
+            sources.append(ModelSource(name, str(run.model)))
+        elif wanted == BASE:
+            started = run.manifest()["model"]
+            sources.append(ModelSource(f"{name}@base", started["name_or_path"], started.get("revision")))
+        elif wanted.isdecimal() and int(wanted) in steps:
+            sources.append(ModelSource(f"{name}@{int(wanted)}", str(found[int(wanted)])))
+        else:
+            kept = ", ".join(map(str, steps)) or "none"
+            raise InputError(f"{model} has no checkpoint {wanted!r}; it has {kept}; besides them: all, base, final")
+    return sources
