@@ -13,8 +13,8 @@ from aapo.errors import AapoError, InputError
 from aapo.files import write_text
 from aapo.grading import accuracy, format
 from aapo.reference import ReferenceBank, bank_identity, summarize
-from aapo.samples import differences
-from aapo.samples.storage import MANIFEST
+from aapo.samples import differences, find_score_set, sample_identity
+from aapo.samples.storage import MANIFEST, begin_score_set, claim, remove_leftovers
 from aapo.sampling import (
     SamplingSettings,
     TransformersEngine,
@@ -126,6 +126,21 @@ def test_two_processes_build_the_bank_of_one(tmp_path, engine, identity, additio
         two, same = threads.map(build, range(2))
     assert contents(one) == contents(two) == contents(same)
     assert [each.sampled for each in engines] == [12, 12]
+
+
+def test_processes_that_begin_a_bank_at_once_do_not_disturb_each_other(tmp_path, identity):
+    barrier = threading.Barrier(4, timeout=60)
+
+    def begin(path):
+        barrier.wait()
+        claim(path, sample_identity(identity()))
+        remove_leftovers(path)
+        begin_score_set(path, REWARDS)
+        return find_score_set(path, identity()["rewards"])
+
+    with ThreadPoolExecutor(4) as threads:
+        for attempt in range(25):
+            assert all(threads.map(begin, [tmp_path / str(attempt)] * 4))
 
 
 def test_another_bank_is_refused_with_every_difference(tmp_path, engine, identity, addition):

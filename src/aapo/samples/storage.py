@@ -12,7 +12,7 @@ import hashlib
 import json
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -108,20 +108,22 @@ def claim(path: Path, identity: SampleIdentity) -> None:
     Raises:
         InputError: It is something else; the message names each difference.
     """
-    if (path / MANIFEST).exists():
-        if changed := differences(read_identity(path), identity):
-            raise InputError(f"{path} holds another bank: {'; '.join(changed)}; give another --output")
-    elif path.exists() and any(not file.name.startswith(".") for file in path.iterdir()):  # one may be being written
-        raise InputError(f"{path} is not empty and not a reference bank; give another --output")
-    else:
+    # Looked at once, and hidden files left out: another process may be making the same store.
+    found = {file.name for file in path.iterdir() if not file.name.startswith(".")} if path.exists() else set()
+    if not found:
         write_json(path / MANIFEST, {"format": FORMAT, "identity": identity})
+    elif MANIFEST not in found and not (path / MANIFEST).exists():
+        raise InputError(f"{path} is not empty and not a reference bank; give another --output")
+    elif changed := differences(read_identity(path), identity):
+        raise InputError(f"{path} holds another bank: {'; '.join(changed)}; give another --output")
 
 
 def remove_leftovers(path: Path) -> None:
     """Remove the temporary files of builds and rescorings that were killed."""
     for leftover in path.rglob(".*.tmp"):
-        if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
-            leftover.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # a younger one has been renamed meanwhile
+            if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
+                leftover.unlink()
 
 
 def score_sets(path: Path) -> list[ScoreSet]:
