@@ -6,7 +6,7 @@ metrics.jsonl        one object a step: `step`, `seconds`, and the metrics
 samples/             step-000001.parquet …: every rollout with its rewards, margin and advantage
 checkpoints/         checkpoint-N, whole or absent
 model/               the final model
-evaluation/          results.json, differences.json, protocol.json, and samples/ with every completion
+evaluation/          results.json, differences.json, protocol.json, table.json, and samples/ with every completion
 figures/, report.html
 """
 

@@ -116,7 +116,7 @@ def test_train_goes_from_nothing_to_a_report(trained):
         assert row["correct"] == row["reward/accuracy"] == float(row["verdict"] == "correct")
         assert row["reward/format"] in (0.0, 1.0)
     page = run_directory.report.read_text()
-    assert "Held-out accuracy" in page and list(run_directory.figures.glob("*.png"))
+    assert "trained is " in page and " base on basic_arithmetic" in page and list(run_directory.figures.glob("*.png"))
     manifest = run_directory.manifest()
     assert manifest["seed"] == 42 and manifest["versions"]["trl"] and manifest["reference_bank"]["identity"]
 
@@ -458,7 +458,7 @@ class TestBadInput:
         assert "papers is not empty and not a run directory" in refused(
             capsys, "train", "small.yaml", "--output_dir", "papers"
         )
-        assert "is not a run directory: it has no recipe.yaml" in refused(capsys, "report", "papers")
+        assert "papers is nothing to report on: it has none of recipe.yaml (run)" in refused(capsys, "report", "papers")
 
     def test_no_disk_space(self, trained, capsys, workplace, monkeypatch):
         usage = shutil.disk_usage(workplace)

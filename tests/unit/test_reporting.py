@@ -1,7 +1,6 @@
-"""The report of synthetic runs: what it says, what it escapes, and what it does without data."""
+"""The report of synthetic runs and evaluations: what it says, what it escapes, and what it does without data."""
 
 import html
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,19 +9,20 @@ import pyarrow as pa
 import pytest
 
 from aapo.errors import InputError
-from aapo.files import write_json, write_parquet
+from aapo.evaluation import Evaluation, difference_rows, result_rows, save_results
+from aapo.evaluation.evaluate import SAMPLE_COLUMNS
+from aapo.evaluation.results import clear_leaders
+from aapo.files import write_json
 from aapo.reporting import write_report
-from aapo.reporting.comparison import Change, Comparison, Estimate, judge
-from aapo.reporting.completions import Outcomes, read_side_by_side
-from aapo.reporting.figures import draw_evaluation, draw_figures
+from aapo.reporting.curves import draw_curves
+from aapo.reporting.evaluation import judge
+from aapo.reporting.problems import characters_shown, task_problems
+from aapo.reporting.scores import draw_scores
 from aapo.reporting.series import read_series, smooth
 from aapo.runs import RunDirectory
 
 HOSTILE = "<script>alert(1)</script></pre><img src=x onerror=alert(2)>{{ 7 * 7 }}"
-ALL_FIGURES = ["evaluation", "reward", "accuracy", "completion_length", "dead_groups", "overview"]
-LOW = Estimate(0.312, 0.28, 0.345, 200, 4)
-HIGH = Estimate(0.789, 0.761, 0.815, 200, 4)
-NEAR_HIGH = Estimate(0.76, 0.73, 0.79, 200, 4)
+CURVES = ["reward", "accuracy", "completion_length", "dead_groups", "overview"]
 
 
 def metrics_row(step: int) -> dict[str, Any]:
@@ -52,174 +52,199 @@ def make_run(path: Path, num_steps: int = 20) -> RunDirectory:
     return run
 
 
-def add_summary(run: RunDirectory, base: Estimate, trained: Estimate, task: str = "addition") -> None:
-    names = ("estimate", "low", "high", "num_problems", "num_samples")
+def evaluation(
+    model: str, corrects: list[list[float | None]], task: str = "sums", completion: str = "2", protocol: str = "aapo@1"
+) -> Evaluation:
+    """One problem for each list, one sample for each of its values."""
+    verdicts = {1.0: "correct", 0.0: "no_answer", None: "unparseable_gold"}
     rows = [
-        {"model": model, "task": task, "metric": "avg@4", **dict(zip(names, estimate, strict=True))}
-        for model, estimate in (("base", base), ("trained", trained))
+        {
+            "model": model,
+            "task": task,
+            "protocol": protocol,
+            "problem": f"problem-{place}",
+            "prompt_key": f"key-{place}",
+            "sample": sample,
+            "prompt": f"\nWhat is 1 + {place}?\nSay it.",
+            "gold": str(1 + place),
+            "completion": completion,
+            "completion_tokens": 12,
+            "finish_reason": "length" if model == "base" else "stop",
+            "correct": correct,
+            "extracted": None,
+            "verdict": verdicts[correct],
+            "rule": "number" if correct else None,
+            "answer_class": sample,
+        }
+        for place, values in enumerate(corrects)
+        for sample, correct in enumerate(values)
     ]
-    write_json(run.evaluation / "results.json", rows)
+    return Evaluation(pa.Table.from_pylist(rows, pa.schema(list(SAMPLE_COLUMNS.items()))))
 
 
-def add_completions(run: RunDirectory, corrects: dict[str, list[float | None]], completion: str = "2") -> None:
-    """One problem for each place of the lists, one sample each."""
-    for model, values in corrects.items():
-        rows = [
-            {
-                "task": "addition",
-                "prompt_key": f"key-{place}",
-                "sample": 0,
-                "prompt": f"What is 1 + {place}?",
-                "gold": str(1 + place),
-                "completion": completion,
-                "completion_tokens": 12,
-                "finish_reason": "length" if model == "base" else "stop",
-                "correct": correct,
-                "verdict": {1.0: "correct", 0.0: "no_answer", None: "unparseable_gold"}[correct],
-                "rule": "number" if correct else None,
-            }
-            for place, correct in enumerate(values)
-        ]
-        write_parquet(run.evaluation / "samples" / f"{model}--addition.parquet", pa.Table.from_pylist(rows))
+def add_evaluation(folder: Path, *evaluations: Evaluation, against: str | None = "base", **options: Any) -> Path:
+    others = [item for item in evaluations if item.model == against]
+    mine = [item for item in evaluations if item.model != against]
+    differences = difference_rows(mine, others) if mine and others else []
+    save_results(folder, evaluations, result_rows(evaluations), differences, {"name": "aapo"}, **options)
+    return folder
 
 
-def page_of(run: RunDirectory) -> str:
-    return write_report([run]).read_text(encoding="utf-8")
+def page_of(folder: Path) -> str:
+    return write_report([folder]).read_text(encoding="utf-8")
+
+
+def text_of(page: str) -> str:
+    return html.unescape(" ".join(re.sub(r"<[^>]+>", " ", page).split()))
+
+
+# 12 problems: trained is right on all, base on the first three.
+WEAK = [[1.0, 1.0]] * 3 + [[0.0, 0.0]] * 9
+STRONG = [[1.0, 1.0]] * 12
 
 
 @pytest.mark.parametrize(
-    ("base", "trained", "headline", "reading", "points", "tone"),
+    ("base", "trained", "direction", "noise", "tone"),
     [
-        (
-            LOW,
-            HIGH,
-            "Held-out accuracy rose from 31.2% [28.0, 34.5] to 78.9% [76.1, 81.5], outside the noise",
-            "The 95% intervals are disjoint.",
-            "+47.7",
-            "better",
-        ),
-        (
-            HIGH,
-            LOW,
-            "Held-out accuracy fell from 78.9% [76.1, 81.5] to 31.2% [28.0, 34.5], outside the noise",
-            "The 95% intervals are disjoint.",
-            "-47.7",
-            "worse",
-        ),
-        (
-            NEAR_HIGH,
-            HIGH,
-            "Held-out accuracy rose from 76.0% [73.0, 79.0] to 78.9% [76.1, 81.5], inside the noise",
-            "The 95% intervals overlap",
-            "+2.9",
-            "unclear",
-        ),
-        (
-            HIGH,
-            HIGH,
-            "Held-out accuracy stayed level from 78.9% [76.1, 81.5] to 78.9% [76.1, 81.5], inside the noise",
-            "The 95% intervals overlap",
-            "+0.0",
-            "unclear",
-        ),
+        (WEAK, STRONG, "75.0 points above", "outside the noise", "better"),
+        (STRONG, WEAK, "75.0 points below", "outside the noise", "worse"),
+        (WEAK, WEAK, "0.0 points above", "inside the noise", "unclear"),
+        (WEAK, [[1.0, 1.0]] * 4 + [[0.0, 0.0]] * 8, "8.3 points above", "inside the noise", "unclear"),
     ],
 )
-def test_verdict_says_what_the_intervals_say(tmp_path, base, trained, headline, reading, points, tone):
+def test_verdict_of_a_run_is_the_paired_difference(tmp_path, base, trained, direction, noise, tone):
     run = make_run(tmp_path / "run", num_steps=1)
-    add_summary(run, base, trained)
-    page = page_of(run)
-    assert f'<meta name="description" content="{headline}">' in page
+    add_evaluation(run.evaluation, evaluation("base", base), evaluation("trained", trained))
+    page = page_of(run.path)
+    (headline,) = re.findall(r'<meta name="description" content="([^"]*)">', page)
+    assert re.fullmatch(rf"trained is {direction} base on sums, 95% interval \[.*\]: {noise}", headline)
     assert re.sub(r"</?span[^>]*>", "", page).count(f"<h2>{headline}</h2>") == 1
-    assert f"addition: 200 problems, 4 samples each (avg@4). {reading}" in page
-    assert f'<td class="number">{points}</td>' in page
+    assert "Paired by problem, 12 problems of sums." in page
     assert f'class="verdict {tone}"' in page
+    assert text_of(page).count("Difference") == 1
 
 
-def test_touching_intervals_are_inside_the_noise():
-    assert not Change("t", "avg@1", Estimate(0.2, 0.1, 0.3, 9, 1), Estimate(0.4, 0.3, 0.5, 9, 1)).outside_noise
-
-
-def test_verdict_on_several_tasks_counts_and_lists_them():
-    rows = [
-        Comparison("a", "avg@4", LOW, HIGH),
-        Comparison("b", "avg@4", HIGH, LOW),
-        Comparison("c", "avg@4", HIGH, NEAR_HIGH),
+def test_verdict_on_several_pairs_counts_them():
+    models = [evaluation("base", WEAK), evaluation("one", STRONG), evaluation("two", WEAK)]
+    verdict = judge(result_rows(models), difference_rows(models[1:], models[:1]))
+    assert verdict.headline == "Of 2 comparisons: 1 better, 1 inside the noise"
+    assert [detail.split(",")[0] for detail in verdict.details] == [
+        "one is 75.0 points above base on sums",
+        "two is 0.0 points above base on sums",
     ]
-    verdict = judge(rows)
-    assert verdict.headline == (
-        "Held-out accuracy rose on 1 and fell on 1 of 3 measurements, outside the noise; 1 is inside it"
-    )
-    assert [detail[:2] for detail in verdict.details] == ["a:", "b:", "c:"]
     assert verdict.tone == "unclear"
-    assert judge(rows[:1] + rows[2:]).tone == "better"
-    assert (
-        judge([rows[2], rows[2]]).headline == "Held-out accuracy changed inside the noise only, on all 2 measurements"
-    )
 
 
-def test_mean_accuracy_decides_where_it_was_measured():
-    rows = [Comparison("a", "pass@4", HIGH, LOW), Comparison("a", "avg@4", LOW, HIGH)]
-    assert judge(rows).headline.startswith("Held-out accuracy rose")
-    assert judge(rows[:1]).headline.startswith("Held-out pass@4 fell")
+def test_verdict_on_several_tasks_is_about_their_average():
+    models = [evaluation(model, WEAK, task) for model in ("base", "trained") for task in ("sums", "words")]
+    models[2] = evaluation("trained", STRONG, "sums")
+    verdict = judge(result_rows(models), difference_rows(models[2:], models[:2]))
+    assert verdict.headline.startswith("trained is 37.5 points above base on average,")
+    assert verdict.details[0].startswith("Paired by problem, 24 problems over all tasks.")
+    assert [detail.split(",")[0] for detail in verdict.details[1:]] == [
+        "trained is 75.0 points above base on sums",
+        "trained is 0.0 points above base on words",
+    ]
 
 
-@pytest.mark.parametrize("missing", [None, float("nan")])
-def test_one_model_alone_is_no_comparison(tmp_path, missing):
-    run = make_run(tmp_path / "run")
-    add_summary(run, LOW, HIGH)
-    rows = json.loads((run.evaluation / "results.json").read_text())
-    rows[0]["estimate"] = missing
-    write_json(run.evaluation / "results.json", rows)
-    page = page_of(run)
-    assert "nothing to compare" in page
-    assert "the trained model reaches" in page
-    assert (run.figures / "evaluation.png").exists()
+def test_one_model_alone_is_no_comparison(tmp_path):
+    folder = add_evaluation(tmp_path / "alone", evaluation("tiny", WEAK))
+    page = page_of(folder)
+    assert "<h1>Evaluation alone</h1>" in page
+    assert "tiny: 25.0% [" in text_of(page).replace("25.0% [", "25.0% [")
+    assert "Only one model was evaluated: nothing to compare." in page
+    assert sorted(file.name for file in (folder / "figures").iterdir()) == ["evaluation.png", "evaluation.svg"]
+
+
+def test_nothing_scored_is_said(tmp_path):
+    page = page_of(add_evaluation(tmp_path / "none", evaluation("tiny", [[None, None]])))
+    assert "<h2>Nothing could be scored</h2>" in page
+    assert "<svg" not in page
 
 
 def test_without_evaluation_the_page_says_so(tmp_path):
-    page = page_of(make_run(tmp_path / "run"))
+    page = page_of(make_run(tmp_path / "run").path)
     assert "<h2>Not evaluated yet</h2>" in page
-    assert "<h3>Evaluation</h3>" not in page
-    assert "Completions before and after" not in page
+    assert "Problems and answers" not in page
     assert "<h3>Training</h3>" in page
+
+
+def test_later_evaluations_of_a_run_are_sections_of_its_report(tmp_path):
+    run = make_run(tmp_path / "run", num_steps=1)
+    add_evaluation(run.evaluation, evaluation("base", WEAK), evaluation("trained", STRONG))
+    add_evaluation(run.evaluation / "paper-1234", evaluation("run@40", WEAK, "aime24"), against=None)
+    page = page_of(run.path)
+    assert page.index("Evaluation: Held-out problems") < page.index("Evaluation: paper-1234") < page.index("aime24")
+    assert sorted(file.name for file in run.figures.glob("*.png")) == ["evaluation-paper-1234.png", "evaluation.png"]
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_best_score_is_bold_only_outside_the_noise(tmp_path):
+    models = [evaluation("base", WEAK), evaluation("one", STRONG), evaluation("two", STRONG)]
+    assert clear_leaders(models) == set()
+    assert clear_leaders(models[:2]) == {("one", "sums")}
+    page = page_of(add_evaluation(tmp_path / "all", *models))
+    assert "number strong" not in page
+    page = page_of(add_evaluation(tmp_path / "two", *models[:2]))
+    assert page.count("number strong") == 1
+    assert "Bold: above every other model" in page
+    other = [evaluation(item.model, WEAK, "words") for item in models[:2]]
+    assert clear_leaders([*models[:2], *other]) == {("one", "sums"), ("one", "average")}
+
+
+def test_notes_published_rows_and_mixed_protocols_stand_under_the_table(tmp_path):
+    models = [evaluation("base", WEAK, "aime24"), evaluation("one", STRONG, "aime24", protocol="mine@2")]
+    folder = add_evaluation(tmp_path / "e", *models, notes=["one was selected on the test"], published="Qwen 1.5B")
+    text = text_of(page_of(folder))
+    assert "one was selected on the test" in text
+    assert "PROTOCOLS ARE MIXED" in text
+    assert "(paper)" in text
+
+
+def test_results_written_anew_leave_no_older_samples(tmp_path):
+    add_evaluation(tmp_path / "e", evaluation("old", WEAK), evaluation("base", WEAK))
+    page = page_of(add_evaluation(tmp_path / "e", evaluation("new", STRONG)))
+    assert "old" not in text_of(page).split()
 
 
 @pytest.mark.parametrize("num_steps", [0, 1])
 def test_no_curve_below_two_steps(tmp_path, num_steps):
     run = make_run(tmp_path / "run", num_steps=num_steps)
-    page = page_of(run)
+    page = page_of(run.path)
     assert list(run.figures.iterdir()) == []
     assert "<svg" not in page
     assert f"optimizer steps <strong>{num_steps}</strong>" in page
 
 
-def test_figures_are_png_files(tmp_path):
+def test_figures_are_png_and_svg_files(tmp_path):
     run = make_run(tmp_path / "run")
-    add_summary(run, LOW, HIGH)
+    add_evaluation(run.evaluation, evaluation("base", WEAK), evaluation("trained", STRONG))
     run.figures.mkdir()
     (run.figures / "stale.png").touch()
-    page_of(run)
+    page_of(run.path)
     files = {file.name: file.read_bytes() for file in run.figures.iterdir()}
-    assert sorted(files) == sorted(f"{name}.png" for name in ALL_FIGURES)
-    assert all(content.startswith(b"\x89PNG\r\n") for content in files.values())
+    assert sorted(files) == sorted(f"{name}.{kind}" for name in ["evaluation", *CURVES] for kind in ("png", "svg"))
+    for name, content in files.items():
+        assert content.startswith(b"\x89PNG\r\n" if name.endswith("png") else b"<?xml")
 
 
 def test_dead_groups_need_both_shares():
     rows = [{"step": step, "reward": 1.0, "signal/dead_group_frac": 0.5} for step in (1, 2, 3)]
-    assert [figure.name for figure in draw_figures(rows, [])] == ["reward"]
+    assert [figure.name for figure in draw_curves(rows)] == ["reward"]
 
 
 def test_short_runs_name_the_lines_and_skip_steps_without_a_value():
     rows = [metrics_row(step) for step in (1, 2, 3)]
     rows[1]["signal/dead_after_margin_frac"] = float("nan")
-    (figure,) = [figure for figure in draw_figures(rows, []) if figure.name == "dead_groups"]
+    (figure,) = [figure for figure in draw_curves(rows) if figure.name == "dead_groups"]
     markup = figure.svg("x")
     assert "before the margin" in markup and "after the margin" in markup
     assert figure.caption.endswith("on average: each step.")
 
 
 def test_dead_groups_caption_states_what_the_margin_revived():
-    figures = {figure.name: figure for figure in draw_figures([metrics_row(step) for step in range(1, 21)], [])}
+    figures = {figure.name: figure for figure in draw_curves([metrics_row(step) for step in range(1, 21)])}
     assert "30.0% of all groups on average" in figures["dead_groups"].caption
     assert "50.0% of groups are dead before the margin and 20.0% after it" in figures["dead_groups"].alt
     assert "moving average over 3 steps" in figures["reward"].caption
@@ -227,18 +252,25 @@ def test_dead_groups_caption_states_what_the_margin_revived():
 
 
 def test_names_in_figures_are_text_and_not_formulas():
-    figure = draw_evaluation([Comparison("a $ <b>", "avg@4", LOW, HIGH)])
+    figure = draw_scores(result_rows([evaluation("m $ <i>", WEAK, "a $ <b>")]))
     assert figure
     assert "a $ &lt;b&gt;" in figure.svg("x")
+    assert "m $ &lt;i&gt;" in figure.svg("x")
+    assert "m $ <i> 25.0%" in figure.alt
 
 
 def test_model_output_is_text_only(tmp_path):
     run = make_run(tmp_path / "run")
-    add_summary(run, LOW, HIGH, task="<i>task</i>")
-    add_completions(run, {"base": [0.0], "trained": [1.0]}, completion=HOSTILE)
-    page = page_of(run)
-    assert page.count(html.escape(HOSTILE)) == 2
-    assert not re.search(r"<(script|img|i|b)\b", page)
+    pair = [
+        evaluation(model, corrects, "<i>task</i>", HOSTILE)
+        for model, corrects in (("base", [[0.0], [0.0]]), ("trained", [[1.0], [0.0]]))
+    ]
+    add_evaluation(run.evaluation, *pair)
+    page = page_of(run.path)
+    assert page.count(html.escape(HOSTILE)) == 4
+    without_ours = re.sub(r"<script>.*?</script>", "", page, count=1, flags=re.DOTALL)
+    assert without_ours.count("<script") == 0
+    assert not re.search(r"<(img|i|b)\b", page)
     assert "margin_low: -0.2" in page and "&lt;b&gt;bold&lt;/b&gt;" in page
     assert "base_model:\n  name: tiny" in page
 
@@ -246,62 +278,80 @@ def test_model_output_is_text_only(tmp_path):
 def test_page_loads_nothing_and_its_links_resolve(tmp_path):
     runs = [make_run(tmp_path / name) for name in ("a", "b")]
     for run in runs:
-        add_summary(run, LOW, HIGH)
-        add_completions(run, {"base": [0.0], "trained": [1.0]}, completion="see https://example.com")
-    page = write_report(runs, tmp_path / "both.html").read_text(encoding="utf-8")
+        add_evaluation(
+            run.evaluation, evaluation("base", WEAK), evaluation("trained", STRONG, completion="https://x.y")
+        )
+    page = write_report([run.path for run in runs], tmp_path / "both.html").read_text(encoding="utf-8")
     assert not re.search(r"""(?:src|href)\s*=\s*["']?(?!["']?#)|url\((?!#)|@import""", page)
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
-    assert set(re.findall(r'(?:href="|url\()#([^")]+)', page)) <= set(ids)
+    assert set(re.findall(r'(?:href="|url\(|data-filters=")#?([^")]+)', page)) <= set(ids)
 
 
-def test_completions_are_paired_by_problem_with_their_marks(tmp_path):
-    run = make_run(tmp_path / "run")
-    base: list[float | None] = [0.0, 1.0, None, 0.0, 0.0, 1.0, 0.0]
-    trained: list[float | None] = [1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0]
-    add_completions(run, {"base": base, "trained": trained})
-    found = read_side_by_side(run)
-    assert found
-    marks = [(pair.base.mark, pair.trained.mark) for pair in found.pairs]
-    assert marks == [
-        ("wrong", "right"),
-        ("right", "right"),
-        ("not gradable", "right"),
-        ("wrong", "wrong"),
-        ("wrong", "right"),
+def test_problems_come_by_falling_difference_with_their_marks(tmp_path):
+    base: list[list[float | None]] = [[0.0, 1.0], [1.0, 1.0], [None, None], [0.0, 0.0], [0.0, 0.0], [1.0, 1.0]]
+    trained: list[list[float | None]] = [[1.0, 1.0], [1.0, 1.0], [1.0, 1.0], [0.0, 0.0], [1.0, 1.0], [0.0, 0.0]]
+    pair = [evaluation("base", base), evaluation("trained", trained)]
+    (task,) = task_problems(pair)
+    assert task.outcomes == [("base", 1), ("trained", 2), ("level", 3)]
+    assert {problem.gold for problem in task.problems[:2]} == {"5", "6"}  # a whole point apart
+    assert task.problems[2].gold == "1"  # half a point
+    assert {problem.ahead for problem in task.problems[3:]} == {None}
+    first = next(problem for problem in task.problems if problem.gold == "1")
+    assert [(answers.model, answers.num_right, answers.num_scored) for answers in first.answers] == [
+        ("base", 1, 2),
+        ("trained", 2, 2),
     ]
-    whys = [(pair.base.why, pair.trained.why) for pair in found.pairs[:3]]
-    assert whys == [
-        ("no answer", "correct, by number"),
-        ("correct, by number", "correct, by number"),
-        ("unparseable gold", "correct, by number"),
-    ]
-    assert [pair.prompt for pair in found.losses] == ["What is 1 + 5?"]
-    assert found.outcomes == Outcomes(num_better=3, num_worse=1, num_same=2)
-    page = page_of(run)
-    assert "Of 6 held-out problems the trained model scores better on 3, worse on\n1 and the same on 2." in page
+    assert [sample.mark for sample in first.answers[0].samples] == ["wrong", "right"]
+    assert [sample.why for sample in first.answers[0].samples] == ["no answer", "correct, by number"]
+    assert len(first.answers[1].samples) == 1
+    page = page_of(add_evaluation(tmp_path / "e", *pair))
+    assert "Of 6 problems base is ahead on 1, trained is ahead on 2, no model is alone ahead on 3." in page
+    assert '<span class="question" dir="auto">What is 1 + 4?</span>' in page
     assert "12 tokens, cut at the token limit" in page
 
 
+def test_one_models_problems_come_by_the_disagreement_of_its_samples():
+    (task,) = task_problems([evaluation("tiny", [[1.0, 1.0], [0.0, 1.0], [0.0, 0.0]])])
+    assert task.problems[0].gold == "2"
+    assert task.outcomes == []
+
+
+def test_page_of_many_long_completions_stays_small(tmp_path):
+    tasks = [f"task-{place}" for place in range(8)]
+    halves: list[list[float | None]] = [[0.0, 1.0]] * 60
+    items = [evaluation(model, halves, task, completion="x" * 9000) for model in ("base", "trained") for task in tasks]
+    assert sum(len(task.problems) for task in task_problems(items)) == 8 * 40
+    assert characters_shown(task_problems(items)) == 750
+    page = page_of(add_evaluation(tmp_path / "e", *items))
+    assert len(page) < 5_000_000
+    assert "… (8250 more characters)" in page
+
+
 def test_signal_table_gives_mean_last_value_and_meaning(tmp_path):
-    page = page_of(make_run(tmp_path / "run", num_steps=3))
+    page = page_of(make_run(tmp_path / "run", num_steps=3).path)
     assert '<code>rollout/accuracy</code></th><td class="number">2.0%</td><td class="number">3.0%</td>' in page
     assert '<code>margin/mean</code></th><td class="number">0.250</td><td class="number">0.250</td>' in page
     assert "Dead groups to which the margin gives a gradient." in page
 
 
-def test_several_runs_need_an_output(tmp_path):
-    runs = [make_run(tmp_path / "a" / "run"), make_run(tmp_path / "b" / "run")]
+def test_several_folders_need_an_output_and_get_a_summary(tmp_path):
+    run = make_run(tmp_path / "a" / "run")
+    other = add_evaluation(tmp_path / "b" / "run", evaluation("base", WEAK), evaluation("trained", STRONG))
     with pytest.raises(InputError, match="--output"):
-        write_report(runs)
-    add_summary(runs[0], LOW, HIGH)
+        write_report([run.path, other])
     output = tmp_path / "both.html"
-    assert write_report(runs, output) == output
+    assert write_report([run.path, other], output) == output
     page = output.read_text(encoding="utf-8")
-    assert "<h1>2 runs</h1>" in page
-    assert page.index("Held-out accuracy of every run") < page.index('id="run-1"') < page.index('id="run-2"')
-    assert f'<a href="#run-2">{runs[1].path}</a></th><td colspan="6">not evaluated</td>' in page
-    assert (runs[1].figures / "reward.png").exists()
+    assert "<h1>2 results</h1>" in page
+    assert f'<a href="#part-2">{other}</a></th><td>trained is 75.0 points above base' in page
+    assert page.index('href="#part-2"') < page.index('id="part-1"') < page.index('id="part-2"')
+    assert (run.figures / "reward.png").exists()
+
+
+def test_folder_of_no_known_kind_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"has none of recipe.yaml \(run\), results.json \(evaluation\)"):
+        write_report([tmp_path])
 
 
 def test_series_skips_null_and_nan():

@@ -250,13 +250,13 @@ def grade(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Run directories.")],
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Run directories and evaluation folders.")],
     output: Annotated[Path | None, typer.Option("--output", help="HTML file to write.")] = None,
 ) -> None:
-    """Write the report of one run, or of several side by side."""
+    """Write the report of a run or an evaluation, or of several on one page."""
     from aapo.cli import commands
 
-    commands.report(runs, output)
+    commands.report(folders, output)
 
 
 @app.command()

@@ -52,7 +52,7 @@ def train(source: str, flags: Sequence[str], *, dry_run: bool, resume: bool) -> 
     if _main_process():
         if result.evaluations:
             print_table(score_table(result_rows(result.evaluations)))
-        page = write_report([result.run])
+        page = write_report([result.run.path])
         console.print(f"report {page}")
         console.print(f"run directory {output}")
 
@@ -110,5 +110,5 @@ def base_build(source: str, flags: Sequence[str]) -> None:
 
 
 def report(paths: Sequence[Path], output: Path | None) -> None:
-    """Write the report of runs and print where it is."""
-    console.print(f"report {write_report([RunDirectory.open(path) for path in paths], output)}", markup=False)
+    """Write the report of runs and evaluations and print where it is."""
+    console.print(f"report {write_report(paths, output)}", markup=False)

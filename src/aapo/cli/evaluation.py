@@ -41,11 +41,13 @@ from aapo.evaluation import (
     score_table,
     select,
 )
-from aapo.evaluation.results import AVERAGE, RESULTS
+from aapo.evaluation.results import RESULTS, headline_differences
+from aapo.evaluation.tables import difference_sentence
 from aapo.fields import field_types, parse_flags, typed
 from aapo.files import write_text
 from aapo.grading import RewardFunction
 from aapo.progress import console, told_progress
+from aapo.reporting import write_report
 from aapo.runs import RunDirectory, cache_folder
 from aapo.samples import bank_identity
 from aapo.sampling import (
@@ -68,6 +70,7 @@ datasets.disable_progress_bars()
 
 HELD_OUT = "held_out"
 WIDE_COLUMNS = 4
+NAME_COLUMNS, WORD_COLUMNS = ("model", "task"), ("task", "verdict")
 VLLM_BATCH, TRANSFORMERS_BATCH = 1024, 256
 FORMATS = ("terminal", "markdown", "latex", "json")
 
@@ -143,16 +146,17 @@ def evaluate_models(models: Sequence[str], options: Options, flags: Sequence[str
         notes.append(select([source.name for source in sources], development, evaluations).sentence)
     output = options.output or _default_output(models[0], protocol)
     protocols = protocol.describe()
-    save_results(output, everything, rows, differences, protocols)
-    print_table(score_table(rows, published, notes))
+    save_results(output, everything, rows, differences, protocols, notes=notes, published=options.published)
+    main = score_table(rows, published, notes)
+    write_text(output / "table.md", markdown(main))
+    write_text(output / "table.tex", latex(main))
+    print_table(main)
     for table in (metric_table(rows), quality_table(rows), difference_table(differences) if differences else None):
         if table is not None:
             print_table(table)
     _print_verdicts(differences)
-    main = score_table(rows, published, notes)
-    write_text(output / "table.md", markdown(main))
-    write_text(output / "table.tex", latex(main))
     console.print(f"results {output / RESULTS}", markup=False)
+    console.print(f"report {write_report([output])}", markup=False)
 
 
 def _recipe(model: str) -> Recipe | None:
@@ -364,9 +368,9 @@ def print_table(table: ScoreTable) -> None:
     shown = Table(caption="\n".join(table.notes) or None, caption_justify="left", box=box.SIMPLE_HEAD)
     narrow = len(table.columns) > WIDE_COLUMNS
     for index, column in enumerate(table.columns):
-        head = column.replace(" (", "\n(") if narrow else column
-        names = index == 0 or column == "task"
-        shown.add_column(head, justify="left" if names else "right", overflow="fold", no_wrap=column == "task")
+        words = index == 0 or column in WORD_COLUMNS
+        head = column if words or not narrow else column.replace(" x ", "x").replace(" ", "\n")
+        shown.add_column(head, justify="left" if words else "right", overflow="fold", no_wrap=column in NAME_COLUMNS)
     for row in table.rows:
         shown.add_row(*(cell.replace(" [", "\n[") if narrow else cell for cell in row))
     console.print(shown, markup=False)
@@ -374,18 +378,6 @@ def print_table(table: ScoreTable) -> None:
 
 def _print_verdicts(differences: Sequence[dict[str, Any]]) -> None:
     """One sentence for each pair of models, about the average, or the only task."""
-    for row in differences:
-        alone = len([other for other in differences if _pair(other) == _pair(row)]) == 1
-        if row["difference"] is not None and (row["task"] == AVERAGE or alone):
-            points, low, high = (100 * row[key] for key in ("difference", "low", "high"))
-            where = "on average" if row["task"] == AVERAGE else f"on {row['task']}"
-            side = "above" if points >= 0 else "below"
-            console.print(
-                f"{row['model']} is {abs(points):.1f} points {side} {row['against']} {where}, 95% interval "
-                f"[{low:+.1f}, {high:+.1f}]: {row['verdict']}",
-                markup=False,
-            )
-
-
-def _pair(row: dict[str, Any]) -> tuple[str, str]:
-    return row["model"], row["against"]
+    for row in headline_differences(differences):
+        if row["difference"] is not None:
+            console.print(difference_sentence(row), markup=False)

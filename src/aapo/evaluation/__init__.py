@@ -6,8 +6,10 @@ from aapo.evaluation.protocol import DEFAULT, Protocol, load_protocol, shipped_p
 from aapo.evaluation.published import Published, published_rows, published_table
 from aapo.evaluation.results import (
     Selection,
+    StoredEvaluation,
     check_protocols,
     difference_rows,
+    read_evaluation,
     read_evaluations,
     read_results,
     result_rows,
@@ -36,6 +38,7 @@ __all__ = [
     "Published",
     "ScoreTable",
     "Selection",
+    "StoredEvaluation",
     "check_protocols",
     "difference_rows",
     "difference_table",
@@ -47,6 +50,7 @@ __all__ = [
     "published_rows",
     "published_table",
     "quality_table",
+    "read_evaluation",
     "read_evaluations",
     "read_results",
     "result_rows",

@@ -1,11 +1,11 @@
 """What evaluations say together: rows of scores, averages over tasks, paired differences, the choice of a checkpoint.
 
-An evaluation folder holds `results.json`, `differences.json`, `protocol.json` and `samples/`, one Parquet file a model
-and task.
+An evaluation folder holds `results.json`, `differences.json`, `protocol.json`, `table.json` (what the table shows
+besides) and `samples/`, one Parquet file a model and task.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,11 +14,32 @@ import numpy as np
 from aapo.errors import InputError
 from aapo.evaluation.estimates import Estimate, difference, score_over_tasks
 from aapo.evaluation.evaluate import Evaluation
-from aapo.files import write_json
+from aapo.files import write_folder, write_json
 
 AVERAGE = "average"
-RESULTS, DIFFERENCES, PROTOCOL, SAMPLES = "results.json", "differences.json", "protocol.json", "samples"
+RESULTS, DIFFERENCES, PROTOCOL = "results.json", "differences.json", "protocol.json"
+TABLE, SAMPLES = "table.json", "samples"
 Row = dict[str, Any]
+
+
+class StoredEvaluation(NamedTuple):
+    """What an evaluation folder holds.
+
+    Attributes:
+        rows: Of results.json.
+        differences: Of differences.json; empty where nothing was held against anything.
+        protocol: The settings it was measured by.
+        notes: What must stand under its table.
+        published: The rows of the paper's table that stand in it, as `published_rows` names them.
+        evaluations: The samples.
+    """
+
+    rows: list[Row]
+    differences: list[Row]
+    protocol: Any
+    notes: list[str]
+    published: str | None
+    evaluations: list[Evaluation]
 
 
 class Selection(NamedTuple):
@@ -205,15 +226,60 @@ def check_protocols(rows: Sequence[Row], *, mix: bool) -> list[str]:
     return labels
 
 
+def headline_differences(differences: Sequence[Row]) -> list[Row]:
+    """Of each pair of models the difference of their averages, or of the only task."""
+    pairs = {(row["model"], row["against"]) for row in differences if row["task"] == AVERAGE}
+    return [row for row in differences if row["task"] == AVERAGE or (row["model"], row["against"]) not in pairs]
+
+
+def clear_leaders(evaluations: Sequence[Evaluation]) -> set[tuple[str, str]]:
+    """Model and task of each model that is above every other on it, in paired differences outside the noise.
+
+    `average` counts as a task where all models were evaluated on the same tasks, and on more than one.
+    """
+    models = {part[0].model: {item.task: item for item in part} for part in _by_model(evaluations)}
+    tasks = list(dict.fromkeys(item.task for item in evaluations))
+    groups = [(task, [task]) for task in tasks]
+    if len(tasks) > 1 and all(set(of) == set(tasks) for of in models.values()):
+        groups.append((AVERAGE, tasks))
+    leaders = set()
+    for name, members in groups:
+        able = [model for model, of in models.items() if set(members) <= set(of)]
+        if len(able) < 2:
+            continue
+        means = {model: np.mean([models[model][task].estimate().estimate for task in members]) for model in able}
+        best = max(able, key=lambda model: means[model])
+        if all(_above(models[best], models[other], members) for other in able if other != best):
+            leaders.add((best, name))
+    return leaders
+
+
+def _above(one: Mapping[str, Evaluation], other: Mapping[str, Evaluation], tasks: Sequence[str]) -> bool:
+    """Whether one model's mean over the tasks is above the other's, outside the noise."""
+    pairs = [_paired(one[task], other[task]) for task in tasks]
+    return difference([mine for mine, _ in pairs], [theirs for _, theirs in pairs]).low > 0
+
+
 def save_results(
-    folder: Path, evaluations: Sequence[Evaluation], rows: Sequence[Row], differences: Sequence[Row], protocols: Any
+    folder: Path,
+    evaluations: Sequence[Evaluation],
+    rows: Sequence[Row],
+    differences: Sequence[Row],
+    protocols: Any,
+    *,
+    notes: Sequence[str] = (),
+    published: str | None = None,
 ) -> None:
     """Write an evaluation folder; `results.json` comes last."""
-    for evaluation in evaluations:
-        evaluation.save(folder / SAMPLES)
+
+    def fill(samples: Path) -> None:
+        for evaluation in evaluations:
+            evaluation.save(samples)
+
+    write_folder(folder / SAMPLES, fill, replace=True)
     write_json(folder / PROTOCOL, protocols)
-    if differences:
-        write_json(folder / DIFFERENCES, list(differences))
+    write_json(folder / DIFFERENCES, list(differences))
+    write_json(folder / TABLE, {"notes": list(notes), "published": published})
     write_json(folder / RESULTS, list(rows))
 
 
@@ -241,3 +307,18 @@ def read_evaluations(path: Path) -> list[Evaluation]:
     if not found:
         raise InputError(f"{folder} has no samples beside its results; evaluate the model again")
     return found
+
+
+def read_evaluation(folder: Path) -> StoredEvaluation:
+    """Everything in an evaluation folder.
+
+    Raises:
+        InputError: It holds no results, or no samples.
+    """
+    rows, evaluations = read_results(folder), read_evaluations(folder)
+    differences, protocol, table = (
+        json.loads((folder / name).read_text(encoding="utf-8")) for name in (DIFFERENCES, PROTOCOL, TABLE)
+    )
+    places = {(row["model"], row["task"]): place for place, row in reversed(list(enumerate(rows)))}
+    evaluations.sort(key=lambda item: places.get((item.model, item.task), len(rows)))
+    return StoredEvaluation(rows, differences, protocol, table["notes"], table["published"], evaluations)

@@ -70,10 +70,25 @@ def score_table(rows: Sequence[Row], published: Sequence[Published] = (), notes:
 
 
 def _cell(row: Row | None) -> str:
-    if row is None or row["estimate"] is None:
-        return ""
+    return "" if row is None or row["estimate"] is None else percent(row, sign="")
+
+
+def percent(row: Row, sign: str = "%") -> str:
+    """A score such as `31.2% [28.0, 34.5]`."""
     estimate, low, high = (100 * row[key] for key in ("estimate", "low", "high"))
-    return f"{estimate:.1f} [{low:.1f}, {high:.1f}]"
+    return f"{estimate:.1f}{sign} [{low:.1f}, {high:.1f}]"
+
+
+def difference_sentence(row: Row) -> str:
+    """A row of differences.json in words; its difference is known."""
+    points = 100 * row["difference"]
+    where = "on average" if row["task"] == AVERAGE else f"on {row['task']}"
+    low, high = (f"{100 * row[end]:+.1f}" for end in ("low", "high"))
+    noise = "inside the noise" if row["verdict"] == "inside the noise" else "outside the noise"
+    return (
+        f"{row['model']} is {abs(points):.1f} points {'above' if points >= 0 else 'below'} {row['against']} {where}, "
+        f"95% interval [{low}, {high}]: {noise}"
+    )
 
 
 def _published_cell(item: Published, task: str) -> str:
@@ -128,7 +143,7 @@ def difference_table(rows: Sequence[Row]) -> ScoreTable:
         ]
         for row in rows
     ]
-    return ScoreTable(["models", "task", "difference in points", "problems", "verdict"], body, [])
+    return ScoreTable(["models", "task", "points", "problems", "verdict"], body, [])
 
 
 def _points(row: Row) -> str:

@@ -1,5 +1,5 @@
-"""Figures and the HTML report of runs, made from their run directories only."""
+"""Figures and the HTML report, made from run directories and evaluation folders only."""
 
-from aapo.reporting.html import write_report
+from aapo.reporting.report import write_report
 
 __all__ = ["write_report"]

@@ -1,0 +1,109 @@
+"""How every figure of a report is drawn, stored and put into a page: matplotlib's object interface, no global state."""
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from matplotlib.typing import RcKeyType
+
+from aapo.files import write_folder
+
+INK, GRID, GREY, BLUE, ORANGE, SKY = "#1f2328", "#d8dee4", "#8c959f", "#0072b2", "#d55e00", "#56b4e9"
+"""Okabe and Ito's colour-blind-safe blue, vermilion and sky blue; each hue also differs in lightness."""
+
+CSS_NAMES = {INK: "ink", GRID: "grid", GREY: "grey", BLUE: "blue", ORANGE: "orange", SKY: "sky"}
+
+STYLE: dict[RcKeyType, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "text.color": INK,
+    # Task and reward names come from the user, and a lone "$" in one is no formula.
+    "text.parse_math": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "aapo",
+}
+DPI = 150
+
+
+@dataclass(frozen=True)
+class DrawnFigure:
+    """A drawn figure, the sentence under it and the text that stands for it where it cannot be seen."""
+
+    name: str
+    caption: str
+    alt: str
+    figure: Figure
+
+    def renamed(self, name: str) -> "DrawnFigure":
+        """The same figure for another file."""
+        return replace(self, name=name)
+
+    def svg(self, prefix: str) -> str:
+        """An `<svg>` element to put into a page; its ids start with `prefix`, its colours are `--figure-*` variables.
+
+        Text stays text and is escaped by matplotlib.
+        """
+        buffer = io.StringIO()
+        with rc_context(STYLE):
+            nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+            self.figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+        markup = buffer.getvalue()
+        markup = markup[markup.index("<svg") :]
+        markup = re.sub(r'^<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', markup)
+        markup = re.sub(r'\bid="', f'id="{prefix}-', markup)
+        markup = re.sub(r'(xlink:href="|url\()#', rf"\1#{prefix}-", markup).replace("xlink:href=", "href=")
+        for colour, name in CSS_NAMES.items():
+            markup = markup.replace(colour, f"var(--figure-{name})")
+        return markup
+
+
+def write_figures(folder: Path, figures: Sequence[DrawnFigure]) -> None:
+    """Make the folder out of the figures, each as PNG and SVG; an older folder is replaced whole."""
+
+    def fill(target: Path) -> None:
+        for drawn in figures:
+            with rc_context(STYLE):
+                drawn.figure.savefig(target / f"{drawn.name}.png", dpi=DPI, facecolor="white")
+                drawn.figure.savefig(target / f"{drawn.name}.svg", facecolor="white", metadata={"Date": None})
+
+    write_folder(folder, fill, replace=True)
+
+
+def format_steps(axes: Axes) -> None:
+    """Whole optimizer steps on the horizontal axis."""
+    axes.set_xlabel("optimizer step")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, steps=[1, 2, 5, 10]))
+    axes.margins(x=0.02)
+
+
+def format_share(axes: Axes) -> None:
+    """Percent from zero on the vertical axis."""
+    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
+    axes.set_ylim(0, min(1.03, max(0.05, axes.get_ylim()[1])))
