@@ -22,7 +22,7 @@ from aapo.reporting.series import read_series, smooth
 from aapo.runs import RunDirectory
 
 HOSTILE = "<script>alert(1)</script></pre><img src=x onerror=alert(2)>{{ 7 * 7 }}"
-CURVES = ["reward", "accuracy", "completion_length", "dead_groups", "overview"]
+CURVES = ["reward", "accuracy", "completion_length", "dead_groups", "overview", "signals"]
 
 
 def metrics_row(step: int) -> dict[str, Any]:
@@ -203,9 +203,9 @@ def test_notes_published_rows_and_mixed_protocols_stand_under_the_table(tmp_path
 
 
 def test_results_written_anew_leave_no_older_samples(tmp_path):
-    add_evaluation(tmp_path / "e", evaluation("old", WEAK), evaluation("base", WEAK))
+    add_evaluation(tmp_path / "e", evaluation("outdated", WEAK), evaluation("base", WEAK))
     page = page_of(add_evaluation(tmp_path / "e", evaluation("new", STRONG)))
-    assert "old" not in text_of(page).split()
+    assert "outdated" not in page
 
 
 @pytest.mark.parametrize("num_steps", [0, 1])
@@ -350,7 +350,8 @@ def test_several_folders_need_an_output_and_get_a_summary(tmp_path):
 
 
 def test_folder_of_no_known_kind_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"has none of recipe.yaml \(run\), results.json \(evaluation\)"):
+    kinds = r"summary.json \(comparison\), recipe.yaml \(run\), results.json \(evaluation\)"
+    with pytest.raises(InputError, match=f"has none of {kinds}"):
         write_report([tmp_path])
 
 

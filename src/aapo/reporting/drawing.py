@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from matplotlib.typing import RcKeyType
 
@@ -18,7 +20,12 @@ from aapo.files import write_folder
 INK, GRID, GREY, BLUE, ORANGE, SKY = "#1f2328", "#d8dee4", "#8c959f", "#0072b2", "#d55e00", "#56b4e9"
 """Okabe and Ito's colour-blind-safe blue, vermilion and sky blue; each hue also differs in lightness."""
 
-CSS_NAMES = {INK: "ink", GRID: "grid", GREY: "grey", BLUE: "blue", ORANGE: "orange", SKY: "sky"}
+GREEN, PURPLE, YELLOW, BROWN = "#009e73", "#cc79a7", "#e69f00", "#8c6d31"
+PALETTE = (BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, BROWN, GREY)
+CSS_NAMES = {
+    INK: "ink", GRID: "grid", GREY: "grey", BLUE: "blue", ORANGE: "orange", SKY: "sky", GREEN: "green",
+    PURPLE: "purple", YELLOW: "yellow", BROWN: "brown",
+}  # fmt: skip
 
 STYLE: dict[RcKeyType, Any] = {
     "font.family": "sans-serif",
@@ -50,6 +57,9 @@ STYLE: dict[RcKeyType, Any] = {
     "svg.hashsalt": "aapo",
 }
 DPI = 150
+MAX_POINTS = 500
+WIDEST_SCALE = 115  # pixels an inch; above it letters would be larger than the page's
+THIN = 1.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,32 @@ class DrawnFigure:
     caption: str
     alt: str
     figure: Figure
+
+    def panels(self) -> list[dict[str, Any]]:
+        """What a reader's pointer finds: of each panel with lines its place in the page's drawing, its scale and lines.
+
+        `box` is left, top, width and height in the units of the SVG's viewBox (points); `x` and `y` are the ends of the
+        axes; a line has a label, a colour's name and its points, at most 500.
+        """
+        with rc_context(STYLE):
+            self.figure.canvas.draw()
+        scale, height = 72 / self.figure.dpi, 72 * self.figure.get_figheight()
+        panels = []
+        for place, axes in enumerate(self.figure.axes):
+            lines = [line for line in axes.get_lines() if len(_points(line)) > 1 and line.get_linewidth() > THIN]
+            if not lines or not axes.get_visible():
+                continue
+            box = axes.get_window_extent()
+            panels.append(
+                {
+                    "id": f"axes_{place + 1}",
+                    "box": [box.x0 * scale, height - box.y1 * scale, box.width * scale, box.height * scale],
+                    "x": list(axes.get_xlim()),
+                    "y": list(axes.get_ylim()),
+                    "lines": [{"label": _label(line), "points": _points(line)} for line in lines],
+                }
+            )
+        return panels
 
     def renamed(self, name: str) -> "DrawnFigure":
         """The same figure for another file."""
@@ -76,12 +112,26 @@ class DrawnFigure:
             self.figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
         markup = buffer.getvalue()
         markup = markup[markup.index("<svg") :]
-        markup = re.sub(r'^<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', markup)
+        width = f"max-width:{WIDEST_SCALE * self.figure.get_figwidth():.0f}px"
+        head = rf'<svg viewBox="\1" style="{width}" aria-hidden="true">'
+        markup = re.sub(r'^<svg [^>]*viewBox="([^"]*)"[^>]*>', head, markup)
         markup = re.sub(r'\bid="', f'id="{prefix}-', markup)
         markup = re.sub(r'(xlink:href="|url\()#', rf"\1#{prefix}-", markup).replace("xlink:href=", "href=")
         for colour, name in CSS_NAMES.items():
             markup = markup.replace(colour, f"var(--figure-{name})")
         return markup
+
+
+def _points(line: Line2D) -> list[list[float]]:
+    """The finite points of a line, thinned to at most 500."""
+    found = np.asarray(line.get_xydata(), float)
+    found = found[np.isfinite(found).all(1)]
+    return found[:: max(1, -(-len(found) // MAX_POINTS))].tolist()
+
+
+def _label(line: Line2D) -> str:
+    label = str(line.get_label())
+    return "" if label.startswith("_") else label
 
 
 def write_figures(folder: Path, figures: Sequence[DrawnFigure]) -> None:

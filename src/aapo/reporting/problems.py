@@ -78,8 +78,13 @@ def characters_shown(sections: Sequence[TaskProblems]) -> int:
         for answers in problem.answers
         for sample in answers.samples
     ]
+    return shorten_to(lengths, CHARACTER_BUDGET)
+
+
+def shorten_to(lengths: Sequence[int], budget: int) -> int:
+    """To how many characters texts of these lengths are cut so that all of them fit a budget; 400 at least."""
     limit = MAX_CHARACTERS
-    while limit > MIN_CHARACTERS and sum(min(length, limit) for length in lengths) > CHARACTER_BUDGET:
+    while limit > MIN_CHARACTERS and sum(min(length, limit) for length in lengths) > budget:
         limit //= 2
     return max(limit, MIN_CHARACTERS)
 
@@ -136,12 +141,13 @@ def _problem(places: Sequence[tuple[Evaluation, int]], ahead: str | None) -> Pro
 
 def _chosen(samples: Sequence[dict[str, Any]]) -> list[Sample]:
     """The first sample, and the first that was marked otherwise."""
-    marked = [_sample(row) for row in samples]
+    marked = [to_sample(row) for row in samples]
     other = next((sample for sample in marked if sample.mark != marked[0].mark), None)
     return [marked[0], *([other] if other else [])][:SAMPLES_SHOWN]
 
 
-def _sample(row: dict[str, Any]) -> Sample:
+def to_sample(row: dict[str, Any]) -> Sample:
+    """The sample in a row of an evaluation's table."""
     mark = "not gradable" if row["correct"] is None else "right" if row["correct"] == 1 else "wrong"
     why = "" if row["verdict"] is None else row["verdict"].replace("_", " ")
     if why and row["rule"]:

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from markupsafe import Markup, escape
 from aapo.errors import InputError
 from aapo.evaluation.results import RESULTS
 from aapo.files import write_text
+from aapo.reporting.comparison import ComparisonSection, comparison_section
 from aapo.reporting.drawing import DrawnFigure, write_figures
 from aapo.reporting.evaluation import EvaluationSection, evaluation_section
 from aapo.reporting.run import RunSection, run_section
@@ -20,7 +22,7 @@ from aapo.runs import RunDirectory
 
 PAGE = Path(__file__).parent / "page"
 MAX_TEXT_CHARACTERS, MAX_LINE_CHARACTERS = 6000, 140
-Section = RunSection | EvaluationSection
+Section = RunSection | EvaluationSection | ComparisonSection
 
 
 class Kind(NamedTuple):
@@ -38,6 +40,7 @@ class Kind(NamedTuple):
 
 
 KINDS = (
+    Kind("comparison", "summary.json", comparison_section),
     Kind("run", "recipe.yaml", lambda folder, name: run_section(RunDirectory(folder), name)),
     Kind("evaluation", RESULTS, evaluation_section),
 )
@@ -47,8 +50,8 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
     """Where the report was written; the figures are in each folder's `figures/`.
 
     Args:
-        folders: Run directories and evaluation folders, each with a section of the page in this order; several get a
-            summary on top.
+        folders: Run directories, evaluation folders and comparisons, each with a section of the page in this order;
+            several get a summary on top.
         output: The HTML file; by default `report.html` in the folder.
 
     Raises:
@@ -74,8 +77,8 @@ def _kind(folder: Path) -> Kind:
             return kind
     known = ", ".join(f"{kind.file} ({kind.name})" for kind in KINDS)
     raise InputError(
-        f"{folder} is nothing to report on: it has none of {known}; name a folder that `aapo train` or `aapo eval` "
-        "wrote"
+        f"{folder} is nothing to report on: it has none of {known}; name a folder that `aapo train`, `aapo "
+        "eval` or `aapo compare` wrote"
     )
 
 
@@ -91,6 +94,8 @@ def _figures(section: Section) -> Iterator[DrawnFigure]:
         yield from [section.figure] if section.figure else []
         return
     yield from section.figures
+    if isinstance(section, ComparisonSection):
+        return
     for place, part in enumerate(section.evaluations):
         if part.figure:
             yield part.figure if place == 0 else part.figure.renamed(f"evaluation-{part.name}")
@@ -105,6 +110,7 @@ def _render(kinds: Sequence[Kind], sections: Sequence[Section]) -> str:
         "keep_estimates_whole": _keep_estimates_whole,
         "svg": _svg,
         "first_line": _first_line,
+        "compact": _compact,
     }
     script = (PAGE / "report.js").read_text(encoding="utf-8")
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -125,6 +131,12 @@ def _shorten(text: str, limit: int = MAX_TEXT_CHARACTERS) -> str:
     """The text, or its beginning and how much is missing."""
     missing = len(text) - limit
     return text if missing <= 0 else f"{text[:limit]}\n… ({missing} more characters)"
+
+
+def _compact(value: object) -> str:
+    """JSON with four significant digits."""
+    rounded = json.loads(json.dumps(value), parse_float=lambda text: float(f"{float(text):.4g}"))
+    return json.dumps(rounded, separators=(",", ":"))
 
 
 def _first_line(text: str) -> str:

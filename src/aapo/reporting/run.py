@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 import yaml
 
 from aapo.metrics import METRICS
+from aapo.reporting.bands import draw_signals
 from aapo.reporting.curves import ACCURACY, LENGTH, REWARD, draw_curves
 from aapo.reporting.drawing import DrawnFigure
 from aapo.reporting.evaluation import EvaluationSection, Number, Verdict, evaluation_folders, evaluation_section
+from aapo.reporting.rollouts import Browser, read_browser
 from aapo.reporting.series import mean, read_series, smooth
 from aapo.runs import RunDirectory
 
@@ -46,6 +48,7 @@ class RunSection:
         numbers: The most important ones.
         figures: Curves.
         diagnostics: One row a metric.
+        browser: Some of its rollouts.
         evaluations: The run's own, base against trained model, then those that were made of it later.
         recipe: The resolved recipe.
         manifest: Versions, hardware and identities.
@@ -57,6 +60,7 @@ class RunSection:
     numbers: list[Number]
     figures: list[DrawnFigure]
     diagnostics: list[Diagnostic]
+    browser: Browser | None
     evaluations: list[EvaluationSection]
     recipe: str
     manifest: str
@@ -76,8 +80,9 @@ def run_section(run: RunDirectory, name: str) -> RunSection:
         own.verdict if own else NOT_EVALUATED,
         _facts({**run.recipe(), **manifest}, rows),
         [*(own.numbers if own else []), *_training_numbers(rows)],
-        draw_curves(rows),
+        [*draw_curves(rows), *([signals] if (signals := draw_signals({name: [rows]})) else [])],
         _diagnostics(rows),
+        read_browser(run),
         evaluations,
         run.recipe_file.read_text(encoding="utf-8"),
         yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True, width=110) if manifest else "",

@@ -1,0 +1,213 @@
+"""The section of a comparison: verdicts, scores over seeds, curves with bands, signals, heat maps of sweeps."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aapo.evaluation import ScoreTable
+from aapo.reporting.bands import draw_finals, draw_heat_map, draw_score_curves, draw_signals
+from aapo.reporting.drawing import DrawnFigure
+from aapo.reporting.evaluation import Cell, PageTable, Verdict
+from aapo.runs import RunDirectory
+
+MAX_CURVES = 8
+MAX_SENTENCES = 12
+UNITS = {"steps": "steps", "tokens": "generated tokens", "seconds": "seconds of training"}
+OPPOSITE = {"better": "worse", "worse": "better", "cannot tell": "cannot tell"}
+Summary = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ComparisonSection:
+    """What the page says about one comparison.
+
+    Attributes:
+        name: Title of the section.
+        verdict: In words.
+        tables: Scores of each variant, then differences of pairs, then failures where there are any.
+        figures: Final scores, curves, signals, heat maps.
+        reading: How the numbers came about.
+        recipe: The recipe that the runs share, and what each changes.
+    """
+
+    name: str
+    verdict: Verdict
+    tables: list[PageTable]
+    figures: list[DrawnFigure]
+    reading: list[str]
+    recipe: str
+
+
+def comparison_section(folder: Path, name: str) -> ComparisonSection:
+    """The section of a folder with a `summary.json`."""
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    runs = {
+        variant["label"]: [RunDirectory(path).metrics() for path in variant_runs(folder, variant)]
+        for variant in summary["variants"][:MAX_CURVES]
+    }
+    figures = [
+        draw_finals(summary),
+        draw_score_curves(summary, UNITS[summary["match"]], MAX_CURVES),
+        draw_signals(runs),
+        *(draw_heat_map(summary, algorithm) for algorithm in _swept_algorithms(summary)),
+    ]
+    first = RunDirectory(variant_runs(folder, summary["variants"][0])[0])
+    return ComparisonSection(
+        name,
+        judge(summary),
+        [_page_table("Scores", variant_table(summary)), _page_table("Pairs", pair_table(summary)), *_failures(summary)],
+        [figure for figure in figures if figure],
+        _reading(summary),
+        first.recipe_file.read_text(encoding="utf-8"),
+    )
+
+
+def variant_runs(folder: Path, variant: dict[str, Any]) -> list[Path]:
+    """The run directories of a variant's finished runs."""
+    return [folder / run for run in variant["runs"]]
+
+
+def judge(summary: Summary) -> Verdict:
+    """What the first variant is to the others, and every pair in words."""
+    first = summary["variants"][0]["label"]
+    pairs = [pair for pair in summary["pairs"] if first in (pair["one"], pair["other"])]
+    groups: dict[str, list[str]] = {"better": [], "worse": [], "cannot tell": []}
+    for pair in pairs:
+        if pair["one"] == first:
+            groups[pair["verdict"]].append(pair["other"])
+        else:
+            groups[OPPOSITE[pair["verdict"]]].append(pair["one"])
+    said = [
+        f"{words} {_listed(names)}"
+        for words, names in (
+            ("better than", groups["better"]),
+            ("worse than", groups["worse"]),
+            ("not told apart from", groups["cannot tell"]),
+        )
+        if names
+    ]
+    if not said:
+        return Verdict(f"Only {first} has finished runs: nothing to compare", [], "plain")
+    kinds = {kind for kind, names in groups.items() if names}
+    tone = kinds.pop() if len(kinds) == 1 else "unclear"
+    sentences = verdict_sentences(summary)
+    more = len(sentences) - MAX_SENTENCES
+    shown = [*sentences[:MAX_SENTENCES], *([f"… and {more} more pairs, in the table below."] if more > 0 else [])]
+    return Verdict(f"{first} is {', '.join(said)}", shown, tone if tone in ("better", "worse") else "unclear")
+
+
+def verdict_sentences(summary: Summary) -> list[str]:
+    """One sentence a pair."""
+    return [_sentence(pair) for pair in summary["pairs"]]
+
+
+def _sentence(pair: dict[str, Any]) -> str:
+    points, low, high = (100 * pair["final"][key] for key in ("difference", "low", "high"))
+    size = f"{points:+.1f} points [{low:+.1f}, {high:+.1f}]"
+    if pair["verdict"] != "cannot tell":
+        return f"{pair['one']} is {pair['verdict']} than {pair['other']}: {size}, corrected p {pair['p_corrected']:.2g}"
+    seeds = len(pair["seeds"])
+    if seeds < 2:
+        need = "one seed says nothing about others; add seeds"
+    elif pair["seeds_needed"] is None:
+        need = "the difference is too small for these problems: no number of seeds under 1000 would show it"
+    else:
+        need = f"needs about {pair['seeds_needed'] - seeds} more seeds"
+    return f"{pair['one']} against {pair['other']}: cannot tell, {size}; {need}"
+
+
+def variant_table(summary: Summary) -> ScoreTable:
+    """Scores of each variant over its seeds, in percent."""
+    has_area = all(variant["area"] for variant in summary["variants"])
+    columns = ["variant", "seeds", "mean", "IQ mean", *(["area"] if has_area else []), "steps", "tokens", "seconds"]
+    rows = [
+        [
+            variant["label"],
+            str(len(variant["seeds"])),
+            _percent(variant["final"]["mean"]),
+            _percent(variant["final"]["interquartile_mean"]),
+            *([_percent(variant["area"]["mean"])] if has_area else []),
+            *(f"{variant['cost'][key]:,.0f}" for key in ("steps", "tokens", "seconds")),
+        ]
+        for variant in summary["variants"]
+    ]
+    notes = [
+        f"Percent right on {summary['task']}, {summary['num_problems']} held-out problems x {summary['num_samples']}; "
+        f"95% stratified bootstrap intervals over seeds. Protocol {summary['protocol']}.",
+        f"Matched by {summary['match']} ({summary['budget']:,.0f}); tokens are generated ones, means over seeds.",
+    ]
+    if has_area:
+        notes.append("Area: the mean height of the curve of held-out scores during training.")
+    return ScoreTable(columns, rows, notes)
+
+
+def pair_table(summary: Summary) -> ScoreTable:
+    """Differences of pairs, in points."""
+    rows = [
+        [
+            f"{pair['one']} - {pair['other']}",
+            _points(pair["final"]),
+            _points(pair["area"]) if pair["area"] else "",
+            _share(pair["probability_of_improvement"]),
+            "" if pair["p_corrected"] is None else f"{pair['p_corrected']:.2g}",
+            pair["verdict"],
+        ]
+        for pair in summary["pairs"]
+    ]
+    notes = [
+        "Points, paired by seed and problem, with 95% intervals that stand alone; p is corrected "
+        f"({summary['correction']}) and decides the verdict. P(better): probability that a run of the first scores "
+        "above one of the second."
+    ]
+    return ScoreTable(["pair", "final", "area", "P(better)", "p", "verdict"], rows, notes)
+
+
+def _percent(numbers: dict[str, float | None]) -> str:
+    estimate, low, high = (numbers[key] for key in ("estimate", "low", "high"))
+    assert estimate is not None
+    return f"{100 * estimate:.1f}" + ("" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]")
+
+
+def _points(ends: dict[str, float]) -> str:
+    difference, low, high = (100 * ends[key] for key in ("difference", "low", "high"))
+    return f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def _share(numbers: dict[str, float]) -> str:
+    return f"{numbers['estimate']:.2f} [{numbers['low']:.2f}, {numbers['high']:.2f}]"
+
+
+def _page_table(title: str, table: ScoreTable) -> PageTable:
+    return PageTable(title, table.columns, [[Cell(text, False) for text in row] for row in table.rows], table.notes)
+
+
+def _failures(summary: Summary) -> list[PageTable]:
+    if not summary["failures"]:
+        return []
+    rows = [[Cell(item["run"], False), Cell(item["reason"], False)] for item in summary["failures"]]
+    return [PageTable("Runs that failed", ["run", "reason"], rows, ["They are in no number above."])]
+
+
+def _swept_algorithms(summary: Summary) -> list[str]:
+    """Algorithms with two or more variants that differ in one or two settings."""
+    swept: dict[str, list[dict[str, Any]]] = {}
+    for variant in summary["variants"]:
+        if 1 <= len(variant["settings"]) <= 2:
+            swept.setdefault(variant["algorithm"], []).append(variant)
+    return [algorithm for algorithm, variants in swept.items() if len(variants) > 1]
+
+
+def _reading(summary: Summary) -> list[str]:
+    return [
+        "All runs of a seed share base model, order of prompts, reference bank and evaluation.",
+        "Differences are paired by seed and problem, both of which count as drawn from more of their kind; the p-value "
+        f"is Student's with Satterthwaite's degrees of freedom, corrected by {summary['correction']}. Below 0.05 the "
+        "verdict is better or worse, else it cannot be told; the seeds needed assume that the difference seen is the "
+        "true one and ask for 80% power.",
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
