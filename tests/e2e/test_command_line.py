@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from aapo.cli.app import run
-from aapo.grading import custom
+from aapo.named import module_at
 from aapo.reference import ReferenceBank
 from aapo.runs import RunDirectory
 from aapo.samples import newest_scores, score_sets
@@ -178,7 +178,7 @@ def own(completions, answer, log_extra, scale=1.0, **columns):
 
 def test_bank_rescore_prints_what_changes_and_keeps_what_was(trained, workplace, capsys):
     def rescore(*flags):
-        custom._module.cache_clear()  # as a process that starts now
+        module_at.cache_clear()  # as a process that starts now
         return lines_of(capsys, "bank", "rescore", "graded", *flags)
 
     run(["bank", "build", "small.yaml", "--output", "graded"])
@@ -273,6 +273,38 @@ def test_report_of_several_runs(trained, workplace, capsys):
     assert "--output" in refused(capsys, "report", "run", "named")
     lines_of(capsys, "report", "run", "named", "--output", "both.html")
     assert (workplace / "both.html").read_text().count("<html") == 1
+
+
+def test_replay_gives_a_runs_advantages_back_and_joins_a_bank_to_one_without(trained, workplace, capsys):
+    run_directory, _ = trained
+    out = lines_of(capsys, "replay", run_directory.path, "--output", "replay.json")
+    assert "replaying steps: 4/4" in out and "3 reference rewards a prompt, stored with the rollouts" in out
+    read = json.loads((workplace / "replay.json").read_text())
+    own = next(item for item in read["algorithms"] if item["name"] == "aapo")
+    for again, stored in zip(own["steps"].values(), read["own"]["steps"].values(), strict=True):
+        assert again == pytest.approx(stored, abs=1e-6)
+    for rollouts in map(run_directory.rollouts, run_directory.rollout_steps()):
+        assert all(len(row["reference_rewards"]) == 3 and row["prompt_key"] for row in rollouts)
+
+    flags = ("--num_reference_samples", "null", "--max_steps", "1", "--num_eval_prompts", "0", "--eval_num_samples",
+             "null", "--algorithm", "grpo", "--output_dir", "plain")  # fmt: skip
+    lines_of(capsys, "train", "small.yaml", *flags)
+    asked = ("replay", "plain", "--algorithms", "aapo,grpo")
+    assert "not replayed: aapo, because reference rewards are missing" in lines_of(capsys, *asked)
+    bank = run_directory.manifest()["reference_bank"]["path"]
+    out = lines_of(capsys, *asked, "--bank", bank, "--output", "plain.json")
+    assert "not replayed" not in out and f"3 reference rewards a prompt, of the bank {bank}" in out
+    read = json.loads((workplace / "plain.json").read_text())
+    totals = {
+        row["key"]: [a + 0.2 * f for a, f in zip(row["reward/accuracy"], row["reward/format"], strict=True)]
+        for row in ReferenceBank.open(bank).rows()
+    }
+    rows = RunDirectory(workplace / "plain").rollouts(1)
+    margins = [
+        sum(min(max(row["reward"] - reward, -0.2), 0.28) for reward in totals[row["prompt_key"]]) / 3 for row in rows
+    ]
+    # Advantages of a group sum to zero, so the bias is the mean margin.
+    assert read["algorithms"][0]["whole"]["bias"]["estimate"] == pytest.approx(sum(margins) / 16, abs=1e-6)
 
 
 def test_recipes_lists_and_prints(capsys):
@@ -458,7 +490,7 @@ class TestBadInput:
         assert "papers is not empty and not a run directory" in refused(
             capsys, "train", "small.yaml", "--output_dir", "papers"
         )
-        assert "papers is nothing to report on: it has none of recipe.yaml (run)" in refused(capsys, "report", "papers")
+        assert "papers is nothing to report on: it has none of " in refused(capsys, "report", "papers")
 
     def test_no_disk_space(self, trained, capsys, workplace, monkeypatch):
         usage = shutil.disk_usage(workplace)

@@ -248,12 +248,70 @@ def grade(
     grading.grade(source, output, options, workers, time_limit)
 
 
+@app.command(context_settings=FLAGS)
+def compare(
+    context: typer.Context,
+    recipe: RecipeArgument,
+    algorithms: Annotated[str, typer.Option(help="Comma-separated, as a recipe names them.")],
+    seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "0,1,2,3,4",
+    sweep: Annotated[list[str] | None, typer.Option(help="FIELD=V1,V2,...; every combination is run.")] = None,
+    match: Annotated[str, typer.Option(help="What runs have the same amount of: steps, tokens or seconds.")] = "steps",
+    budget: Annotated[float | None, typer.Option(min=0, help="Generated tokens, or seconds, of each run.")] = None,
+    curve_points: Annotated[
+        int, typer.Option("--curve-points", min=0, help="Held-out evaluations of a run while it trains.")
+    ] = 5,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at the same time; by default one a device.")] = None,
+    devices: Annotated[
+        str | None, typer.Option(help="GPUs of each job: 0,1,2 (one each) or 0+1,2+3 (two each).")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs, start none.")] = False,
+    output: OutputOption = None,
+) -> None:
+    """Train algorithms by one recipe over seeds and say which is better, or that it cannot be told.
+
+    Same base model, prompts in the same order, bank and evaluation for all. Every field of the recipe can be set as
+    `--field value`. A comparison that was interrupted goes on where it was; further seeds and algorithms add to it.
+    """
+    from aapo.cli import experiments
+
+    options = experiments.CompareOptions(
+        algorithms=_listed(algorithms),
+        seeds=[_whole("--seeds", part) for part in _listed(seeds)],
+        sweep=sweep or [],
+        match=match,
+        budget=budget,
+        curve_points=curve_points,
+        jobs=jobs,
+        devices=[part.replace("+", ",") for part in _listed(devices or "")],
+        dry_run=dry_run,
+        output=output,
+    )
+    experiments.compare(recipe, options, context.args)
+
+
+@app.command("replay")
+def replay_run(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    algorithms: Annotated[
+        str, typer.Option(help="Comma-separated, as a recipe names them; all that can be replayed by default.")
+    ] = "",
+    bank: Annotated[
+        Path | None, typer.Option("--bank", help="Reference rewards; by default those stored with the rollouts.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", help="JSON file to write, with every step.")] = None,
+) -> None:
+    """Recompute what other algorithms would have made of a run's rollouts: no model, no GPU."""
+    from aapo.cli import experiments
+
+    experiments.replay(run, _listed(algorithms), bank, output)
+
+
 @app.command()
 def report(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Run directories and evaluation folders.")],
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Runs, evaluations, comparisons.")],
     output: Annotated[Path | None, typer.Option("--output", help="HTML file to write.")] = None,
 ) -> None:
-    """Write the report of a run or an evaluation, or of several on one page."""
+    """Write the report of a run, an evaluation or a comparison, or of several on one page."""
     from aapo.cli import commands
 
     commands.report(folders, output)

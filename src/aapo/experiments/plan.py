@@ -1,0 +1,265 @@
+"""The plan of a comparison: which runs there are, with which recipe each, and where each goes."""
+
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+
+from aapo.errors import InputError, nearest
+from aapo.fields import parse_flags
+from aapo.files import write_json, write_text
+from aapo.objective import OBJECTIVE_FIELDS, objective
+from aapo.runs import RunDirectory
+from aapo.training import Recipe, load_recipe
+from aapo.training.config import TRL_NAMES
+from aapo.training.recipe import BANK_FIELDS, resolve
+
+Match = Literal["steps", "tokens", "seconds"]
+BUDGET_FIELDS = {"tokens": "max_generated_tokens", "seconds": "max_training_seconds"}
+PLAN, RUNS = "comparison.json", "runs"
+# Set by the comparison itself.
+OWN_FIELDS = ("algorithm", "seed", "output_dir", *BUDGET_FIELDS.values())
+_OWN_NAMES = {**{name: name for name in OBJECTIVE_FIELDS}, **TRL_NAMES}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An algorithm with the swept settings that have an effect on it.
+
+    Attributes:
+        algorithm: As a recipe names it.
+        settings: Swept fields and their values.
+    """
+
+    algorithm: str
+    settings: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        """Such as `aapo` or `aapo margin_low=-0.1`."""
+        name = self.algorithm.rsplit(":", 1)[-1]
+        return " ".join([name, *(f"{key}={value}" for key, value in self.settings.items())])
+
+    @property
+    def folder(self) -> str:
+        """The label as the name of a folder."""
+        return re.sub(r"[^\w.=,+-]+", ",", self.label)
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a comparison: `path` is its run directory; recipe, log and failure lie beside it."""
+
+    variant: Variant
+    seed: int
+    recipe: Recipe
+    path: Path
+
+    @property
+    def directory(self) -> RunDirectory:
+        """Its run directory, which need not exist yet."""
+        return RunDirectory(self.path)
+
+    def beside(self, suffix: str) -> Path:
+        """The file of this run with a suffix: `.yaml` its recipe, `.log` what it printed, `.failed` why it failed."""
+        return self.path.parent / f"{self.path.name}{suffix}"
+
+    @property
+    def done(self) -> bool:
+        """Whether it is trained and evaluated."""
+        return (self.directory.evaluation / "results.json").is_file()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A comparison: every variant with every seed.
+
+    Attributes:
+        folder: Where everything goes.
+        recipe: Name of the recipe that the runs share.
+        variants: What is compared.
+        seeds: Seeds of the runs.
+        match: What all runs have the same amount of.
+        budget: That amount.
+        runs: Seed by seed, so that an interrupted comparison has whole ones.
+    """
+
+    folder: Path
+    recipe: str
+    variants: list[Variant]
+    seeds: list[int]
+    match: Match
+    budget: float
+    runs: list[PlannedRun]
+
+
+def make_plan(
+    source: str,
+    algorithms: Sequence[str],
+    seeds: Sequence[int],
+    folder: Path,
+    *,
+    sweep: Mapping[str, Sequence[Any]] | None = None,
+    match: Match = "steps",
+    budget: float | None = None,
+    curve_points: int = 5,
+    flags: Sequence[str] = (),
+) -> Plan:
+    """The plan of a comparison; nothing is written.
+
+    All runs of a seed have the recipe's base model, prompts in the same order, bank and evaluation. Settings of the
+    objective that the recipe makes belong to its own algorithm, the others come with theirs; `flags` and `sweep` go to
+    all on which they have an effect.
+
+    Args:
+        source: The recipe: a shipped one's name, a file, or a run directory.
+        algorithms: Names as in a recipe.
+        seeds: Of the runs.
+        folder: Where it all goes.
+        sweep: Values by field; every combination is a variant.
+        match: What the runs have the same amount of.
+        budget: The amount of tokens or seconds; for steps it is the recipe's max_steps.
+        curve_points: How often each run is evaluated on the held-out prompts while it trains, the start not counted.
+        flags: `--field value` for all runs.
+
+    Raises:
+        InputError: Something does not fit together; or the folder holds another comparison.
+    """
+    base = load_recipe(source)
+    _check(algorithms, seeds, base, match, budget)
+    given = parse_flags(flags)
+    for key in (*given, *(sweep or {})):
+        if key in OWN_FIELDS:
+            raise InputError(f"{key} cannot be set, because the comparison sets it; use its own options")
+    variants = [
+        variant
+        for algorithm in algorithms
+        for variant in _variants(algorithm, {key: list(values) for key, values in (sweep or {}).items()})
+    ]
+    amount = {BUDGET_FIELDS[match]: int(budget) if match == "tokens" else budget} if budget else {}
+    runs = []
+    for seed, variant in itertools.product(seeds, variants):
+        fields = {**_fields(base, variant, given), **amount, "seed": seed}
+        recipe = _with_curve(_resolved(base.name, fields, variant), curve_points, variant)
+        runs.append(PlannedRun(variant, seed, recipe, folder / RUNS / variant.folder / f"seed-{seed}"))
+    steps = runs[0].recipe.training.max_steps
+    plan = Plan(folder, base.name, variants, list(seeds), match, float(budget or steps), runs)
+    _check_folder(plan)
+    return plan
+
+
+def _check(algorithms: Sequence[str], seeds: Sequence[int], base: Recipe, match: str, budget: float | None) -> None:
+    if not algorithms or len(set(algorithms)) != len(algorithms):
+        raise InputError(f"--algorithms is {','.join(algorithms)!r}; name each algorithm once, such as aapo,grpo,gpg")
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise InputError("--seeds must name each seed once, such as 0,1,2")
+    if match not in get_args(Match):
+        raise InputError(f"--match is {match!r}{nearest(match, get_args(Match))}; it must be steps, tokens or seconds")
+    if match == "steps" and budget is not None:
+        raise InputError("--budget has no effect, because runs are matched by steps; set --max_steps, or --match")
+    if match != "steps" and (budget is None or budget <= 0):
+        raise InputError(f"--match {match} needs the {match} that each run may use, such as --budget 1000000")
+    if base.training.max_steps <= 0:
+        raise InputError("the recipe has no max_steps, so its runs have no common length; set --max_steps")
+    if not base.data.num_eval_prompts:
+        raise InputError("the recipe holds no prompts out (num_eval_prompts is 0), so there is nothing to compare on")
+
+
+def _effect(algorithm: str, field: str) -> bool:
+    """Whether a field does something to an algorithm; fields outside the objective always do."""
+    return field not in _OWN_NAMES or objective(algorithm).ineffective(_OWN_NAMES[field]) is None
+
+
+def _variants(algorithm: str, sweep: Mapping[str, list[Any]]) -> list[Variant]:
+    """One variant a combination of the swept fields that the algorithm reads."""
+    fields = [field for field in sweep if _effect(algorithm, field)]
+    return [
+        Variant(algorithm, dict(zip(fields, values, strict=True)))
+        for values in itertools.product(*(sweep[field] for field in fields))
+    ]
+
+
+def _fields(base: Recipe, variant: Variant, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe's fields for a variant."""
+    own = variant.algorithm == base.training.algorithm
+    fields = {key: value for key, value in base.given.items() if own or key not in _OWN_NAMES}
+    fields |= {key: value for key, value in given.items() if _effect(variant.algorithm, key.split(".")[0])}
+    fields |= {**variant.settings, "algorithm": variant.algorithm}
+    needs_bank = objective(
+        variant.algorithm, **{own: fields.get(key) for key, own in _OWN_NAMES.items() if key in fields}
+    ).needs_reference and fields.get("reference", "bank") == "bank"  # fmt: skip
+    return fields if needs_bank else {key: value for key, value in fields.items() if key not in BANK_FIELDS}
+
+
+def _resolved(name: str, fields: Mapping[str, Any], variant: Variant) -> Recipe:
+    try:
+        return resolve(name, dict(fields))
+    except InputError as error:
+        raise InputError(f"{variant.label}: {error}") from error
+
+
+def _with_curve(recipe: Recipe, points: int, variant: Variant) -> Recipe:
+    """The recipe with evaluations while it trains, unless it has its own."""
+    if points == 0 or recipe.training.eval_strategy != "no":
+        return recipe
+    every = max(1, recipe.training.max_steps // points)
+    curve = {"eval_strategy": "steps", "eval_steps": every, "eval_on_start": True, "num_generations_eval": 1}
+    return _resolved(recipe.name, {**curve, **recipe.given}, variant)
+
+
+def _check_folder(plan: Plan) -> None:
+    """Check that the folder is new, or holds a comparison of which this is a part or which this extends.
+
+    Raises:
+        InputError: It holds something else.
+    """
+    file = plan.folder / PLAN
+    if not file.exists():
+        if plan.folder.exists() and any(plan.folder.iterdir()):
+            raise InputError(f"{plan.folder} is not empty and holds no comparison; choose another --output")
+        return
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    asked = {"recipe": plan.recipe, "match": plan.match, "budget": plan.budget}
+    changed = [f"{key}: {stored[key]} there, {value} asked" for key, value in asked.items() if stored[key] != value]
+    for run in plan.runs:
+        written = run.beside(".yaml")
+        if written.exists() and yaml.safe_load(written.read_text(encoding="utf-8")) != run.recipe.given:
+            changed.append(f"{run.variant.label}: other settings")
+    if changed:
+        raise InputError(
+            f"{plan.folder} holds another comparison ({'; '.join(dict.fromkeys(changed))}); choose another --output. "
+            "More seeds and algorithms can be added to one, other settings cannot"
+        )
+
+
+def write_plan(plan: Plan) -> None:
+    """Write the recipes of the runs and the plan; variants and seeds of an earlier call stay in it."""
+    for run in plan.runs:
+        if not run.beside(".yaml").exists():
+            write_text(run.beside(".yaml"), yaml.safe_dump(run.recipe.given, sort_keys=False, allow_unicode=True))
+    variants = {variant.folder: variant for variant in [*_stored_variants(plan.folder), *plan.variants]}
+    write_json(
+        plan.folder / PLAN,
+        {
+            "recipe": plan.recipe,
+            "match": plan.match,
+            "budget": plan.budget,
+            "variants": [
+                {"label": variant.label, "algorithm": variant.algorithm, "settings": dict(variant.settings)}
+                for variant in variants.values()
+            ],
+        },
+    )
+
+
+def _stored_variants(folder: Path) -> list[Variant]:
+    file = folder / PLAN
+    if not file.exists():
+        return []
+    stored = json.loads(file.read_text(encoding="utf-8"))["variants"]
+    return [Variant(row["algorithm"], row["settings"]) for row in stored]

@@ -1,0 +1,323 @@
+"""Comparisons without training: plans, the queue with a stand-in for the runs' command, summaries and their report."""
+
+import json
+import re
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import yaml
+
+from aapo.errors import InputError
+from aapo.evaluation import Evaluation, result_rows, save_results
+from aapo.evaluation.evaluate import SAMPLE_COLUMNS
+from aapo.experiments import execute, make_plan, write_plan, write_summary
+from aapo.experiments.plan import Variant
+from aapo.reporting import write_report
+from aapo.reporting.bands import band
+from aapo.reporting.comparison import judge, verdict_sentences
+
+RECIPE = {
+    "model_name_or_path": "tiny", "dataset_name": "reasoning_gym:basic_arithmetic", "num_train_prompts": 16,
+    "num_eval_prompts": 8, "algorithm": "aapo", "margin_low": -0.3, "num_reference_samples": 3, "num_generations": 4,
+    "per_device_train_batch_size": 16, "max_steps": 10, "bf16": False, "use_cpu": True,
+}  # fmt: skip
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(RECIPE))
+    return str(tmp_path / "mine.yaml")
+
+
+def plan_of(recipe, tmp_path, algorithms=("aapo", "grpo"), seeds=(0, 1), **options):
+    return make_plan(recipe, algorithms, seeds, tmp_path / "out", **options)
+
+
+def test_runs_differ_in_algorithm_and_seed_only(recipe, tmp_path):
+    plan = plan_of(recipe, tmp_path)
+    assert [(run.variant.label, run.seed) for run in plan.runs] == [("aapo", 0), ("grpo", 0), ("aapo", 1), ("grpo", 1)]
+    aapo, grpo = (run.recipe.given for run in plan.runs[:2])
+    # The margin and the bank are the recipe's own algorithm's.
+    assert {key for key in aapo if aapo[key] != grpo.get(key)} == {"algorithm", "margin_low", "num_reference_samples"}
+    assert set(grpo) <= set(aapo)
+    assert plan.runs[0].recipe.training.eval_steps == 2 and plan.runs[0].recipe.training.eval_on_start
+    assert plan.runs[3].path == tmp_path / "out" / "runs" / "grpo" / "seed-1"
+
+
+def test_a_curve_of_no_points_evaluates_at_the_end_only(recipe, tmp_path):
+    assert plan_of(recipe, tmp_path, curve_points=0).runs[0].recipe.training.eval_strategy == "no"
+
+
+def test_flags_go_to_all_on_which_they_have_an_effect(recipe, tmp_path):
+    plan = plan_of(recipe, tmp_path, flags=["--learning_rate", "1e-3", "--margin_high", "0.5"])
+    aapo, grpo = (run.recipe for run in plan.runs[:2])
+    assert aapo.training.learning_rate == grpo.training.learning_rate == 1e-3
+    assert aapo.training.objective.margin_high == 0.5 and "margin_high" not in grpo.given
+
+
+def test_sweep_makes_every_combination_that_an_algorithm_reads(recipe, tmp_path):
+    plan = plan_of(recipe, tmp_path, seeds=[0], sweep={"margin_low": [-0.1, -0.2], "num_generations": [4, 8]})
+    assert [variant.label for variant in plan.variants] == [
+        "aapo margin_low=-0.1 num_generations=4",
+        "aapo margin_low=-0.1 num_generations=8",
+        "aapo margin_low=-0.2 num_generations=4",
+        "aapo margin_low=-0.2 num_generations=8",
+        "grpo num_generations=4",
+        "grpo num_generations=8",
+    ]
+    assert plan.variants[0].folder == "aapo,margin_low=-0.1,num_generations=4"
+    assert plan.runs[1].recipe.training.num_generations == 8
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"algorithms": ["aapo", "aapo"]}, "name each algorithm once"),
+        ({"algorithms": ["gropo"]}, "algorithm is 'gropo'"),
+        ({"seeds": []}, "--seeds must name each seed once"),
+        ({"match": "token"}, "--match is 'token' (did you mean tokens?)"),
+        ({"match": "tokens"}, "--match tokens needs the tokens that each run may use"),
+        ({"budget": 5.0}, "--budget has no effect"),
+        ({"flags": ["--seed", "3"]}, "seed cannot be set, because the comparison sets it"),
+        ({"sweep": {"num_generations": [3]}}, "aapo num_generations=3: "),
+        ({"flags": ["--num_eval_prompts", "0"]}, "num_eval_prompts"),
+    ],
+)
+def test_bad_plans_are_refused(recipe, tmp_path, options, words):
+    with pytest.raises(InputError, match=re.escape(words)):
+        plan_of(recipe, tmp_path, **options)
+
+
+def test_budget_ends_runs(recipe, tmp_path):
+    plan = plan_of(recipe, tmp_path, match="tokens", budget=5000.0)
+    assert plan.runs[0].recipe.run.max_generated_tokens == 5000 and plan.budget == 5000
+
+
+def test_a_comparison_takes_more_seeds_and_no_other_settings(recipe, tmp_path):
+    write_plan(plan_of(recipe, tmp_path))
+    write_plan(plan_of(recipe, tmp_path, ["gpg"], [2]))
+    stored = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert [row["label"] for row in stored["variants"]] == ["aapo", "grpo", "gpg"]
+    with pytest.raises(InputError, match="holds another comparison .*aapo: other settings"):
+        plan_of(recipe, tmp_path, flags=["--learning_rate", "0.1"])
+    with pytest.raises(InputError, match="match: steps there, tokens asked"):
+        plan_of(recipe, tmp_path, match="tokens", budget=100.0)
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "thesis.txt").touch()
+    with pytest.raises(InputError, match="is not empty and holds no comparison"):
+        make_plan(recipe, ["aapo"], [0], tmp_path / "papers")
+
+
+# -- the queue ---------------------------------------------------------------------------------------------------------
+
+STAND_IN = """#!{python}
+import os, sys, time
+from pathlib import Path
+recipe, run = Path(sys.argv[4]), Path(sys.argv[6])
+with open({calls!r}, "a") as calls:
+    calls.write(f"{{run.parent.name}}/{{run.name}} {{os.environ.get('CUDA_VISIBLE_DEVICES')}} {{sys.argv[7:]}}\\n")
+if run.parent.name == "grpo" and run.name == "seed-1" and not Path({mended!r}).exists():
+    sys.exit("some noise\\naapo: out of luck")
+time.sleep({seconds})
+(run / "evaluation").mkdir(parents=True)
+(run / "recipe.yaml").touch()
+(run / "evaluation" / "results.json").write_text("[]")
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """A program in place of Python that notes how it was called, fails for one run, and leaves results of others."""
+
+    def install(seconds=0.0):
+        program = tmp_path / "program"
+        names = {"calls": str(tmp_path / "calls"), "mended": str(tmp_path / "mended")}
+        program.write_text(STAND_IN.format(python=sys.executable, seconds=seconds, **names))
+        program.chmod(0o755)
+        monkeypatch.setattr("aapo.experiments.queue.sys.executable", str(program))
+        return tmp_path / "calls"
+
+    return install
+
+
+def test_a_failed_run_is_told_and_tried_again_and_stops_no_other(recipe, tmp_path, stand_in, capsys):
+    calls = stand_in()
+    plan = plan_of(recipe, tmp_path)
+    write_plan(plan)
+    (failure,) = execute(plan)
+    assert (failure.run.variant.label, failure.run.seed, failure.reason) == ("grpo", 1, "out of luck")
+    assert failure.run.beside(".failed").read_text() == "out of luck\n"
+    assert [line.split()[0] for line in calls.read_text().splitlines()] == [
+        "aapo/seed-0", "grpo/seed-0", "aapo/seed-1", "grpo/seed-1",
+    ]  # fmt: skip
+    out = capsys.readouterr().out
+    assert "4 runs, 0 of them done" in out and "[4/4] grpo seed 1: failed: out of luck" in out
+    (tmp_path / "mended").touch()
+    assert execute(plan) == []
+    assert len(calls.read_text().splitlines()) == 5
+    assert not failure.run.beside(".failed").exists()
+
+
+def test_jobs_have_their_devices_and_resume_what_began(recipe, tmp_path, stand_in):
+    calls = stand_in(seconds=1.0)
+    (tmp_path / "mended").touch()
+    plan = plan_of(recipe, tmp_path)
+    write_plan(plan)
+    plan.runs[2].path.mkdir()
+    (plan.runs[2].path / "recipe.yaml").touch()
+    began = time.monotonic()
+    assert execute(plan, 4, ["0", "1", "2", "3"]) == []
+    assert time.monotonic() - began < 3.9  # side by side
+    found = dict(line.split(maxsplit=1) for line in calls.read_text().splitlines())
+    assert sorted(found.values()) == ["0 []", "1 []", "2 ['--resume']", "3 []"]
+
+
+def test_a_run_that_another_process_holds_is_left_to_it(recipe, tmp_path, stand_in):
+    import fcntl
+
+    calls = stand_in()
+    plan = plan_of(recipe, tmp_path, ["aapo"], [0])
+    write_plan(plan)
+    (run,) = plan.runs
+    with run.beside(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        from threading import Thread
+
+        thread = Thread(target=execute, args=(plan,))
+        thread.start()
+        time.sleep(1.5)
+        assert not calls.exists()
+        (run.path / "evaluation").mkdir(parents=True)
+        (run.path / "evaluation" / "results.json").write_text("[]")  # the other has finished it
+    thread.join(10)
+    assert not thread.is_alive() and not calls.exists()
+
+
+# -- summary and report ------------------------------------------------------------------------------------------------
+
+
+def finish(path: Path, shares: np.ndarray, *, num_samples: int = 4) -> None:
+    """A run's results and metrics: of each problem this share of samples is right."""
+    rows = [
+        {
+            "model": "trained", "task": "sums", "protocol": "recipe@1", "problem": str(place), "prompt_key": str(place),
+            "sample": sample, "prompt": "1 + 1?", "gold": "2", "completion": "<b>2</b>", "completion_tokens": 3,
+            "finish_reason": "stop", "correct": float(sample < round(share * num_samples)), "extracted": "2",
+            "verdict": "correct", "rule": "number", "answer_class": 0,
+        }
+        for place, share in enumerate(shares)
+        for sample in range(num_samples)
+    ]  # fmt: skip
+    item = Evaluation(pa.Table.from_pylist(rows, pa.schema(list(SAMPLE_COLUMNS.items()))))
+    path.mkdir(parents=True)
+    (path / "recipe.yaml").write_text("algorithm: <i>x</i>\n")
+    lines = [{"step": 0, "seconds": 0.1, "eval_rollout/accuracy": 0.0}]
+    for step in range(1, 11):
+        row = {"step": step, "seconds": 2.0 * step, "rollout/generated_tokens": 100 * step, "signal/bias": 0.1 * step}
+        lines.append({**row, "signal/dead_group_frac": 0.5})
+        lines.append({"step": step, "seconds": 2.0 * step, "eval_rollout/accuracy": float(shares.mean()) * step / 10})
+    (path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    save_results(path / "evaluation", [item], result_rows([item]), [], {})
+
+
+@pytest.fixture
+def compared(recipe, tmp_path):
+    """Three algorithms by three seeds: dr_grpo is clearly worse, grpo about as good; one run of it failed."""
+    plan = plan_of(recipe, tmp_path, ["aapo", "grpo", "dr_grpo"], [0, 1, 2, 3])
+    write_plan(plan)
+    rng = np.random.default_rng(0)
+    easy_P = rng.random(40)
+    level = {"aapo": 0.6, "grpo": 0.6, "dr_grpo": 0.1}
+    for run in plan.runs:
+        if (run.variant.label, run.seed) == ("grpo", 3):
+            run.beside(".failed").write_text("no memory <b>\n")
+            continue
+        finish(run.path, np.clip(level[run.variant.label] * easy_P + 0.1 * rng.random(40), 0, 1))
+    return tmp_path / "out"
+
+
+def test_summary_says_what_can_be_told(compared):
+    summary = write_summary(compared)
+    assert json.loads((compared / "summary.json").read_text()) == summary
+    aapo, grpo, _ = summary["variants"]
+    assert (aapo["seeds"], grpo["seeds"]) == ([0, 1, 2, 3], [0, 1, 2])
+    scores = aapo["final"]["scores"]
+    assert aapo["final"]["mean"]["estimate"] == pytest.approx(np.mean(scores))
+    assert aapo["final"]["interquartile_mean"]["estimate"] == pytest.approx(np.mean(sorted(scores)[1:3]))
+    # The curve rises linearly from 0 to the run's mean share.
+    assert aapo["area"]["scores"][0] == pytest.approx(aapo["curves"][0]["scores"][-1] / 2)
+    assert aapo["cost"] == {"steps": 10, "tokens": 1000, "seconds": 20}
+    verdicts = {(pair["one"], pair["other"]): pair["verdict"] for pair in summary["pairs"]}
+    assert verdicts == {
+        ("aapo", "grpo"): "cannot tell", ("aapo", "dr_grpo"): "better", ("grpo", "dr_grpo"): "better",
+    }  # fmt: skip
+    pair = summary["pairs"][0]
+    assert pair["seeds"] == [0, 1, 2]
+    assert pair["final"]["difference"] == pytest.approx(
+        np.mean(np.subtract(scores[:3], grpo["final"]["scores"])), abs=1e-9
+    )
+    assert all(pair["p_corrected"] >= pair["p_value"] for pair in summary["pairs"])
+    assert summary["failures"] == [{"run": "runs/grpo/seed-3", "reason": "no memory <b>"}]
+
+
+def test_verdict_is_about_the_first_variant(compared):
+    summary = write_summary(compared)
+    verdict = judge(summary)
+    assert verdict.headline == "aapo is better than dr_grpo, not told apart from grpo"
+    assert verdict.tone == "unclear"
+    told, _, clear = verdict_sentences(summary)[0], None, verdict_sentences(summary)[1]
+    assert re.fullmatch(r"aapo against grpo: cannot tell, [+-][\d.]+ points \[.*\]; .*", told)
+    assert re.fullmatch(r"aapo is better than dr_grpo: \+[\d.]+ points \[.*\], corrected p .*", clear)
+    summary["variants"].reverse()
+    assert judge(summary).headline == "dr_grpo is worse than aapo and grpo"
+
+
+def test_report_of_a_comparison(compared):
+    write_summary(compared)
+    page = write_report([compared]).read_text(encoding="utf-8")
+    assert "<h1>Comparison out</h1>" in page
+    assert "aapo is better than dr_grpo, not told apart from grpo" in page
+    assert "no memory &lt;b&gt;" in page and "algorithm: &lt;i&gt;x" in page
+    names = {file.name for file in (compared / "figures").iterdir()}
+    assert names == {
+        f"{name}.{kind}" for name in ("final_scores", "score_curves", "signals") for kind in ("png", "svg")
+    }
+    for alt in ("Dot chart of final scores.", "Line chart of held-out scores.", "dead groups before the margin"):
+        assert alt in page
+
+
+def test_heat_map_of_a_sweep(recipe, tmp_path):
+    plan = plan_of(recipe, tmp_path, ["aapo"], [0], sweep={"margin_low": [-0.1, -0.2], "num_generations": [4, 8]})
+    write_plan(plan)
+    for place, run in enumerate(plan.runs):
+        finish(run.path, np.full(8, place / 4))
+    write_summary(tmp_path / "out")
+    page = write_report([tmp_path / "out"]).read_text(encoding="utf-8")
+    assert "Heat map. aapo margin_low=-0.1 num_generations=4: 0.0%." in page
+    assert (tmp_path / "out" / "figures" / "heat_map_aapo.png").exists()
+    assert "one seed says nothing about others" in page
+
+
+def test_no_finished_run_is_no_summary(recipe, tmp_path):
+    with pytest.raises(InputError, match="holds no comparison"):
+        write_summary(tmp_path)
+    write_plan(plan_of(recipe, tmp_path))
+    with pytest.raises(InputError, match="has no finished run yet"):
+        write_summary(tmp_path / "out")
+
+
+def test_band_is_the_mean_over_curves_where_all_are_known():
+    found = band([([0, 10], [0.0, 1.0]), ([0, 5, 20], [0.2, 0.2, 0.2])])
+    assert found.positions.tolist() == [0, 5, 10]
+    assert found.means.tolist() == pytest.approx([0.1, 0.35, 0.6])
+    # Student's t of one degree of freedom, 12.706, times the deviation 0.2 / sqrt(2) over sqrt(2).
+    assert found.highs[0] - found.means[0] == pytest.approx(12.7062 * 0.1, rel=1e-4)
+    assert np.isnan(band([([0, 1], [0.0, 1.0])]).lows).all()
+
+
+def test_label_of_an_algorithm_in_a_file_is_its_name():
+    assert Variant("path/to/mine.py:BOLD", {}).folder == "BOLD"
