@@ -12,16 +12,44 @@ class Metric(NamedTuple):
 
 SHARE_OF_GROUPS = "share of groups"
 SHARE_OF_COMPLETIONS = "share of completions"
+SHARE_OF_PROMPTS = "share of prompts"
+SHARE_OF_DIFFERENCES = "share of differences"
 
 METRICS: dict[str, Metric] = {
-    "rollout/accuracy": Metric(SHARE_OF_COMPLETIONS, "Completions whose first reward function pays at least 0.5."),
+    "rollout/accuracy": Metric(
+        SHARE_OF_COMPLETIONS,
+        "Scored completions whose first reward function pays at least 0.5; absent where none is scored.",
+    ),
     "rollout/truncated_frac": Metric(SHARE_OF_COMPLETIONS, "Completions cut at the token limit."),
     "rollout/unscored_frac": Metric(
         SHARE_OF_COMPLETIONS,
         "Completions that the first reward function could not score, such as those with an unparseable gold.",
     ),
+    "rollout/right_length": Metric("tokens", "Mean length of right completions; absent where there is none."),
+    "rollout/wrong_length": Metric("tokens", "Mean length of wrong completions; absent where there is none."),
+    "rollout/hard_accuracy": Metric(
+        SHARE_OF_COMPLETIONS,
+        "Right ones on hard prompts, of whose reference samples fewer than 1/3 pass; absent where there is none.",
+    ),
+    "rollout/medium_accuracy": Metric(SHARE_OF_COMPLETIONS, "Likewise on prompts of which 1/3 to 2/3 pass."),
+    "rollout/easy_accuracy": Metric(SHARE_OF_COMPLETIONS, "Likewise on prompts of which more than 2/3 pass."),
+    "rollout/hard_frac": Metric(SHARE_OF_PROMPTS, "Hard prompts."),
+    "rollout/medium_frac": Metric(SHARE_OF_PROMPTS, "Medium prompts."),
+    "rollout/easy_frac": Metric(SHARE_OF_PROMPTS, "Easy prompts."),
+    "rollout/generated_tokens": Metric(
+        "tokens", "Completion tokens generated for training since its start, refills and live references included."
+    ),
     "rollout/tokens_per_second": Metric(
         "tokens / s", "Prompt and completion tokens rolled out and trained on, per second."
+    ),
+    "rollout/refill_rounds": Metric(
+        "rounds", "How often groups without a gradient were drawn again with fresh prompts; absent without a refill."
+    ),
+    "rollout/refilled_group_frac": Metric(
+        SHARE_OF_GROUPS, "Groups that hold a fresh prompt in the place of one without a gradient; absent likewise."
+    ),
+    "rollout/overlong_penalty": Metric(
+        "reward", "Mean soft overlong penalty, which the other reward metrics leave out; absent without one."
     ),
     "grading/no_answer_frac": Metric(
         SHARE_OF_COMPLETIONS,
@@ -43,15 +71,39 @@ METRICS: dict[str, Metric] = {
     ),
     "signal/dead_after_margin_all_right_frac": Metric(SHARE_OF_GROUPS, "Of those, the groups that are all right."),
     "signal/dead_after_margin_all_wrong_frac": Metric(SHARE_OF_GROUPS, "Of those, the groups that are all wrong."),
+    "signal/dead_reference_right_frac": Metric(
+        SHARE_OF_GROUPS,
+        "Groups that are all right and stay dead because the reference does as well: each of its rewards is theirs.",
+    ),
+    "signal/dead_reference_failed_frac": Metric(
+        SHARE_OF_GROUPS,
+        "Groups that are all wrong and stay dead because the reference fails too: each of its rewards is theirs.",
+    ),
     "signal/revived_group_frac": Metric(SHARE_OF_GROUPS, "Dead groups to which the margin gives a gradient."),
     "signal/zero_gradient": Metric(
         "0 or 1", "1 when every augmented advantage of the batch is zero, so that no reward is learnt from."
     ),
-    "margin/mean": Metric("reward", "Mean margin over the reference."),
-    "margin/clipped_frac": Metric("share of differences", "Reward differences that met a clip bound."),
-    "margin/advantage_share": Metric(
-        "share of |advantage|", "Sum of |margin| over the sum of |advantage| + |margin|: what the margin contributes."
+    "signal/bias": Metric(
+        "advantage",
+        "Mean augmented advantage of scored completions: above 0 the batch pushes completions up on balance, below 0 "
+        "down.",
     ),
+    "margin/mean": Metric("reward", "Mean margin over the reference."),
+    "margin/clipped_frac": Metric(SHARE_OF_DIFFERENCES, "Reward differences that met a clip bound."),
+    "margin/clipped_low_frac": Metric(SHARE_OF_DIFFERENCES, "Of those, the differences below the lower bound."),
+    "margin/clipped_high_frac": Metric(SHARE_OF_DIFFERENCES, "Of those, the differences above the upper bound."),
+    "margin/advantage_share": Metric(
+        "share of absolute advantage",
+        "Sum of absolute margins over that of absolute advantages and margins, each completion counted once.",
+    ),
+    "margin/gradient_share": Metric(
+        "share of absolute advantage",
+        "Likewise, with each completion counted by what its tokens weigh in the loss; not a share of the gradient's "
+        "norm.",
+    ),
+    "margin/hard": Metric("reward", "Mean margin on hard prompts; absent where there is none."),
+    "margin/medium": Metric("reward", "Mean margin on medium prompts; absent where there is none."),
+    "margin/easy": Metric("reward", "Mean margin on easy prompts; absent where there is none."),
     "margin/reference_reward": Metric("reward", "Mean reference reward of the batch's prompts."),
 }
 

@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from aapo.errors import InputError
-from aapo.objective import augmented_advantages, completion_weights, policy_loss
+from aapo.objective import ALGORITHMS, augmented_advantages, completion_weights, policy_loss
 from aapo.reference import ReferenceBank, bank_identity
 from aapo.runs import RunDirectory
 from aapo.sampling import (
@@ -30,8 +30,8 @@ from aapo.sampling import (
 )
 from aapo.scoring import as_prompt
 from aapo.training import AAPOConfig, AAPOTrainer
+from aapo.training.checks import check_groups
 from aapo.training.recorder import Recorder
-from aapo.training.trainer import _check_groups
 
 MAX_TOKENS = 6
 
@@ -73,14 +73,24 @@ def reference_column(dataset, num_samples=3):
 
 
 class Spy(AAPOTrainer):
-    """Keeps every generation batch that reaches the loss."""
+    """Keeps every generation batch that reaches the loss, with the rows that it was made of."""
 
     batches: list
+    rows: list
+    num_drawn = 0
 
     def _generate_and_score_completions(self, inputs):
         output = super()._generate_and_score_completions(inputs)
-        self.batches = [*getattr(self, "batches", []), (inputs, output, self._captured)]
+        self.batches = [*getattr(self, "batches", []), (self.rows, output, self._captured)]
         return output
+
+    def _draw(self, model, prompt_ids, purpose, positions=None):
+        self.num_drawn += len(prompt_ids)
+        return super()._draw(model, prompt_ids, purpose, positions)
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        self.rows = inputs
+        return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
 
 
 class Gradients(TrainerCallback):
@@ -91,6 +101,10 @@ class Gradients(TrainerCallback):
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         self.steps.append(torch.cat([p.grad.flatten().clone() for p in model.parameters()]))
+
+
+def flat(model):
+    return torch.cat([p.detach().flatten().clone() for p in model.parameters()])
 
 
 def train(trainer):
@@ -108,16 +122,59 @@ def make(cls, folder, path, dataset, rewards=vowels, **changes):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("algorithm", ["aapo", "grpo", "gpg", "dr_grpo", "rloo", "dapo"])
+def pure_gradient(trainer, model, batch, advantages_B):
+    """The gradient of the pure loss on a generation batch, and the completions' log-probabilities."""
+    _, output, _ = batch
+    ids = torch.cat([output["prompt_ids"], output["completion_ids"]], 1)
+    mask = torch.cat([output["prompt_mask"], output["completion_mask"]], 1)
+    logits = model(input_ids=ids, attention_mask=mask).logits[:, -output["completion_ids"].shape[1] - 1 : -1]
+    logprobs = logits.log_softmax(-1).gather(2, output["completion_ids"].unsqueeze(2)).squeeze(2)
+    policy_loss(
+        trainer.objective, logprobs, advantages_B, output["completion_mask"], max_completion_length=MAX_TOKENS,
+        old_logprobs_BT=output.get("old_per_token_logps"),
+    ).backward()  # fmt: skip
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]), logprobs.detach()
+
+
+def expected_advantages(trainer, batch):
+    """What the pure function makes of a generation batch of the first step."""
+    rows, _, captured = batch
+    groups = (-1, trainer.num_generations)
+    return augmented_advantages(
+        trainer.objective,
+        captured["rewards_BF"].sum(1).view(groups),
+        torch.tensor([row["reference_rewards"] for row in rows[:: trainer.num_generations]]),
+        shift=0,
+        correct_PG=(captured["rewards_BF"][:, 0] >= 0.5).float().view(groups),
+        lengths_PG=captured["tokens_B"].view(groups),
+        truncated_PG=captured["truncated_B"].view(groups),
+        max_completion_length=MAX_TOKENS,
+    )
+
+
+OWN = """
+from aapo.objective import Objective
+
+def short_first(groups):
+    assert groups.truncated_PG.dtype.is_signed is False and groups.max_completion_length == 6
+    return groups.rewards_PG - groups.reference_rewards_PK.nanmean(1, keepdim=True) * groups.lengths_PG / 6
+
+SHORT_FIRST = Objective(advantage=short_first, reads_reference=True, aggregation="sequence_mean")
+"""
+
+
+@pytest.mark.parametrize("algorithm", [*ALGORITHMS, "own.py:SHORT_FIRST"])
 @pytest.mark.parametrize("margin", ["none", "expected", "paired"])
 def test_what_reaches_the_loss_is_the_objective(tiny_folder, tmp_path, addition, algorithm, margin):
-    changes = {} if (algorithm, margin) == ("aapo", "expected") else {"margin": margin}
-    trainer = make(Spy, tiny_folder, tmp_path, reference_column(addition), algorithm=algorithm, **changes)
+    if ":" in algorithm:
+        (tmp_path / "own.py").write_text(OWN)
+        algorithm = str(tmp_path / algorithm)
+    trainer = make(Spy, tiny_folder, tmp_path, reference_column(addition), algorithm=algorithm, margin=margin)
     (gradient,) = train(trainer)
-    ((inputs, output, captured),) = trainer.batches
-    rewards_PG = captured["rewards_BF"].sum(1).view(-1, 4)
-    reference_PK = torch.tensor([row["reference_rewards"] for row in inputs[::4]])
-    expected = augmented_advantages(trainer.objective, rewards_PG, reference_PK, shift=0)
+    (batch,) = trainer.batches
+    _, output, _ = batch
+    assert len(output["advantages"]) == (32 if algorithm == "grpo-2g" else 16)
+    expected = expected_advantages(trainer, batch)
     lengths_B = output["completion_mask"].sum(1)
     scale_B = completion_weights(lengths_B, trainer.objective.aggregation, MAX_TOKENS) * lengths_B.sum()
     assert expected.augmented_PG.abs().max() > 0.01
@@ -125,20 +182,52 @@ def test_what_reaches_the_loss_is_the_objective(tiny_folder, tmp_path, addition,
 
     # The gradient of the whole step is that of the pure loss on the same rollouts.
     model = load_model(str(tiny_folder)).train()
-    ids = torch.cat([output["prompt_ids"], output["completion_ids"]], 1)
-    mask = torch.cat([output["prompt_mask"], output["completion_mask"]], 1)
-    logits = model(input_ids=ids, attention_mask=mask).logits[:, -output["completion_ids"].shape[1] - 1 : -1]
-    logprobs = logits.log_softmax(-1).gather(2, output["completion_ids"].unsqueeze(2)).squeeze(2)
-    policy_loss(
-        trainer.objective, logprobs, expected.augmented_PG.flatten(), output["completion_mask"],
-        max_completion_length=MAX_TOKENS,
-    ).backward()  # fmt: skip
-    pure = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    pure, _ = pure_gradient(trainer, model, batch, expected.augmented_PG.flatten())
+    torch.testing.assert_close(gradient, pure, atol=float(1e-4 * pure.abs().max()), rtol=0)
+
+
+CLIPPED = ("clip_ratio/region_mean", "cispo_clip_ratio")
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.parametrize(
+    ("algorithm", "changes"),
+    [
+        ("gspo", {"epsilon": 0.2, "epsilon_high": 0.2}),
+        ("gspo", {"epsilon": 0.2, "epsilon_high": 0.1, "margin": "expected"}),
+        ("grpo", {}),
+        ("reinforce++", {}),
+        ("cispo", {"max_importance_weight": 1.1}),
+        ("aapo", {"max_importance_weight": 1.1}),
+    ],
+)
+def test_the_loss_of_stale_samples_is_the_pure_loss(tiny_folder, tmp_path, addition, algorithm, changes, level):
+    class Weights(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+            before.append({name: value.clone() for name, value in model.state_dict().items()})
+
+    before = []
+    trainer = make(
+        Spy, tiny_folder, tmp_path, reference_column(addition), algorithm=algorithm, importance_sampling_level=level,
+        num_iterations=2, max_steps=2, learning_rate=0.3, **changes,
+    )  # fmt: skip
+    trainer.eos_token_ids = [*trainer.eos_token_ids, *range(0, 300, 5)]  # so that lengths differ
+    trainer.add_callback(Weights())
+    _, gradient = train(trainer)
+    (batch,) = trainer.batches
+    model = load_model(str(tiny_folder)).train()
+    model.load_state_dict(before[1])
+    advantages_B = expected_advantages(trainer, batch).augmented_PG.flatten()
+    pure, logprobs_BT = pure_gradient(trainer, model, batch, advantages_B)
+    moved_BT = (logprobs_BT - batch[1]["old_per_token_logps"]) * batch[1]["completion_mask"]
+    assert moved_BT.abs().max() > 0.1 and len(set(batch[1]["completion_mask"].sum(1).tolist())) > 2
+    (clipped,) = (value for key, value in trainer.state.log_history[1].items() if key in CLIPPED)
+    assert 0 < clipped < 1 and pure.abs().max() > 1e-3
     torch.testing.assert_close(gradient, pure, atol=float(1e-4 * pure.abs().max()), rtol=0)
 
 
 def test_no_margin_is_trls_own_grpo(tiny_folder, tmp_path, addition):
-    ours = make(Spy, tiny_folder, tmp_path, addition, algorithm="dapo", epsilon_high=0.2)
+    ours = make(Spy, tiny_folder, tmp_path, addition, algorithm="grpo", aggregation="token_mean")
     (gradient,) = train(ours)
     ((_, output, _),) = ours.batches
 
@@ -152,11 +241,11 @@ def test_no_margin_is_trls_own_grpo(tiny_folder, tmp_path, addition):
             ]
             return ids, None
 
-    args = config(tmp_path, algorithm="dapo").to_dict()
+    args = config(tmp_path, algorithm="grpo").to_dict()
     from trl import GRPOConfig
 
     keep = {name: args[name] for name in GRPOConfig.__dataclass_fields__ if name in args}
-    for name in ("epsilon", "epsilon_high", "scale_rewards", "steps_per_generation"):
+    for name in ("epsilon", "epsilon_high", "scale_rewards", "steps_per_generation", "importance_sampling_level"):
         keep.pop(name)
     theirs = Replay(
         model=load_model(str(tiny_folder)), reward_funcs=vowels,
@@ -180,7 +269,7 @@ def test_unscored_completions_get_no_advantage(tiny_folder, tmp_path, addition):
     assert trainer.state.log_history[0]["rollout/unscored_frac"] == 0.5
 
 
-@pytest.mark.parametrize("algorithm", ["aapo", "grpo", "dr_grpo"])
+@pytest.mark.parametrize("algorithm", ["aapo", "grpo", "dr_grpo", "gspo", "reinforce++"])
 def test_the_micro_batch_size_changes_nothing(tiny_folder, tmp_path, addition, algorithm):
     gradients = []
     for size, accumulation in ((16, 1), (4, 4), (2, 8)):
@@ -235,6 +324,246 @@ def test_the_trainer_takes_a_bank_and_refuses_one_that_does_not_match(tiny_folde
         trainer(bank("right"), algorithm="grpo")
     with pytest.raises(InputError, match="aapo has a margin but no reference rewards; pass reference_bank"):
         trainer(None)
+
+
+def odd_or_dead(prompts, completion_ids, **columns):
+    """1 on prompts about even numbers; on the others 1 and 0 in turn, so that a whole group is never dead."""
+    numbers = [int(prompt[0]["content"].split()[1]) for prompt in prompts]
+    return [float(number % 2 == 0 or i % 2 == 0) for i, number in enumerate(numbers)]
+
+
+def number_of(row):
+    return int(row["prompt"][0]["content"].split()[1])
+
+
+def sums(count):
+    return Dataset.from_list(
+        [{"prompt": [{"role": "user", "content": f"Calculate {n} + {n}."}], "answer": str(2 * n)} for n in range(count)]
+    )
+
+
+def test_dead_groups_are_drawn_again_with_fresh_prompts(tiny_folder, tmp_path):
+    trainers = [
+        make(Spy, tiny_folder, tmp_path / str(frac), sums(30), rewards=odd_or_dead, algorithm="grpo",
+             min_live_frac=frac, rollouts_dir=str(tmp_path / str(frac)))
+        for frac in (0.0, 1.0, 1.0)
+    ]  # fmt: skip
+    for trainer in trainers:
+        train(trainer)
+    plain, filled, again = ((trainer.batches[0], trainer.state.log_history[0]) for trainer in trainers)
+    before, after = ([number_of(row) for row in batch[0][::4]] for batch, _ in (plain, filled))
+    dead = [i for i, number in enumerate(before) if number % 2 == 0]
+    assert 0 < len(dead) < 4 and all(number % 2 for number in after)
+    # What was live is as it was, prompts and completions; what was dead is a prompt that the batch did not have.
+    for i in range(4):
+        rows = slice(4 * i, 4 * i + 4)
+        same = torch.equal(plain[0][1]["completion_ids"][rows], filled[0][1]["completion_ids"][rows])
+        assert (i in dead) == (before[i] != after[i]) == (not same)
+    assert len(set(after)) == 4 and not {after[i] for i in dead} & set(before)
+    assert (filled[0][1]["advantages"] != 0).all()
+
+    logged = filled[1]
+    assert "rollout/refill_rounds" not in plain[1] and 1 <= logged["rollout/refill_rounds"] <= 3
+    assert logged["rollout/refilled_group_frac"] == len(dead) / 4 and logged["signal/dead_group_frac"] == 0
+    # Every round draws the groups that are dead then, of 4 completions each, and nothing is drawn twice.
+    extra = trainers[1].num_drawn - 16
+    assert extra % 4 == 0 and len(dead) * 4 <= extra <= 3 * len(dead) * 4 and trainers[0].num_drawn == 16
+    assert 5 * trainers[1].num_drawn < logged["rollout/generated_tokens"] <= 6 * trainers[1].num_drawn
+    rows = pq.read_table(tmp_path / "1.0" / "step-000001.parquet").to_pylist()
+    assert [row["prompt"] for row in rows[::4]] == [f"Calculate {number} + {number}." for number in after]
+    assert [row["completion_tokens"] for row in rows] == filled[0][2]["tokens_B"].tolist()
+
+    assert torch.equal(again[0][1]["completion_ids"], filled[0][1]["completion_ids"])
+    assert [row["answer"] for row in again[0][0]] == [row["answer"] for row in filled[0][0]]
+
+
+@pytest.mark.parametrize(("rounds", "prompts", "drawn"), [(1, 30, 2), (3, 30, 4), (5, 10, 2.5)])
+def test_a_refill_of_nothing_but_dead_groups_ends(tiny_folder, tmp_path, rounds, prompts, drawn):
+    # Batches of 4 prompts; of 10 there are 6 fresh ones, enough for a round and half of another.
+    trainer = make(Spy, tiny_folder, tmp_path, sums(prompts), rewards=lambda completions, **_: [1.0] * len(completions),
+                   algorithm="grpo", min_live_frac=0.5, max_refill_rounds=rounds)  # fmt: skip
+    train(trainer)
+    logged = trainer.state.log_history[0]
+    assert trainer.num_drawn == drawn * 16
+    assert logged["rollout/refill_rounds"] == math.ceil(drawn) - 1
+    assert logged["signal/zero_gradient"] == 1
+
+
+def test_a_refill_reads_the_reference_rewards_of_fresh_prompts(tiny_folder, tmp_path):
+    # The reference fails where n is even and not a multiple of 4: there the margin revives a group.
+    data = sums(30)
+    data = data.add_column("reference_rewards", [[0.0 if n % 4 == 2 else 1.0] * 3 for n in range(30)])
+    trainer = make(Spy, tiny_folder, tmp_path, data, rewards=odd_or_dead, min_live_frac=1.0)
+    train(trainer)
+    ((rows, output, captured),) = trainer.batches
+    numbers = [number_of(row) for row in rows[::4]]
+    assert all(number % 4 for number in numbers) and trainer.state.log_history[0]["rollout/refilled_group_frac"] > 0
+    reference_PK = torch.tensor([[0.0 if number % 4 == 2 else 1.0] * 3 for number in numbers])
+    rewards_PG = captured["rewards_BF"][:, 0].view(4, 4)
+    expected = augmented_advantages(trainer.objective, rewards_PG, reference_PK).augmented_PG.flatten()
+    torch.testing.assert_close(output["advantages"], expected, atol=1e-6, rtol=0)
+
+
+def test_a_refill_samples_a_live_reference_once_a_rollout(tiny_folder, tmp_path):
+    def watched(prompts, completion_ids, trainer_state, log_extra, **columns):
+        log_extra("call", [str(len(calls))] * len(prompts))
+        calls.append((prompts, completion_ids))
+        return [float(sum(ids) % 2 == 0) if number_of({"prompt": prompt}) % 2 else 1.0
+                for prompt, ids in zip(prompts, completion_ids, strict=True)]  # fmt: skip
+
+    calls = []
+    trainer = make(
+        Spy, tiny_folder, tmp_path, sums(30), rewards=watched, reference="live", min_live_frac=1.0,
+        rollouts_dir=str(tmp_path / "rollouts"), max_refill_rounds=6,
+    )  # fmt: skip
+    train(trainer)
+    logged = trainer.state.log_history[0]
+    assert logged["rollout/refill_rounds"] >= 1 and len(calls) == 2 * (1 + logged["rollout/refill_rounds"]) + 1
+    assert trainer.num_drawn == sum(len(prompts) for prompts, _ in calls[:-1])
+    assert logged["rollout/generated_tokens"] == sum(len(ids) for _, rows in calls[:-1] for ids in rows)
+    # The last call is TRL's, on the completions that were chosen; what the earlier ones logged is gone.
+    ((_, output, captured),) = trainer.batches
+    chosen = zip(output["completion_ids"], output["completion_mask"], strict=True)
+    assert [row[mask.bool()].tolist() for row, mask in chosen] == calls[-1][1]
+    rows = pq.read_table(tmp_path / "rollouts" / "step-000001.parquet").to_pylist()
+    assert {row["call"] for row in rows} == {str(len(calls) - 1)}
+    # Policy and reference are scored in turn, on the same prompts.
+    for policy, reference in zip(calls[:-1:2], calls[1:-1:2], strict=True):
+        assert policy[0] == reference[0]
+    assert captured["rewards_BF"].shape == (16, 1)
+
+
+def test_a_refill_hands_on_what_another_engine_says_of_its_completions(tiny_folder, tmp_path, monkeypatch):
+    class Engine(Spy):
+        drawn = 0
+
+        def _generate_single_turn(self, prompt_ids, *args, **kwargs):
+            if self._drawn is not None:
+                return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+            Engine.drawn += len(prompt_ids)
+            ids = [[token % 200 for token in row[-3:]] for row in prompt_ids]
+            return ids, [[-float(sum(row)) for _ in row] for row in ids]
+
+    trainer = make(Engine, tiny_folder, tmp_path, sums(30), rewards=odd_or_dead, algorithm="grpo", min_live_frac=1.0)
+    train(trainer)
+    ((rows, output, _),) = trainer.batches
+    assert all(number_of(row) % 2 for row in rows) and Engine.drawn > 16
+    for ids, logprobs in zip(output["completion_ids"], output["sampling_per_token_logps"], strict=True):
+        assert logprobs.tolist() == [-float(ids.sum())] * 3
+
+
+def test_a_refill_serves_several_steps_and_several_batches_a_step(tiny_folder, tmp_path):
+    drawn = []
+    for steps_per_generation, accumulation, size in ((4, 2, 4), (1, 2, 16)):
+        trainer = make(
+            Spy, tiny_folder, tmp_path, sums(60), rewards=odd_or_dead, algorithm="grpo", min_live_frac=1.0,
+            per_device_train_batch_size=size, gradient_accumulation_steps=accumulation, max_steps=2,
+            steps_per_generation=steps_per_generation, max_refill_rounds=8,
+        )  # fmt: skip
+        train(trainer)
+        batches = [[number_of(row) for row in rows[::4]] for rows, _, _ in trainer.batches]
+        assert all(number % 2 for numbers in batches for number in numbers)
+        drawn.append(batches)
+    assert [len(batches) for batches in drawn] == [1, 4]
+    # Two batches of one step have fresh prompts of their own.
+    assert drawn[1][0] != drawn[1][1]
+
+
+def test_dapo_counts_the_overlong_penalty_in_the_advantage_only(tiny_folder, tmp_path):
+    def longer(completion_ids, **columns):
+        return [1.0] * len(completion_ids)
+
+    trainer = make(Spy, tiny_folder, tmp_path, reference_column(sums(30)), rewards=longer, algorithm="dapo",
+                   overlong_buffer=0.5, margin="expected", max_refill_rounds=1)  # fmt: skip
+    trainer.eos_token_ids = [*trainer.eos_token_ids, *range(0, 300, 5)]
+    train(trainer)
+    (batch,) = trainer.batches
+    expected = expected_advantages(trainer, batch)
+    lengths_B = batch[2]["tokens_B"].float()
+    assert len(set(lengths_B.tolist())) > 2
+    penalty_PG = -((lengths_B - 3) / 3).clamp(min=0).view(4, 4)  # the last 3 of 6 tokens
+    centred_PG = penalty_PG - penalty_PG.mean(1, keepdim=True)
+    torch.testing.assert_close(expected.advantage_PG, centred_PG / (penalty_PG.std(1, keepdim=True) + 1e-4))
+    reference_PK = torch.tensor([row["reference_rewards"] for row in batch[0][::4]])
+    margin_P1 = (1 - reference_PK).clamp(-0.2, 0.28).nanmean(1, keepdim=True)
+    torch.testing.assert_close(expected.margin_PG, margin_P1.expand(4, 4))
+    torch.testing.assert_close(batch[1]["advantages"], expected.augmented_PG.flatten(), atol=1e-6, rtol=0)
+    logged = trainer.state.log_history[0]
+    assert logged["rollout/overlong_penalty"] == pytest.approx(penalty_PG.mean().item(), abs=1e-6)
+    assert logged["reward"] == 1
+
+
+@pytest.mark.parametrize(("every", "alpha"), [(1, 0.25), (2, 1.0)])
+def test_a_live_reference_may_follow_the_policy(tiny_folder, tmp_path, addition, every, alpha):
+    class Weights(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            policy.append(flat(model))
+            reference.append(flat(trainer._reference_model))
+
+    policy, reference = [], []
+    trainer = make(
+        Spy, tiny_folder, tmp_path, addition, reference="live", sync_ref_model=True, ref_model_sync_steps=every,
+        ref_model_mixup_alpha=alpha, max_steps=3, learning_rate=5.0,
+    )  # fmt: skip
+    assert trainer.args.sync_ref_model and trainer.ref_model is None
+    expected = flat(trainer._reference_model)
+    trainer.add_callback(Weights())
+    trainer.train()
+    for step, (new, found) in enumerate(zip(policy, reference, strict=True), 1):
+        if step % every == 0:
+            expected = alpha * new + (1 - alpha) * expected
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    assert (reference[-1] - policy[-1]).abs().max() > 1e-3
+
+
+def test_a_resumed_run_goes_on_with_the_reference_that_followed(tiny_folder, tmp_path, addition):
+    settings = {
+        "reference": "live", "sync_ref_model": True, "ref_model_sync_steps": 1, "ref_model_mixup_alpha": 0.5,
+        "max_steps": 3, "save_strategy": "steps", "save_steps": 2, "learning_rate": 5.0,
+    }  # fmt: skip
+    whole = make(Spy, tiny_folder, tmp_path, addition, **settings)
+    whole.train()
+    resumed = make(Spy, tiny_folder, tmp_path, addition, **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    for name, parameter in whole._reference_model.named_parameters():
+        torch.testing.assert_close(
+            dict(resumed._reference_model.named_parameters())[name], parameter, atol=1e-6, rtol=0
+        )
+    torch.testing.assert_close(resumed.batches[0][1]["advantages"], whole.batches[2][1]["advantages"])
+
+
+def test_adapters_have_no_reference_that_could_follow(tiny_folder, tmp_path, addition):
+    from peft import LoraConfig
+
+    with pytest.raises(InputError, match="^sync_ref_model does not go with adapters, whose reference is the model"):
+        AAPOTrainer(
+            model=load_model(str(tiny_folder)), reward_funcs=evenness, train_dataset=addition,
+            args=config(tmp_path, reference="live", sync_ref_model=True),
+            processing_class=load_tokenizer(str(tiny_folder)),
+            peft_config=LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"),
+        )  # fmt: skip
+
+
+def test_trl_is_not_told_of_what_it_would_misunderstand(tiny_folder, tmp_path, addition, caplog):
+    with caplog.at_level("WARNING"):
+        trainer = make(
+            AAPOTrainer, tiny_folder, tmp_path, addition, algorithm="grpo", importance_sampling_level="sequence"
+        )
+    assert "importance_sampling_level" not in caplog.text
+    assert trainer.args.importance_sampling_level == trainer.importance_sampling_level == "sequence"
+
+
+def test_twice_the_rollouts_of_as_many_prompts(tiny_folder, tmp_path, addition):
+    batches = {}
+    for algorithm in ("grpo", "grpo-2g"):
+        trainer = make(Spy, tiny_folder, tmp_path, addition, algorithm=algorithm, per_device_train_batch_size=4,
+                       gradient_accumulation_steps=2, max_steps=4)  # fmt: skip
+        train(trainer)
+        batches[algorithm] = [[row["answer"] for row in rows] for rows, _, _ in trainer.batches]
+        assert trainer.state.epoch == 1.0  # 2 of 8 prompts a step
+    assert [len(rows) for rows in batches["grpo"]] == [8] * 4 and [len(rows) for rows in batches["grpo-2g"]] == [16] * 4
+    for once, twice in zip(batches["grpo"], batches["grpo-2g"], strict=True):
+        assert once[::4] == twice[::8]  # the same prompts, with 4 and with 8 rollouts
 
 
 def test_live_reference_scores_the_references_own_completions(tiny_folder, tmp_path, addition):
@@ -403,7 +732,7 @@ def test_unparseable_golds_are_counted_though_another_reward_scores(tiny_folder,
     trainer.add_callback(Recorder(run, lambda done, note: seen.append((done, note))))
     train(trainer)
     (row,) = run.metrics()
-    assert row["rollout/unscored_frac"] == 1.0 and row["rollout/accuracy"] is None
+    assert row["rollout/unscored_frac"] == 1.0 and "rollout/accuracy" not in row
     assert seen[0][0] == 1 and "accuracy –" in seen[0][1]
 
 
@@ -501,6 +830,70 @@ def test_two_processes_that_resume_train_as_one_that_does_not(tiny_folder, tmp_p
         assert [row["first"] is None for row in shared] == [False] * 8 + [True] * 8
 
 
+REFILL_SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+import torch
+from test_trainer import Spy, config, even_sum_or_dead, flat, load_model, load_tokenizer, sums
+results = []
+for name, changes in (("dapo", {{"algorithm": "dapo", "max_refill_rounds": 4}}),
+                      ("live", {{"reference": "live", "min_live_frac": 1.0, "sync_ref_model": True,
+                                 "ref_model_sync_steps": 1, "ref_model_mixup_alpha": 0.5}})):
+    args = config({out!r}, per_device_train_batch_size=12 // int(sys.argv[1]), max_steps=2, ddp_backend="gloo",
+                  rollouts_dir={out!r} + "/" + name + sys.argv[1], **changes)
+    trainer = Spy(model=load_model({folder!r}), reward_funcs=[even_sum_or_dead], args=args, train_dataset=sums(30),
+                  processing_class=load_tokenizer({folder!r}))
+    trainer.train()
+    assert trainer.accelerator.num_processes == int(sys.argv[1])
+    reference = flat(trainer._reference_model) if name == "live" else None
+    results.append((flat(trainer.accelerator.unwrap_model(trainer.model)), reference, trainer.state.log_history))
+if trainer.accelerator.is_main_process:
+    torch.save(results, sys.argv[2])
+"""
+
+
+def even_sum_or_dead(prompts, completion_ids, **columns):
+    """1 on prompts about even numbers; on the others whether the token ids sum to an even number."""
+    numbers = [number_of({"prompt": prompt}) for prompt in prompts]
+    return [float(number % 2 == 0 or sum(ids) % 2 == 0) for number, ids in zip(numbers, completion_ids, strict=True)]
+
+
+def test_two_processes_refill_as_one_does(tiny_folder, tmp_path):
+    script = tmp_path / "script.py"
+    fields = {"tests": str(Path(__file__).parent), "folder": str(tiny_folder), "out": str(tmp_path / "out")}
+    script.write_text(REFILL_SCRIPT.format(**fields))
+    saved = []
+    for processes in (1, 2):  # of 3 groups of 4, the second is on both processes
+        saved.append(tmp_path / f"{processes}.pt")
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        done = subprocess.run(
+            [*launch, str(script), str(processes), str(saved[-1])],
+            env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+    for name, one, two in zip(("dapo", "live"), *(torch.load(path, weights_only=False) for path in saved), strict=True):
+        torch.testing.assert_close(one[0], two[0], atol=1e-5, rtol=0)
+        if name == "live":
+            torch.testing.assert_close(one[1], two[1], atol=1e-5, rtol=0)
+        assert sum(row["rollout/refill_rounds"] for row in one[2][:2]) >= 1
+        for alone, shared in zip(one[2][:2], two[2][:2], strict=True):
+            for key in (
+                "rollout/refill_rounds",
+                "rollout/refilled_group_frac",
+                "signal/dead_after_margin_frac",
+                "reward",
+                "margin/mean",
+            ):
+                assert alone[key] == pytest.approx(shared[key], abs=1e-5)
+        for step in (1, 2):
+            rows = [
+                pq.read_table(tmp_path / "out" / f"{name}{processes}" / f"step-{step:06d}.parquet").to_pylist()
+                for processes in (1, 2)
+            ]
+            for key in ("prompt", "completion", "reward", "prompt_key"):
+                assert [row[key] for row in rows[0]] == [row[key] for row in rows[1]]
+
+
 @pytest.mark.parametrize(("num_processes", "fits"), [(1, True), (2, False)])
 def test_split_groups_are_refused_where_a_reward_compares_them(num_processes, fits):
     # 12 rows a batch in groups of 4: one process has 3 groups, each of two has one and a half.
@@ -512,6 +905,6 @@ def test_split_groups_are_refused_where_a_reward_compares_them(num_processes, fi
     )
     message = "'len' compares the completions of a group, and a process has 6 rows, which is no multiple of"
     with nullcontext() if fits else pytest.raises(InputError, match=message):
-        _check_groups(trainer)
+        check_groups(trainer)
     trainer.reward_func_names = ["accuracy"]
-    _check_groups(trainer)
+    check_groups(trainer)

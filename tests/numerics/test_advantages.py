@@ -8,11 +8,13 @@ import math
 import pytest
 import torch
 
+from aapo.errors import InputError
 from aapo.objective import (
     Objective,
     augmented_advantages,
     dead_groups,
     expected_margin,
+    overlong_penalty,
     paired_margin,
     reward_scale,
     subtract_baseline,
@@ -38,6 +40,7 @@ REWARDS_PG = f64([[1, 0, 0, 0], [0, 0, 4, 0]])
 CENTRED = {
     "group_mean": [[0.75, -0.25, -0.25, -0.25], [-1, -1, 3, -1]],
     "leave_one_out": [[1 - 0, 0 - 1 / 3, 0 - 1 / 3, 0 - 1 / 3], [0 - 4 / 3, 0 - 4 / 3, 4 - 0, 0 - 4 / 3]],
+    "batch_mean": [[3 / 8, -5 / 8, -5 / 8, -5 / 8], [-5 / 8, -5 / 8, 4 - 5 / 8, -5 / 8]],
     "none": [[1, 0, 0, 0], [0, 0, 4, 0]],
 }
 DIVISORS = {
@@ -47,7 +50,10 @@ DIVISORS = {
 }
 # All but the one that `Objective` refuses.
 COMBINATIONS = [
-    (baseline, scale) for baseline in CENTRED for scale in DIVISORS if (baseline, scale) != ("none", "group")
+    (baseline, scale)
+    for baseline in CENTRED
+    for scale in DIVISORS
+    if (baseline, scale) not in (("none", "group"), ("batch_mean", "group"))
 ]
 
 
@@ -78,6 +84,8 @@ def test_baseline_and_scale_leave_missing_rewards_out():
     # The others' mean: 0 for the 1, 1 for the 0; 13/2, 5 and 7/2 in group 1.
     assert_values(subtract_baseline(rewards_PG, "leave_one_out")[0, [0, 2]], [1, -1])
     assert_values(subtract_baseline(rewards_PG, "leave_one_out")[1, :3], [2 - 6.5, 5 - 5, 8 - 3.5])
+    # [1, 0, 2, 5, 8] has mean 16/5.
+    assert_values(subtract_baseline(rewards_PG, "batch_mean")[1, :3], [2 - 3.2, 5 - 3.2, 8 - 3.2])
     # Squared deviations 1/4 + 1/4 over 2 - 1, and 9 + 0 + 9 over 3 - 1.
     assert_values(reward_scale(rewards_PG, "group"), [[math.sqrt(0.5) + 1e-4], [3 + 1e-4]])
     # [1, 0, 2, 5, 8]: mean 16/5, squares 94, squared deviations 94 - 256/5 = 42.8 over 5 - 1.
@@ -226,6 +234,70 @@ def test_dead_groups_get_exactly_zero(baseline, scale, dtype):
     assert result.augmented_PG[:3].tolist() == [[0.0] * 3] * 3
     assert (result.augmented_PG[3] != 0).all()
     assert result.augmented_PG.dtype == dtype
+
+
+def test_the_mean_of_the_batch_does_not_silence_a_dead_group_but_a_dead_batch():
+    point = Objective(baseline="batch_mean", scale="none")
+    # Mean 1/2: the dead groups are above and below it.
+    assert_values(augmented_advantages(point, f64([[1, 1], [0, 0]])).augmented_PG, [[0.5, 0.5], [-0.5, -0.5]])
+    assert augmented_advantages(point, f64([[1, 1], [0, 0]])).dead_P.tolist() == [True, True]
+    # The float mean of 0.1, 0.1, 0.1 is not 0.1; divided by 1e-4 the remainder would be seen.
+    equal_PG = torch.tensor([[0.1, 0.1], [0.1, NAN]])
+    result = augmented_advantages(Objective(baseline="batch_mean", scale="batch"), equal_PG)
+    assert result.augmented_PG.tolist() == [[0, 0], [0, 0]]
+
+
+def test_overlong_penalty():
+    # A fifth of 20480 is 4096, so it begins after 16384 tokens: DAPO's numbers.
+    lengths = torch.tensor([0, 16384, 16384 + 1024, 20480 - 2048, 20480, 30000])
+    assert_values(overlong_penalty(lengths, 20480, 0.2).double(), [0, 0, -0.25, -0.5, -1, -1], atol=1e-6)
+    assert overlong_penalty(lengths, 20480, 0.0).tolist() == [0.0] * 6
+
+
+def test_a_missing_reward_stays_missing_under_a_penalty():
+    point = Objective(scale="none", overlong_buffer=0.5)
+    lengths_PG = torch.tensor([[10, 10, 5]])
+    result = augmented_advantages(point, f64([[1, NAN, 0]]), lengths_PG=lengths_PG, max_completion_length=10)
+    # 1 - 1 and 0 are equal.
+    assert result.augmented_PG.tolist() == [[0, 0, 0]] and result.dead_P.tolist() == [True]
+    result = augmented_advantages(point, f64([[1, NAN, 0.5]]), lengths_PG=lengths_PG, max_completion_length=10)
+    assert_values(result.augmented_PG, [[-0.25, 0, 0.25]])
+
+
+def test_an_advantage_function_takes_the_place_of_baseline_and_scale():
+    def own(groups):
+        seen.append(groups)
+        return groups.rewards_PG - groups.reference_rewards_PK.mean(1, keepdim=True)
+
+    seen = []
+    point = Objective(advantage=own, margin="expected", rescale_dead_groups=True, overlong_buffer=0.5)
+    result = augmented_advantages(
+        point,
+        f64([[1, NAN], [0, 0]]),
+        f64([[1, 0], [0, 0]]),
+        correct_PG=f64([[1, NAN], [0, 0]]),
+        lengths_PG=torch.tensor([[5, 10], [1, 1]]),
+        truncated_PG=torch.tensor([[False, True], [False, False]]),
+        max_completion_length=10,
+    )
+    # 1 - 1/2 and 0 - 0; the margin of 1 over 1 and 0 is 0.14; alpha 2 / 1. No reward, no advantage.
+    assert_values(result.advantage_PG, [[0.5, 0], [0, 0]])
+    assert_values(result.augmented_PG, [[2 * 0.64, 0], [0, 0]])
+    (groups,) = seen
+    assert groups.max_completion_length == 10 and groups.truncated_PG[0].tolist() == [False, True]
+    assert groups.lengths_PG[0].tolist() == [5, 10] and groups.correct_PG[1].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda groups: groups.rewards_PG.mean(1), r"returned shape \(2,\); it must return one advantage .*, \(2, 2\)"),
+        (lambda groups: groups.rewards_PG / 0, "returned values that are not finite"),
+    ],
+)
+def test_a_wrong_advantage_function_is_refused(function, message):
+    with pytest.raises(InputError, match=f"^the advantage function {message}"):
+        augmented_advantages(Objective(advantage=function), f64([[1, 0], [0, 0]]))
 
 
 def test_dead_groups():

@@ -5,6 +5,7 @@ The loop works on a table of logits: the token before chooses the row, the row's
 Shapes: B sequences, T completion tokens, S states (rows), V vocabulary.
 """
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -52,7 +53,7 @@ def sample(table_SV, generator):
 
 def make_case():
     """The current table, the table at rollout time, and a batch sampled from the latter."""
-    generator = torch.Generator().manual_seed(2)
+    generator = torch.Generator().manual_seed(14)
     old_SV = torch.randn(4, 4, generator=generator, dtype=torch.float64)
     table_SV = old_SV + 0.6 * torch.randn(4, 4, generator=generator, dtype=torch.float64)
     return table_SV.requires_grad_(), old_SV, sample(old_SV, generator)
@@ -71,16 +72,18 @@ def weight(aggregation, length):
     return 1 / (6 * 7)  # of at most 7 tokens
 
 
-def cross_entropy(p, p_old, advantage, point):
+def cross_entropy(p, ratio, advantage, point):
     """The loss of a token, its derivative by log p, and which case it is."""
-    truncated = min(p / p_old, point.max_importance_weight)
-    case = "truncated" if truncated < p / p_old else "weighted"
+    truncated = min(ratio, point.max_importance_weight)
+    case = "truncated" if truncated < ratio else "weighted"
     return -truncated * advantage * math.log(p), -truncated * advantage, case
 
 
-def clipped_surrogate(p, p_old, advantage, point):
-    """The loss of a token, its derivative by log p, and which case it is."""
-    ratio = p / p_old
+def clipped_surrogate(p, ratio, advantage, point):
+    """The loss of a token, its derivative by log p, and which case it is.
+
+    With the ratio of a sequence of T tokens each of the T losses depends on log p with a T-th of the derivative.
+    """
     if advantage > 0 and ratio > 1 + point.clip_high:
         return -(1 + point.clip_high) * advantage, 0.0, "clipped above"
     if advantage < 0 and ratio < 1 - point.clip_low:
@@ -92,10 +95,13 @@ def loop(token_loss, point, table, old_table, batch):
     """Loss, gradient with respect to the table, and the cases met, by a loop over tokens."""
     loss, gradient, cases = 0.0, [[0.0] * 4 for _ in range(4)], set()
     for i, length in enumerate(LENGTHS):
-        for t in range(length):
-            state, token = int(batch.states_BT[i, t]), int(batch.tokens_BT[i, t])
-            p, p_old = softmax(table[state]), softmax(old_table[state])
-            value, slope, case = token_loss(p[token], p_old[token], ADVANTAGES[i], point)
+        steps = [(int(batch.states_BT[i, t]), int(batch.tokens_BT[i, t])) for t in range(length)]
+        ratios = [softmax(table[state])[token] / softmax(old_table[state])[token] for state, token in steps]
+        if point.ratio_level == "sequence":
+            ratios = [math.prod(ratios) ** (1 / length)] * length if length else []
+        for (state, token), ratio in zip(steps, ratios, strict=True):
+            p = softmax(table[state])
+            value, slope, case = token_loss(p[token], ratio, ADVANTAGES[i], point)
             cases.add(case)
             loss += weight(point.aggregation, length) * value
             for v in range(4):  # d log p(token) / d logit(v) = [v == token] - p(v)
@@ -113,14 +119,16 @@ def loop(token_loss, point, table, old_table, batch):
         (clipped_surrogate, True, {"free", "clipped above", "clipped below"}),
     ],
 )
-def test_value_and_gradient_equal_a_loop_over_tokens(token_loss, stale, expected_cases, aggregation):
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_value_and_gradient_equal_a_loop_over_tokens(token_loss, stale, expected_cases, aggregation, level):
     table_SV, old_SV, batch = make_case()
     point = Objective(
         loss=token_loss.__name__,
+        ratio_level=level,
         aggregation=aggregation,
         clip_low=0.1,
         clip_high=0.3,
-        max_importance_weight=1.25,
+        max_importance_weight=1.25 if level == "token" else 1.1,
     )
     old_logprobs_BT = logprobs(old_SV, batch) if stale else None
     result = policy_loss(
@@ -143,13 +151,14 @@ def test_value_and_gradient_equal_a_loop_over_tokens(token_loss, stale, expected
 def test_both_losses_have_the_policy_gradient_on_samples_of_the_current_policy(aggregation):
     table_SV, _, batch = make_case()
     gradients = []
-    for loss in ("cross_entropy", "clipped_surrogate"):
-        point = Objective(loss=loss, aggregation=aggregation)
+    for loss, level in itertools.product(("cross_entropy", "clipped_surrogate"), ("token", "sequence")):
+        point = Objective(loss=loss, ratio_level=level, aggregation=aggregation)
         value = policy_loss(
             point, logprobs(table_SV, batch), f64(ADVANTAGES), batch.mask_BT, max_completion_length=MAX_LENGTH
         )
         gradients += torch.autograd.grad(value, table_SV)
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-12)
+    for other in gradients[1:]:
+        torch.testing.assert_close(gradients[0], other, rtol=0, atol=1e-12)
     assert gradients[0].abs().max() > 0.01
 
 
@@ -199,6 +208,22 @@ def test_the_clipped_surrogate_stops_at_its_bounds(advantage, losses, gradient):
     losses_BT, gradient_BT = slopes(point, advantage)
     torch.testing.assert_close(losses_BT, f64([losses]), rtol=0, atol=1e-12)
     torch.testing.assert_close(gradient_BT, f64([gradient]), rtol=0, atol=1e-12)
+
+
+def test_all_tokens_of_a_completion_share_the_geometric_mean_of_their_ratios():
+    # Ratios 3, 2, 1.5, 1, 0.5: their product is 4.5, of the first three 9.
+    logprobs_BT = f64([[0.6] * 5]).log().requires_grad_()
+    point = Objective(loss="clipped_surrogate", ratio_level="sequence", clip_low=0.3, clip_high=0.4)
+    losses_BT = token_losses(point, logprobs_BT, f64([1.0]), f64([OLD]).log())
+    torch.testing.assert_close(losses_BT, f64([[-(4.5 ** (1 / 5))] * 5]), rtol=0, atol=1e-12)
+    (gradient_BT,) = torch.autograd.grad(losses_BT.sum(), logprobs_BT)
+    torch.testing.assert_close(gradient_BT, f64([[-(4.5 ** (1 / 5))] * 5]), rtol=0, atol=1e-12)
+    mask_BT = f64([[1, 1, 1, 0, 0]])
+    masked_BT = token_losses(point, logprobs_BT, f64([-1.0]), f64([OLD]).log(), mask_BT)
+    torch.testing.assert_close(masked_BT, f64([[9 ** (1 / 3)] * 5]), rtol=0, atol=1e-12)
+    # Without a token there is no ratio, which is then 1.
+    empty_BT = token_losses(point, logprobs_BT, f64([2.0]), f64([OLD]).log(), 0 * mask_BT)
+    assert empty_BT.tolist() == [[-2.0] * 5]
 
 
 @pytest.mark.parametrize(

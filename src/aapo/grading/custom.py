@@ -1,17 +1,14 @@
 """Reward functions of the user's own: loaded by name, parameters bound, failures reported."""
 
-import importlib
-import importlib.util
 import inspect
 import logging
-import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from functools import cache, wraps
-from pathlib import Path
+from functools import wraps
 from typing import Any
 
 from aapo.errors import AapoError, InputError, nearest
 from aapo.grading.rewards import completion_text
+from aapo.named import load_named
 
 RewardFunction = Callable[..., Sequence[float | None] | Awaitable[Sequence[float | None]]]
 FAILURES = ("fail", "skip")
@@ -25,25 +22,7 @@ def load_function(name: str) -> RewardFunction:
     Raises:
         InputError: There is none.
     """
-    place, _, function = name.partition(":")
-    try:
-        return getattr(_module(place), function)
-    except (ImportError, AttributeError, FileNotFoundError, SyntaxError) as error:
-        raise InputError(f"cannot load reward function {name!r}: {error}") from error
-
-
-@cache
-def _module(place: str) -> Any:
-    """A module by its dotted name or by the path of its file."""
-    if not place.endswith(".py"):
-        return importlib.import_module(place)
-    name = f"aapo_user_{Path(place).stem}"
-    spec = importlib.util.spec_from_file_location(name, place)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_named(name, "reward function")
 
 
 def check_parameters(name: str, function: RewardFunction, parameters: Mapping[str, Any]) -> None:

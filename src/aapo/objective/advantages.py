@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from aapo.objective.algorithms import Baseline, Objective, Scale
+from aapo.errors import InputError
+from aapo.objective.algorithms import AdvantageFunction, Baseline, Groups, Objective, Scale
 
 EPSILON = 1e-4
 # Below this an augmented advantage is float32 rounding noise of a margin whose differences cancel.
@@ -20,10 +21,11 @@ class Advantages(NamedTuple):
 
     Attributes:
         augmented_PG: What multiplies the log-probabilities: `(advantage + margin) * alpha`.
-        advantage_PG: The group-relative advantage before the margin.
+        advantage_PG: The group-relative advantage, or that of the objective's own function, before the margin.
         margin_PG: The clipped margin over the reference, in [margin_low, margin_high]; 0 without one.
         clipped_PG: Share in [0, 1] of the differences behind a margin that met a clip bound.
-        dead_P: True where the group's scored rewards are all equal, so that the advantage alone says nothing.
+        dead_P: True where the group's scored rewards, the overlong penalty included, are all equal, so that comparing
+            them says nothing.
         alpha: The dead-group rescale, 1 where the objective has none.
     """
 
@@ -56,13 +58,20 @@ def subtract_baseline(rewards_PG: Tensor, baseline: Baseline) -> Tensor:
 
     - `group_mean`: r_i - mean_j r_j
     - `leave_one_out`: r_i - mean_{j != i} r_j = n / (n - 1) * (r_i - mean_j r_j), with n scored samples
+    - `batch_mean`: r_i minus the mean of all groups' rewards
     - `none`: r_i
 
-    NaN stays NaN and counts in no mean. With one scored sample `leave_one_out` is 0.
+    NaN stays NaN and counts in no mean. With one scored sample `leave_one_out` is 0. Where all rewards that a mean is
+    taken of are equal, the result is exactly 0.
     """
     if baseline == "none":
         return rewards_PG
+    if baseline == "batch_mean":
+        pool_1B = rewards_PG.reshape(1, -1)
+        centred_PG = rewards_PG - pool_1B.nanmean()
+        return centred_PG.masked_fill(dead_groups(pool_1B) & ~rewards_PG.isnan(), 0.0)
     centred_PG = rewards_PG - rewards_PG.nanmean(1, keepdim=True)
+    centred_PG = centred_PG.masked_fill(dead_groups(rewards_PG).unsqueeze(1) & ~rewards_PG.isnan(), 0.0)
     if baseline == "group_mean":
         return centred_PG
     n_P1 = (~rewards_PG.isnan()).sum(1, keepdim=True)
@@ -81,6 +90,25 @@ def reward_scale(rewards_PG: Tensor, scale: Scale) -> Tensor:
     scored = ~pool.isnan()
     squares = (pool - pool.nanmean(1, keepdim=True)).nan_to_num(0.0).square().sum(1, keepdim=True)
     return (squares / (scored.sum(1, keepdim=True) - 1).clamp(min=1)).sqrt() + EPSILON
+
+
+def overlong_penalty(lengths: Tensor, max_completion_length: int, buffer: float) -> Tensor:
+    """What a completion's length takes from its reward, in [-1, 0]; the shape stays.
+
+        penalty = -clip((length - (1 - buffer) L) / (buffer L), 0, 1),  L = max_completion_length
+
+    It is 0 up to the last `buffer` share of the limit and falls linearly to -1 at the limit. With buffer 0 it is 0.
+    Source: DAPO's soft overlong punishment, arXiv 2503.14476, Eq. 13, with L_cache = buffer * L.
+
+    Args:
+        lengths: Completion tokens.
+        max_completion_length: The token limit of a completion.
+        buffer: Share of the limit, in [0, 1).
+    """
+    if buffer == 0:
+        return torch.zeros_like(lengths, dtype=torch.float32)
+    cache = buffer * max_completion_length
+    return -((lengths.float() - (max_completion_length - cache)) / cache).clamp(0, 1)
 
 
 def expected_margin(rewards_PG: Tensor, reference_rewards_PK: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
@@ -118,22 +146,40 @@ def paired_margin(
 
 
 def augmented_advantages(
-    objective: Objective, rewards_PG: Tensor, reference_rewards_PK: Tensor | None = None, *, shift: int = 0
+    objective: Objective,
+    rewards_PG: Tensor,
+    reference_rewards_PK: Tensor | None = None,
+    *,
+    shift: int = 0,
+    correct_PG: Tensor | None = None,
+    lengths_PG: Tensor | None = None,
+    truncated_PG: Tensor | None = None,
+    max_completion_length: int | None = None,
 ) -> Advantages:
     """Advantage, margin and their sum for groups of rewards.
 
-        A_i = ((r_i - b_i) / s + margin_i) * alpha
+        A_i = ((r_i + penalty_i - b_i) / s + margin_i) * alpha
+
+    The margin compares rewards as they were paid, without the overlong penalty, because the reference rewards are
+    stored without one.
 
     Args:
-        objective: Gives b, s, the margin and alpha.
+        objective: Gives b, s (or the advantage function), the margin, the overlong buffer and alpha.
         rewards_PG: Rewards; NaN marks a sample that no reward function scored.
         reference_rewards_PK: The reference model's rewards on the same prompts; needed when the objective has a margin.
         shift: Which reference sample a `paired` margin starts from; callers advance it from step to step so that all
             pairings are used.
+        correct_PG: 1, 0 or NaN, for an advantage function that reads it.
+        lengths_PG: Completion tokens. Without them there is no overlong penalty.
+        truncated_PG: Whether a completion was cut, for an advantage function that reads it.
+        max_completion_length: The token limit of a completion; needed with an overlong buffer and lengths.
+
+    Raises:
+        InputError: The objective's own advantage function returned another shape, or values that are not finite.
 
     Degenerate cases: NaN rewards take no part in any statistic and get 0 everywhere. A dead group's advantage is
-    exactly 0 (unless the baseline is `none`). Alpha counts as dead the groups that the margin does not revive either;
-    with every group dead it is 1.
+    exactly 0 where the baseline is that of the group. Alpha counts as dead the groups that the margin does not revive
+    either; with every group dead it is 1.
     """
     low, high = objective.margin_low, objective.margin_high
     if objective.margin == "none":
@@ -145,14 +191,38 @@ def augmented_advantages(
         else:
             margin_PG, clipped_PG = paired_margin(rewards_PG, reference_rewards_PK, low, high, shift)
 
-    dead_P = dead_groups(rewards_PG)
-    centred_PG = subtract_baseline(rewards_PG, objective.baseline)
-    if objective.baseline != "none":
-        centred_PG = centred_PG.masked_fill(dead_P.unsqueeze(1), 0.0)
-    advantage_PG = (centred_PG / reward_scale(rewards_PG, objective.scale)).masked_fill(rewards_PG.isnan(), 0.0)
+    shaped_PG = rewards_PG
+    if objective.overlong_buffer and lengths_PG is not None:
+        assert max_completion_length is not None, "an overlong buffer needs the token limit"
+        penalty_PG = overlong_penalty(lengths_PG, max_completion_length, objective.overlong_buffer)
+        shaped_PG = rewards_PG + penalty_PG.to(rewards_PG.dtype)
+    if objective.advantage is not None:
+        groups = Groups(shaped_PG, reference_rewards_PK, correct_PG, lengths_PG, truncated_PG, max_completion_length)
+        advantage_PG = _own_advantage(objective.advantage, groups)
+    else:
+        centred_PG = subtract_baseline(shaped_PG, objective.baseline)
+        advantage_PG = centred_PG / reward_scale(shaped_PG, objective.scale)
+    advantage_PG = advantage_PG.masked_fill(rewards_PG.isnan(), 0.0)
 
     sum_PG = advantage_PG + margin_PG
     alpha, num_pushing = 1.0, int((~silent_groups(sum_PG)).sum())
     if objective.rescale_dead_groups and num_pushing:
         alpha = len(sum_PG) / num_pushing
-    return Advantages(sum_PG * alpha, advantage_PG, margin_PG, clipped_PG, dead_P, alpha)
+    return Advantages(sum_PG * alpha, advantage_PG, margin_PG, clipped_PG, dead_groups(shaped_PG), alpha)
+
+
+def _own_advantage(function: AdvantageFunction, groups: Groups) -> Tensor:
+    """What a user's advantage function makes of the groups, checked: shape (P, G), finite where a reward is."""
+    rewards_PG = groups.rewards_PG
+    advantage_PG = function(groups).detach().to(rewards_PG)
+    if advantage_PG.shape != rewards_PG.shape:
+        raise InputError(
+            f"the advantage function returned shape {tuple(advantage_PG.shape)}; it must return one advantage a "
+            f"rollout, {tuple(rewards_PG.shape)}"
+        )
+    if not advantage_PG[~rewards_PG.isnan()].isfinite().all():
+        raise InputError(
+            "the advantage function returned values that are not finite; it must return a number for every scored "
+            "rollout (rewards_PG is NaN where a rollout has no score)"
+        )
+    return advantage_PG

@@ -1,20 +1,53 @@
 """The space of objectives, and the named algorithms as points in it.
 
 An objective is a choice along independent axes; a named algorithm is one `Objective`. A new algorithm is one more
-declaration passed to `register`.
+declaration: passed to `register`, or named in a recipe by the file that it stands in.
+
+Shapes: P prompts, G rollouts per prompt, K reference samples per prompt.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from math import isfinite
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
+
+from torch import Tensor
 
 from aapo.errors import InputError, nearest
+from aapo.named import load_named
 
-Baseline = Literal["group_mean", "leave_one_out", "none"]
+Baseline = Literal["group_mean", "leave_one_out", "batch_mean", "none"]
 Scale = Literal["group", "batch", "none"]
 Margin = Literal["expected", "paired", "none"]
 Loss = Literal["cross_entropy", "clipped_surrogate"]
+RatioLevel = Literal["token", "sequence"]
 Aggregation = Literal["token_mean", "sequence_mean", "constant"]
+
+
+class Groups(NamedTuple):
+    """What an advantage function gets: the scored rollouts of a generation batch, over all processes.
+
+    In training all fields are set but `reference_rewards_PK`, which needs a margin or `reads_reference`. Where
+    advantages are computed from rewards alone, the others are None.
+
+    Attributes:
+        rewards_PG: The weighted sum of the reward functions, the overlong penalty included; NaN where none could score.
+        reference_rewards_PK: The reference model's rewards on the same prompts, without a penalty; NaN likewise.
+        correct_PG: 1 for a right completion by the first reward function, 0 for a wrong one, NaN for an unscored one.
+        lengths_PG: Completion tokens.
+        truncated_PG: True where the completion was cut at the token limit.
+        max_completion_length: The token limit of a completion.
+    """
+
+    rewards_PG: Tensor
+    reference_rewards_PK: Tensor | None = None
+    correct_PG: Tensor | None = None
+    lengths_PG: Tensor | None = None
+    truncated_PG: Tensor | None = None
+    max_completion_length: int | None = None
+
+
+AdvantageFunction = Callable[[Groups], Tensor]
 
 
 @dataclass(frozen=True)
@@ -22,8 +55,11 @@ class Objective:
     """One point in the space of objectives.
 
     Attributes:
-        baseline: What is subtracted from a reward: the mean of its group, the mean of the others in its group, nothing.
+        baseline: What is subtracted from a reward: the mean of its group, the mean of the others in its group, the mean
+            of the whole batch, nothing.
         scale: What the difference is divided by: sample standard deviation of the group or of the batch, nothing.
+        advantage: A function from `Groups` to advantages of shape (P, G) that takes the place of baseline and scale.
+        reads_reference: Whether `advantage` reads reference rewards where there is no margin.
         margin: How the clipped difference to the reference rewards is added: averaged over all K reference samples
             (`expected`), against one of them (`paired`, the published form), not at all.
         margin_low: Lower clip bound of the margin, <= 0.
@@ -32,30 +68,44 @@ class Objective:
             groups without one do not dilute the others; a dead group that the margin revives has one.
         loss: Cross-entropy `-A log pi`, with a truncated importance weight once samples are stale, or PPO's clipped
             surrogate.
+        ratio_level: Whether each token has its own importance ratio, or all tokens of a completion its geometric mean
+            (GSPO, arXiv 2507.18071).
         aggregation: How token losses become one number; see `completion_weights`.
         clip_low: The surrogate's ratio is clipped at `1 - clip_low`.
         clip_high: The surrogate's ratio is clipped at `1 + clip_high`.
         max_importance_weight: The cross-entropy's importance weight is truncated here.
+        overlong_buffer: Share in [0, 1) of the token limit over which a reward falls by up to 1 (DAPO's soft overlong
+            punishment, arXiv 2503.14476); see `overlong_penalty`. 0 is no penalty.
+        min_live_frac: Share in [0, 1] of the groups of a batch that must have a gradient, the margin counted; while
+            fewer have, the others are drawn again with fresh prompts, for a bounded number of rounds. 0 is never.
+        generations_factor: The recipe's rollouts per prompt are multiplied by this, and the batch with them, so that a
+            step sees as many prompts.
     """
 
     baseline: Baseline = "group_mean"
     scale: Scale = "group"
+    advantage: AdvantageFunction | None = None
+    reads_reference: bool = False
     margin: Margin = "none"
     margin_low: float = -0.2
     margin_high: float = 0.28
     rescale_dead_groups: bool = False
     loss: Loss = "cross_entropy"
+    ratio_level: RatioLevel = "token"
     aggregation: Aggregation = "token_mean"
     clip_low: float = 0.2
     clip_high: float = 0.2
     max_importance_weight: float = 2.0
+    overlong_buffer: float = 0.0
+    min_live_frac: float = 0.0
+    generations_factor: int = 1
 
     def __post_init__(self) -> None:
         """Check every value.
 
         Raises:
-            InputError: A name is not one of its axis, a number is not finite or has the wrong sign, or scale and
-                baseline do not go together.
+            InputError: A name is not one of its axis, a number is not finite or out of range, or scale and baseline do
+                not go together.
         """
         for name, axis in _AXES.items():
             if getattr(self, name) not in get_args(axis):
@@ -65,12 +115,20 @@ class Objective:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
                 raise InputError(f"{name} is {value!r}; it must be a finite number")
-        if not isinstance(self.rescale_dead_groups, bool):
-            raise InputError(f"rescale_dead_groups is {self.rescale_dead_groups!r}; it must be true or false")
-        if self.baseline == "none" and self.scale == "group":
+        for name in ("rescale_dead_groups", "reads_reference"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name} is {getattr(self, name)!r}; it must be true or false")
+        if self.advantage is not None and not callable(self.advantage):
+            raise InputError(f"advantage is {self.advantage!r}; it must be a function of Groups, or None")
+        if self.reads_reference and self.advantage is None:
+            raise InputError("reads_reference is true but there is no advantage function to read them; remove it")
+        self._check_ranges()
+
+    def _check_ranges(self) -> None:
+        if self.scale == "group" and self.baseline in ("none", "batch_mean"):
             raise InputError(
-                "scale is group and baseline none; rewards that are not centred cannot be divided by their group's "
-                "spread, so choose a baseline or no scale"
+                f"scale is group and baseline {self.baseline}; rewards that are not centred on their group cannot be "
+                "divided by its spread, so choose another baseline, or batch or none as the scale"
             )
         if self.margin_low > 0:
             raise InputError(f"margin_low is {self.margin_low}; it must be <= 0 (AAPO uses -0.2)")
@@ -84,14 +142,27 @@ class Objective:
         for name in ("clip_low", "clip_high", "max_importance_weight"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be > 0")
+        if not 0 <= self.overlong_buffer < 1:
+            raise InputError(
+                f"overlong_buffer is {self.overlong_buffer}; it must be a share of max_completion_length in [0, 1) "
+                "(DAPO uses 0.2)"
+            )
+        if not 0 <= self.min_live_frac <= 1:
+            raise InputError(
+                f"min_live_frac is {self.min_live_frac}; it must be a share of groups in [0, 1] (DAPO uses 1, GPG 0.5)"
+            )
+        if self.generations_factor < 1 or self.generations_factor != int(self.generations_factor):
+            raise InputError(f"generations_factor is {self.generations_factor}; it must be a whole number >= 1")
 
     @property
     def needs_reference(self) -> bool:
         """Whether the objective reads reference rewards."""
-        return self.margin != "none"
+        return self.margin != "none" or self.reads_reference
 
     def ineffective(self, name: str) -> str | None:
         """Why the field `name` does nothing in this combination, or None where it does something."""
+        if name in ("baseline", "scale") and self.advantage is not None:
+            return "the advantage is a function of its own"
         if name in ("margin_low", "margin_high") and self.margin == "none":
             return "margin is none"
         if name in ("clip_low", "clip_high") and self.loss != "clipped_surrogate":
@@ -100,23 +171,50 @@ class Objective:
             return "the loss is clipped_surrogate, which clips the ratio itself"
         return None
 
+    def describe(self) -> dict[str, Any]:
+        """The fields by name, for YAML and JSON; an advantage function is named by `module:function`."""
+        values = {name: getattr(self, name) for name in OBJECTIVE_FIELDS}
+        if self.advantage is not None:
+            place = getattr(self.advantage, "__qualname__", type(self.advantage).__qualname__)
+            values["advantage"] = f"{self.advantage.__module__}:{place}"
+        return values
 
-_NUMBERS = ("margin_low", "margin_high", "clip_low", "clip_high", "max_importance_weight")
-_AXES = {"baseline": Baseline, "scale": Scale, "margin": Margin, "loss": Loss, "aggregation": Aggregation}
 
+_NUMBERS = (
+    "margin_low", "margin_high", "clip_low", "clip_high", "max_importance_weight", "overlong_buffer", "min_live_frac",
+    "generations_factor",
+)  # fmt: skip
+_AXES = {
+    "baseline": Baseline, "scale": Scale, "margin": Margin, "loss": Loss, "ratio_level": RatioLevel,
+    "aggregation": Aggregation,
+}  # fmt: skip
+
+# docs/algorithms.md gives each equation, its source and what differs from it.
 ALGORITHMS: dict[str, Objective] = {
-    # arXiv 2505.14264
+    # arXiv 2505.14264, its margin averaged over the reference samples
     "aapo": Objective(margin="expected"),
+    # arXiv 2505.14264 as published: each rollout against one reference sample
+    "aapo-paired": Objective(margin="paired"),
     # DeepSeekMath, arXiv 2402.03300, Eq. 3, without its KL term
     "grpo": Objective(loss="clipped_surrogate", aggregation="sequence_mean"),
+    # GRPO at the rollout cost of AAPO with a live reference
+    "grpo-2g": Objective(loss="clipped_surrogate", aggregation="sequence_mean", generations_factor=2),
     # arXiv 2503.20783: neither the group's std nor the length of the completion in a denominator
     "dr_grpo": Objective(scale="none", loss="clipped_surrogate", aggregation="constant"),
-    # arXiv 2503.14476: clip-higher and the token mean
-    "dapo": Objective(loss="clipped_surrogate", clip_high=0.28),
+    # arXiv 2503.14476: clip-higher, token mean, soft overlong punishment (Eq. 13), dynamic sampling (Eq. 11)
+    "dapo": Objective(loss="clipped_surrogate", clip_high=0.28, overlong_buffer=0.2, min_live_frac=1.0),
     # arXiv 2504.02546
-    "gpg": Objective(scale="none", rescale_dead_groups=True),
+    "gpg": Objective(scale="none", rescale_dead_groups=True, min_live_frac=0.5),
     # arXiv 2402.14740; the whole completion is one action, so its length must not divide the loss
     "rloo": Objective(baseline="leave_one_out", scale="none", aggregation="constant"),
+    # arXiv 2501.03262
+    "reinforce++": Objective(baseline="batch_mean", scale="batch", loss="clipped_surrogate"),
+    # arXiv 2507.18071, Eq. 5 to 7, with the clip range of its section 5.1
+    "gspo": Objective(
+        loss="clipped_surrogate", ratio_level="sequence", aggregation="sequence_mean", clip_low=3e-4, clip_high=4e-4
+    ),
+    # MiniMax-M1, arXiv 2506.13585, Eq. 4; the bound is ScaleRL's, arXiv 2510.13786
+    "cispo": Objective(max_importance_weight=5.0),
 }
 
 
@@ -124,23 +222,38 @@ def objective(name: str, **changes: Any) -> Objective:
     """The named algorithm, with the fields in `changes` replaced.
 
     Args:
-        name: A key of `ALGORITHMS`.
+        name: A key of `ALGORITHMS`, or `path/to/file.py:NAME` or `package.module:NAME` of an `Objective`.
         **changes: Fields of `Objective`; None leaves the algorithm's value.
 
     Raises:
         InputError: The name is unknown, or a change is invalid or has no effect in the combination.
     """
-    if name not in ALGORITHMS:
-        raise InputError(f"algorithm is {name!r}; it must be one of {', '.join(ALGORITHMS)}{nearest(name, ALGORITHMS)}")
+    point = _own(name) if ":" in name else ALGORITHMS.get(name)
+    if point is None:
+        raise InputError(
+            f"algorithm is {name!r}; it must be one of {', '.join(ALGORITHMS)}{nearest(name, ALGORITHMS)}, or your own "
+            "as path/to/file.py:NAME or package.module:NAME"
+        )
     for key in changes:
         if key not in OBJECTIVE_FIELDS:
             raise InputError(f"an objective has no field {key!r}{nearest(key, OBJECTIVE_FIELDS)}")
     given = {key: value for key, value in changes.items() if value is not None}
-    result = replace(ALGORITHMS[name], **given)
+    result = replace(point, **given)
     for key, value in given.items():
         if reason := result.ineffective(key):
             raise InputError(f"{key} is set to {value} but has no effect, because {reason}; remove it")
     return result
+
+
+def _own(name: str) -> Objective:
+    """The declaration that a user's own file or module has under this name."""
+    point = load_named(name, "algorithm")
+    if not isinstance(point, Objective):
+        hint = f"; declare one with Objective(advantage={name.rpartition(':')[2]})" if callable(point) else ""
+        raise InputError(
+            f"algorithm {name!r} is a {type(point).__name__}; it must be an aapo.objective.Objective{hint}"
+        )
+    return point
 
 
 def register(name: str, point: Objective) -> None:

@@ -29,7 +29,11 @@ def completion_weights(lengths_B: Tensor, aggregation: Aggregation, max_completi
 
 
 def token_losses(
-    objective: Objective, logprobs_BT: Tensor, advantages_B: Tensor, old_logprobs_BT: Tensor | None = None
+    objective: Objective,
+    logprobs_BT: Tensor,
+    advantages_B: Tensor,
+    old_logprobs_BT: Tensor | None = None,
+    mask_BT: Tensor | None = None,
 ) -> Tensor:
     """The loss of each completion token, shape (B, T).
 
@@ -38,16 +42,28 @@ def token_losses(
     - `cross_entropy`: -min(rho, max_importance_weight) A log pi, no gradient through the weight
     - `clipped_surrogate`: -min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A)
 
-    On samples of the current policy the two have the same gradient, -A grad log pi.
+    At the ratio level `sequence` all tokens of a completion share the geometric mean of their ratios,
+    rho_i = exp(1/T_i sum_t log(pi / pi_old)), or 1 in an empty completion (GSPO, arXiv 2507.18071, Eq. 7). Each token
+    of the surrogate then stands for the whole completion: with weights that are equal within it, their sum has the
+    gradient -rho_i A 1/T_i sum_t grad log pi_t, times the number of tokens.
+
+    On samples of the current policy a completion's tokens together have the same gradient in every case,
+    -A sum_t grad log pi_t.
 
     Args:
         objective: Gives the loss and its bounds.
         logprobs_BT: log pi of the sampled tokens under the policy being trained.
         advantages_B: Augmented advantages.
         old_logprobs_BT: log pi of the same tokens at rollout time; None when that is the current policy.
+        mask_BT: 1 on completion tokens, whose ratios a sequence's ratio is of; None when all are.
     """
     old_BT = logprobs_BT.detach() if old_logprobs_BT is None else old_logprobs_BT
-    ratio_BT = (logprobs_BT - old_BT).exp()
+    log_ratio_BT = logprobs_BT - old_BT
+    if objective.ratio_level == "sequence":
+        counted_BT = torch.ones_like(logprobs_BT, dtype=torch.bool) if mask_BT is None else mask_BT != 0
+        sums_B1 = log_ratio_BT.masked_fill(~counted_BT, 0.0).sum(1, keepdim=True)
+        log_ratio_BT = (sums_B1 / counted_BT.sum(1, keepdim=True).clamp(min=1)).expand_as(log_ratio_BT)
+    ratio_BT = log_ratio_BT.exp()
     advantages_B1 = advantages_B.unsqueeze(1)
     if objective.loss == "cross_entropy":
         weight_BT = ratio_BT.detach().clamp(max=objective.max_importance_weight)
@@ -87,5 +103,6 @@ def policy_loss(
     logprobs_BT = logprobs_BT.masked_fill(padding_BT, 0.0)
     if old_logprobs_BT is not None:
         old_logprobs_BT = old_logprobs_BT.masked_fill(padding_BT, 0.0)
-    losses_BT = token_losses(objective, logprobs_BT, advantages_B, old_logprobs_BT).masked_fill(padding_BT, 0.0)
+    losses_BT = token_losses(objective, logprobs_BT, advantages_B, old_logprobs_BT, mask_BT)
+    losses_BT = losses_BT.masked_fill(padding_BT, 0.0)
     return (weights_B.to(losses_BT.dtype) * losses_BT.sum(1)).sum()

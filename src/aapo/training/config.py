@@ -10,18 +10,23 @@ from aapo.objective import Objective, objective
 from aapo.sampling import SamplingSettings
 
 # TRL's names for axes of the objective.
-TRL_NAMES = {"scale_rewards": "scale", "epsilon": "clip_low", "epsilon_high": "clip_high"}
+TRL_NAMES = {
+    "scale_rewards": "scale", "epsilon": "clip_low", "epsilon_high": "clip_high",
+    "importance_sampling_level": "ratio_level",
+}  # fmt: skip
 OWN_NAMES = (
     "baseline", "margin", "margin_low", "margin_high", "rescale_dead_groups", "loss", "aggregation",
-    "max_importance_weight",
+    "max_importance_weight", "overlong_buffer", "min_live_frac", "generations_factor",
 )  # fmt: skip
 # What TRL would read, but the objective decides.
 REPLACED = {
     "loss_type": "choose an algorithm, or loss and aggregation",
-    "importance_sampling_level": "choose an algorithm",
     "multi_objective_aggregation": "set reward_weights",
     "delta": "choose an algorithm",
 }
+# What only a refill reads, and what only a reference that follows the policy does, with TRL's defaults.
+MAX_REFILL_ROUNDS = 3
+SYNC_FIELDS = ("ref_model_sync_steps", "ref_model_mixup_alpha")
 
 
 @dataclass
@@ -29,28 +34,37 @@ class AAPOConfig(GRPOConfig):
     r"""TRL's GRPOConfig with the objective as named algorithm and orthogonal axes.
 
     An axis that is None is the algorithm's; `objective` is the resulting point. TRL's `loss_type` is not set: the
-    objective decides it.
+    objective decides it. Where the objective multiplies the rollouts per prompt (`generations_factor`),
+    `num_generations`, `gradient_accumulation_steps` and, where given, `generation_batch_size` or
+    `steps_per_generation` are multiplied here, once; evaluation during training keeps its number.
 
     Attributes:
-        algorithm: A key of `aapo.objective.ALGORITHMS`.
-        baseline: group_mean, leave_one_out or none.
+        algorithm: A key of `aapo.objective.ALGORITHMS`, or your own as path/to/file.py:NAME or package.module:NAME.
+        baseline: group_mean, leave_one_out, batch_mean or none.
         scale_rewards: group, batch or none, as in TRL.
         margin: expected, paired or none.
         margin_low: Lower clip bound of the margin, <= 0.
         margin_high: Upper clip bound of the margin, >= 0.
         rescale_dead_groups: GPG's alpha.
         loss: cross_entropy or clipped_surrogate.
+        importance_sampling_level: token or sequence, as in TRL.
         aggregation: token_mean, sequence_mean or constant.
         epsilon: Lower clip range of the surrogate, as in TRL.
         epsilon_high: Upper clip range of the surrogate, as in TRL.
         max_importance_weight: Truncation of the cross-entropy's importance weight on stale samples.
+        overlong_buffer: Share of max_completion_length over which a reward falls by up to 1.
+        min_live_frac: Share of groups that must have a gradient; the others are drawn again with fresh prompts.
+        max_refill_rounds: How often at most, for one batch; by default 3 where min_live_frac is above 0.
+        generations_factor: What num_generations and the batch are multiplied by.
         reference: Where reference rewards come from: `bank`, data sampled once; or `live`, a frozen model sampled at
-            every step, at twice the rollout cost, as the published code means to.
+            every step, at twice the rollout cost, as the published code means to. With `sync_ref_model` the live
+            reference follows the policy: every `ref_model_sync_steps` optimizer steps it becomes
+            `ref_model_mixup_alpha` times the policy plus the rest of itself, as TRL's reference model does.
         rollouts_dir: Folder that every step's rollouts are written to as Parquet; None writes none.
     """
 
     algorithm: str = field(default="aapo", metadata={"help": "Named algorithm."})
-    baseline: str | None = field(default=None, metadata={"help": "group_mean, leave_one_out or none."})
+    baseline: str | None = field(default=None, metadata={"help": "group_mean, leave_one_out, batch_mean or none."})
     margin: str | None = field(default=None, metadata={"help": "expected, paired or none."})
     margin_low: float | None = field(default=None, metadata={"help": "Lower clip bound of the margin."})
     margin_high: float | None = field(default=None, metadata={"help": "Upper clip bound of the margin."})
@@ -58,6 +72,10 @@ class AAPOConfig(GRPOConfig):
     loss: str | None = field(default=None, metadata={"help": "cross_entropy or clipped_surrogate."})
     aggregation: str | None = field(default=None, metadata={"help": "token_mean, sequence_mean or constant."})
     max_importance_weight: float | None = field(default=None, metadata={"help": "Truncation of stale weights."})
+    overlong_buffer: float | None = field(default=None, metadata={"help": "Share of the token limit that is punished."})
+    min_live_frac: float | None = field(default=None, metadata={"help": "Share of groups that must have a gradient."})
+    max_refill_rounds: int | None = field(default=None, metadata={"help": "Rounds of drawing dead groups again."})
+    generations_factor: int | None = field(default=None, metadata={"help": "Multiplies num_generations."})
     reference: str = field(default="bank", metadata={"help": "bank or live."})
     rollouts_dir: str | None = field(default=None, metadata={"help": "Folder for rollouts as Parquet."})
     scale_rewards: str | bool | None = field(  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -67,6 +85,9 @@ class AAPOConfig(GRPOConfig):
         default=None, metadata={"help": "Lower clip range."}
     )
     epsilon_high: float | None = field(default=None, metadata={"help": "Upper clip range."})
+    importance_sampling_level: str | None = field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default=None, metadata={"help": "token or sequence."}
+    )
 
     def __post_init__(self) -> None:
         """Check the objective and the batch, then TRL's own checks.
@@ -86,9 +107,54 @@ class AAPOConfig(GRPOConfig):
             raise InputError(
                 f"reference is live but has no effect, because {self.algorithm} has no margin here; remove it"
             )
+        self._check_sync(defaults)
+        self._check_refill()
         if self.generation_batch_size is None and self.steps_per_generation is None:
             self._check_batch()
+        self._multiply(self.objective.generations_factor)
         super().__post_init__()
+
+    def _check_sync(self, defaults: dict[str, Any]) -> None:
+        if self.sync_ref_model and self.reference != "live" and not self.beta:
+            raise InputError(
+                "sync_ref_model has no effect, because there is no reference model in memory to follow the policy; set "
+                "reference to live, or remove it"
+            )
+        for name in SYNC_FIELDS:
+            if not self.sync_ref_model and getattr(self, name) != defaults[name]:
+                raise InputError(f"{name} has no effect, because sync_ref_model is false; set it to true")
+        if self.ref_model_sync_steps < 1:
+            raise InputError(f"ref_model_sync_steps is {self.ref_model_sync_steps}; it must be >= 1")
+        if not 0 < self.ref_model_mixup_alpha <= 1:
+            raise InputError(
+                f"ref_model_mixup_alpha is {self.ref_model_mixup_alpha}; it must be above 0 and at most 1, which copies "
+                "the policy"
+            )
+
+    def _check_refill(self) -> None:
+        if self.objective.min_live_frac == 0:
+            if self.max_refill_rounds is not None:
+                raise InputError(
+                    "max_refill_rounds has no effect, because min_live_frac is 0; set min_live_frac, or remove it"
+                )
+        elif self.max_refill_rounds is None:
+            self.max_refill_rounds = MAX_REFILL_ROUNDS
+        elif self.max_refill_rounds < 1:
+            raise InputError(
+                f"max_refill_rounds is {self.max_refill_rounds}; it must be >= 1 (for no refill set min_live_frac to 0)"
+            )
+
+    def _multiply(self, factor: int) -> None:
+        """Multiply the rollouts per prompt and, so that a step sees as many prompts, the batch."""
+        if factor == 1 or self.num_generations is None:
+            return
+        self.num_generations_eval = self.num_generations_eval or self.num_generations
+        self.num_generations *= factor
+        self.gradient_accumulation_steps *= factor
+        if self.generation_batch_size is not None:
+            self.generation_batch_size *= factor
+        if self.steps_per_generation is not None:
+            self.steps_per_generation *= factor
 
     def _check_batch(self) -> None:
         per_step = self.per_device_train_batch_size * self.gradient_accumulation_steps * _world_size()

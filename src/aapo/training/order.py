@@ -1,7 +1,10 @@
-"""The order of training prompts: a function of (seed, epoch), so that a resumed run does not replay epoch 0."""
+"""The order of training prompts: functions of the seed, so that a resumed run draws what an uninterrupted one draws."""
 
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import torch
+from datasets import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl.trainer.utils import RepeatSampler
 
@@ -33,3 +36,40 @@ class EpochSampler(RepeatSampler):
         """Choose the permutation of `epoch`."""
         if self.shuffle:
             self.generator.manual_seed(sample_seed(self.seed or 0, "order", epoch))
+
+
+class FreshPrompts:
+    """Prompts for a batch that has too many dead groups: those that it does not have, each once.
+
+    Their order is a function of (seed, step, the batch's prompts), whatever the number of processes; rounds go on where
+    the one before stopped.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset | Sequence[dict[str, Any]],
+        key: Callable[[dict[str, Any]], str],
+        batch_keys: Iterable[str],
+        seed: int,
+        step: int,
+    ) -> None:
+        """Take the training data, what tells its rows apart, and what the batch has."""
+        self.dataset = dataset
+        self.key = key
+        self.taken = set(batch_keys)
+        generator = torch.Generator()
+        generator.manual_seed(sample_seed(seed, "refill", step, *sorted(self.taken)))
+        self._left = iter(torch.randperm(len(dataset), generator=generator).tolist())
+
+    def take(self, number: int) -> list[dict[str, Any]]:
+        """The next rows; fewer than `number` once every prompt is taken."""
+        rows = []
+        while len(rows) < number:
+            index = next(self._left, None)
+            if index is None:
+                break
+            row = dict(self.dataset[index])
+            if (key := self.key(row)) not in self.taken:
+                self.taken.add(key)
+                rows.append(row)
+        return rows

@@ -39,6 +39,9 @@ class RunConfig:
         eval_temperature: Temperature of the evaluation; the training's by default.
         generation_batch_limit: Sequences sampled at once when a bank is built or a model evaluated; halved when they do
             not fit.
+        max_generated_tokens: Training ends after the step in which this many completion tokens have been generated for
+            it, unless max_steps comes first; so that runs of different algorithms can be compared at equal cost.
+        max_training_seconds: Likewise after this many seconds of training.
     """
 
     base_model: dict[str, Any] | None = None
@@ -54,6 +57,8 @@ class RunConfig:
     eval_seed: int = 0
     eval_temperature: float | None = None
     generation_batch_limit: int = 256
+    max_generated_tokens: int | None = None
+    max_training_seconds: float | None = None
 
 
 PARTS = {"run": RunConfig, "data": DataConfig, "model": ModelConfig, "training": AAPOConfig}
@@ -66,6 +71,11 @@ TRAINER_DEFAULTS = {
 BANK_FIELDS = (
     "reference_bank", "num_reference_samples", "reference_seed", "reference_model_name_or_path",
     "reference_model_revision",
+)  # fmt: skip
+# What the run uses, which algorithm and defaults may have changed or filled in.
+BATCH_FIELDS = (
+    "num_generations", "per_device_train_batch_size", "gradient_accumulation_steps", "generation_batch_size",
+    "max_refill_rounds",
 )  # fmt: skip
 # Set from the run directory; a recipe that set them would be overruled.
 FIXED = {"rollouts_dir": "rollouts are always written to the run directory"}
@@ -111,10 +121,11 @@ class Recipe:
         return settings if temperature is None else replace(settings, temperature=temperature)
 
     def resolved(self) -> dict[str, Any]:
-        """What the recipe sets and every field of ours, for `recipe.yaml` and `--dry-run`."""
+        """What the recipe sets, the batch it makes and every field of ours, for `recipe.yaml` and `--dry-run`."""
         ours = {**asdict(self.run), **asdict(self.data), "base_model": self.base_model and asdict(self.base_model)}
-        point = {"algorithm": self.training.algorithm, **asdict(self.training.objective)}
-        return {"recipe": self.name, "fields": self.given, "objective": point, "with_defaults": ours}
+        point = {"algorithm": self.training.algorithm, **self.training.objective.describe()}
+        batch = {name: getattr(self.training, name) for name in BATCH_FIELDS}
+        return {"recipe": self.name, "fields": self.given, "objective": point, "batch": batch, "with_defaults": ours}
 
 
 def reward_functions(names: Sequence[str], kwargs: Mapping[str, Any] | None, failure: str) -> list[RewardFunction]:
@@ -203,6 +214,10 @@ def _check_together(recipe: Recipe, given: dict[str, Any]) -> None:
         for key in BANK_FIELDS:
             if given.get(key) is not None:
                 raise InputError(f"{key} has no effect, because {why}; remove it, or set it to null")
+    if recipe.training.sync_ref_model and recipe.model.use_peft:
+        raise InputError(
+            "sync_ref_model does not go with use_peft, whose reference is the model without its adapters; remove one"
+        )
     if recipe.training.use_liger_kernel:
         raise InputError("use_liger_kernel has no effect with this trainer's losses; remove it")
     if recipe.data.num_eval_prompts == 0:

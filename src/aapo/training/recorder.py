@@ -5,7 +5,7 @@ import signal
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -15,16 +15,44 @@ from aapo.runs import RunDirectory
 
 # Written last into a checkpoint: a folder without it is the leftover of a run that was killed while saving.
 WHOLE = "whole"
+GENERATED_TOKENS = "rollout/generated_tokens"
+
+
+class Budget(NamedTuple):
+    """Where training ends early: generated tokens and seconds; None for no limit."""
+
+    tokens: int | None = None
+    seconds: float | None = None
+
+
+NO_BUDGET = Budget()
+
+
+class Spent(NamedTuple):
+    """Completion tokens generated for training, and its seconds."""
+
+    tokens: int
+    seconds: float
+
+    def reaches(self, budget: Budget) -> bool:
+        """Whether one of the two is at its limit."""
+        return any(limit is not None and spent >= limit for spent, limit in zip(self, budget, strict=True))
 
 
 class Recorder(TrainerCallback):
-    """Appends metrics to the run directory, shows progress, and ends training at the next step on Ctrl-C."""
+    """Appends metrics to the run directory, shows progress, and ends training at the next step on Ctrl-C.
 
-    def __init__(self, run: RunDirectory, update: Update) -> None:
-        """Take the run directory and what shows progress."""
+    Seconds and generated tokens are those of the whole training, also of one that goes on from a checkpoint; at a
+    budget of either, training ends.
+    """
+
+    def __init__(self, run: RunDirectory, update: Update, budget: Budget = NO_BUDGET) -> None:
+        """Take the run directory, what shows progress, and where training ends early."""
         self.run = run
         self.update = update
         self.interrupted = False
+        self._budget = budget
+        self._before = self._spent = Spent(0, 0.0)
         self._began = time.monotonic()
         self._last = self._began
         self._tokens: float | None = None
@@ -34,8 +62,14 @@ class Recorder(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Start the clock and listen for Ctrl-C."""
+        """Start the clock where an earlier part of the run stopped, and listen for Ctrl-C."""
         self._began = self._last = time.monotonic()
+        earlier = [row for row in self.run.metrics() if row["step"] <= state.global_step]
+        tokens, seconds = (
+            max((row[key] for row in earlier if row.get(key) is not None), default=0)
+            for key in (GENERATED_TOKENS, "seconds")
+        )
+        self._before = self._spent = Spent(int(tokens), float(seconds))
         self._tokens = float(state.num_input_tokens_seen)
         self._previous_handler = signal.signal(signal.SIGINT, self._on_interrupt)
 
@@ -72,11 +106,19 @@ class Recorder(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Write one line of metrics and update the progress."""
-        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
+        """Write one line of metrics, update the progress, and stop where the budget is spent."""
+        if not logs or "train_runtime" in logs:
             return
         now = time.monotonic()
-        row = {"step": state.global_step, "seconds": round(now - self._began, 3), **logs}
+        row = {"step": state.global_step, "seconds": round(self._before.seconds + now - self._began, 3), **logs}
+        if GENERATED_TOKENS in logs:
+            row[GENERATED_TOKENS] = self._before.tokens + int(logs[GENERATED_TOKENS])
+            self._spent = Spent(row[GENERATED_TOKENS], row["seconds"])
+            # The clocks of the processes differ.
+            if self._budget != NO_BUDGET and any(gather_object([self._spent.reaches(self._budget)])):
+                control.should_training_stop = True
+        if not state.is_world_process_zero:
+            return
         if "num_tokens" in logs:
             new = logs["num_tokens"] - self._tokens if self._tokens is not None else None
             row["rollout/tokens_per_second"] = None if new is None else new / max(now - self._last, 1e-9)

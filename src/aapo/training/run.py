@@ -35,7 +35,7 @@ from aapo.tasks import Split, limit_prompts, load_prompts
 from aapo.training.banks import prepare_bank
 from aapo.training.models import load_recipe_tokenizer, make_engine, model_options, precision, prepare_model
 from aapo.training.recipe import Recipe
-from aapo.training.recorder import Recorder, newest_checkpoint, remove_partial_checkpoints
+from aapo.training.recorder import Budget, Recorder, newest_checkpoint, remove_partial_checkpoints
 from aapo.training.trainer import AAPOTrainer
 
 # A checkpoint holds the weights and two Adam moments of the same size.
@@ -189,7 +189,7 @@ def _train(
     if checkpoint and state.is_main_process:
         console.print(f"going on from step {done}")
     with progress(f"{args.algorithm} training", total, start=done, visible=state.is_main_process) as update:
-        recorder = Recorder(run, update)
+        recorder = Recorder(run, update, Budget(recipe.run.max_generated_tokens, recipe.run.max_training_seconds))
         trainer.add_callback(recorder)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if recorder.interrupted:

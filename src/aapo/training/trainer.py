@@ -20,24 +20,46 @@ from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl.data_utils import is_conversational
 from trl.models.utils import unwrap_model_for_generation
+from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from aapo.errors import InputError
-from aapo.grading import GROUPWISE, reward_name
-from aapo.objective import Advantages, augmented_advantages, completion_weights, signal_diagnostics, silent_groups
-from aapo.reference import COLUMNS, ReferenceBank, bank_identity
-from aapo.sampling import generate_ids, load_tokenizer, sample_seed, tokenizer_identity
-from aapo.scoring import SUCCESS_THRESHOLD, Notes, as_notes, grading_shares
-from aapo.tasks import encode_prompt
+from aapo.objective import (
+    Advantages,
+    augmented_advantages,
+    clipped_shares,
+    completion_weights,
+    difficulty_diagnostics,
+    margin_diagnostics,
+    overlong_penalty,
+    rollout_diagnostics,
+    signal_diagnostics,
+    silent_groups,
+)
+from aapo.reference import ReferenceBank
+from aapo.sampling import generate_ids, load_tokenizer, sample_seed
+from aapo.scoring import Notes, as_notes, grading_shares
+from aapo.tasks import encode_prompt, prompt_key, render_prompt
+from aapo.training.checks import check_groups, check_refill, kept_from_trl
 from aapo.training.config import AAPOConfig
-from aapo.training.order import EpochOrder, EpochSampler
-from aapo.training.rollouts import write_rollouts
+from aapo.training.order import EpochOrder, EpochSampler, FreshPrompts
+from aapo.training.references import (
+    KEY_COLUMN,
+    REFERENCE_COLUMN,
+    as_reference,
+    live_reference,
+    load_reference,
+    save_reference,
+    with_reference,
+)
+from aapo.training.refill import Rollouts, Scores, refill
+from aapo.training.rollouts import correctness, write_rollouts
 
 logger = logging.getLogger(__name__)
-KEY_COLUMN, REFERENCE_COLUMN = COLUMNS
 
 
 class AAPOTrainer(GRPOTrainer):
@@ -94,7 +116,8 @@ class AAPOTrainer(GRPOTrainer):
             **kwargs: Passed on to GRPOTrainer (`peft_config`, `callbacks`, `optimizers`, ...).
 
         Raises:
-            InputError: The objective needs reference rewards that are not there, or the bank does not match.
+            InputError: The objective needs reference rewards that are not there, the bank does not match, or a setting
+                does not go with the model or the engine.
         """
         args = args or AAPOConfig(output_dir="aapo-output")
         point = args.objective
@@ -103,30 +126,39 @@ class AAPOTrainer(GRPOTrainer):
             processing_class = load_tokenizer(name)
         functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
         train_dataset = with_reference(_required(train_dataset), args, processing_class, functions, reference_bank)
-        super().__init__(
-            model=model,
-            reward_funcs=reward_funcs,
-            args=args,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            **kwargs,
-        )
-        _check_groups(self)
+        with kept_from_trl(args):
+            super().__init__(
+                model=model,
+                reward_funcs=reward_funcs,
+                args=args,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=processing_class,
+                **kwargs,
+            )
         self.objective = point
+        check_groups(self)
+        check_refill(self)
         # TRL's losses with every aggregation folded into the advantages: cispo is the cross-entropy with a truncated
         # importance weight, dapo the clipped surrogate, and both divide by the tokens of the optimizer step.
         self.loss_type = "cispo" if point.loss == "cross_entropy" else "dapo"
         self.epsilon_low = point.clip_low
         self.epsilon_high = point.max_importance_weight if point.loss == "cross_entropy" else point.clip_high
+        # A sequence's ratio gives each token the loss of the whole completion; its weight divides by the length.
+        self.importance_sampling_level = point.ratio_level
         # TRL's own advantages are computed and replaced; `none` is the cheapest of its scales.
         self.scale_rewards = "none"
         self._reference_model = self._live_reference() if args.reference == "live" else None
+        self._follows = args.reference == "live" and args.sync_ref_model
+        if self._follows:
+            self.add_callback(SyncRefModelCallback(self._reference_model, self.accelerator))
         self._captured: dict[str, Any] = {}
+        self._drawn: Rollouts | None = None
         self._epoch_order = EpochOrder()
         self.add_callback(self._epoch_order)
         self._silent_steps = 0
         self._rollouts_step = -1
+        self._generated_tokens = 0
 
     # -- data ----------------------------------------------------------------------------------------------------------
 
@@ -141,13 +173,25 @@ class AAPOTrainer(GRPOTrainer):
     # -- rollouts ------------------------------------------------------------------------------------------------------
 
     def _generate_single_turn(
-        self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, has_tool_images: bool = False
+        self,
+        prompt_ids: Any,
+        images: Any,
+        multimodal_fields: Any,
+        num_generations: int,
+        has_tool_images: bool = False,
+        *,
+        positions: Sequence[int] | None = None,
     ) -> tuple[list[list[int]], Any]:
-        """TRL's static generation with keyed noise; its other engines are left to it."""
+        """TRL's static generation with keyed noise, its other engines as they are, or what a refill has drawn."""
+        if self._drawn is not None:
+            drawn, self._drawn = self._drawn, None
+            return drawn.token_ids, drawn.logprobs
         if self.use_vllm or self.use_transformers_continuous_batching or images is not None or self.tools:
-            return super()._generate_single_turn(
+            token_ids, extra = super()._generate_single_turn(
                 prompt_ids, images, multimodal_fields, num_generations, has_tool_images
             )
+            self._generated_tokens += sum(map(len, token_ids)) if self.model.training else 0
+            return token_ids, extra
         purpose = "rollout" if self.model.training else "eval-rollout"
         with (
             unwrap_model_for_generation(
@@ -158,7 +202,7 @@ class AAPOTrainer(GRPOTrainer):
             ) as model,
             self._dist.summon_full_params(self.model_wrapped, recurse=False),
         ):
-            return self._draw(model, prompt_ids, purpose), None
+            return self._draw(model, prompt_ids, purpose, positions), None
 
     def _tokenize_prompts(self, prompts: list) -> tuple[Any, Any, dict[str, Any]]:
         """Text prompts as bank and evaluation encode them; TRL encodes what has images or tools."""
@@ -167,14 +211,27 @@ class AAPOTrainer(GRPOTrainer):
         options = self.args.template_options
         return [encode_prompt(prompt, self._tokenizer, **options) for prompt in prompts], None, {}
 
-    def _draw(self, model: Any, prompt_ids: Sequence[Sequence[int]], purpose: str) -> list[list[int]]:
-        """Completions of this process's rows; a row's seed does not depend on the number of processes."""
-        first = self.accelerator.process_index * len(prompt_ids)
+    def _draw(
+        self,
+        model: Any,
+        prompt_ids: Sequence[Sequence[int]],
+        purpose: str,
+        positions: Sequence[int] | None = None,
+    ) -> list[list[int]]:
+        """Completions of this process's rows; a row's seed does not depend on the number of processes.
+
+        Args:
+            model: The policy or the reference.
+            prompt_ids: The rows.
+            purpose: What they are for.
+            positions: Where the rows are in the batch of all processes; by default this process's share of it.
+        """
+        positions = self._positions(len(prompt_ids)) if positions is None else positions
         seeds = [
-            sample_seed(self.args.seed, purpose, self.state.global_step, _digest(ids), first + i)
-            for i, ids in enumerate(prompt_ids)
+            sample_seed(self.args.seed, purpose, self.state.global_step, _digest(ids), position)
+            for ids, position in zip(prompt_ids, positions, strict=True)
         ]
-        return generate_ids(
+        token_ids = generate_ids(
             model,
             prompt_ids,
             seeds,
@@ -183,16 +240,43 @@ class AAPOTrainer(GRPOTrainer):
             pad_token_id=self._tokenizer.pad_token_id,
             cache_implementation=self.args.cache_implementation,
         )
+        if purpose != "eval-rollout":  # an evaluation is no part of the training's cost
+            self._generated_tokens += sum(map(len, token_ids))
+        return token_ids
+
+    def _positions(self, size: int) -> range:
+        """Where this process's rows are in the batch of all processes."""
+        return range(self.accelerator.process_index * size, (self.accelerator.process_index + 1) * size)
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         rewards_BF = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        ended = [ids[-1] in (*self.eos_token_ids, self._tokenizer.pad_token_id) for ids in completion_ids_list]
+        tokens_B, truncated_B = self._lengths(completion_ids_list)
         self._captured = {
             "rewards_BF": rewards_BF,
             "notes": self._notes(len(prompts)),
-            "truncated_B": _gather(torch.tensor([not end for end in ended], device=self.accelerator.device)),
+            "truncated_B": truncated_B,
+            "tokens_B": tokens_B,
         }
         return rewards_BF
+
+    def _score(self, rows: list[dict[str, Any]], token_ids: list[list[int]]) -> Tensor:
+        """Rewards of completions of these rows, of all processes, shape (B, F); nothing that is logged is kept."""
+        prompts = [row["prompt"] for row in rows]
+        texts = self._tokenizer.batch_decode(token_ids, skip_special_tokens=True)
+        chat = is_conversational({"prompt": prompts[0]})
+        completions = [[{"role": "assistant", "content": text}] if chat else text for text in texts]
+        rewards_BF = super()._calculate_rewards(rows, prompts, completions, token_ids)
+        # What reward functions log is about the completions that are trained on, which are scored later.
+        self._pending_extra_logs.clear()
+        self._pending_metrics.clear()
+        return rewards_BF
+
+    def _lengths(self, token_ids: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Completion tokens, and whether the limit cut them, of all processes; shape (B,)."""
+        device, ends = self.accelerator.device, (*self.eos_token_ids, self._tokenizer.pad_token_id)
+        tokens_b = torch.tensor([len(ids) for ids in token_ids], device=device)
+        truncated_b = torch.tensor([ids[-1] not in ends for ids in token_ids], device=device)
+        return _gather(tokens_b), _gather(truncated_b)
 
     def _notes(self, size: int) -> Notes:
         """What the reward functions have just logged of the completions of all processes, by column."""
@@ -210,11 +294,21 @@ class AAPOTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.model.training:
-            return super()._generate_and_score_completions(inputs)
-        reference_PK = self._reference_rewards(inputs)
+            output = super()._generate_and_score_completions(inputs)
+            correct_B = correctness(self._captured["rewards_BF"][:, 0])
+            if not correct_B.isnan().all():
+                self._metrics["eval"]["rollout/accuracy"].append(correct_B.nanmean().item())
+            return output
+        if self.objective.min_live_frac > 0:
+            inputs, reference_PK = self._refilled(inputs)
+        else:
+            reference_PK = self._reference_rewards(inputs)
         output = super()._generate_and_score_completions(inputs)
-        rewards_PG = self._total(self._captured["rewards_BF"]).view(-1, self.num_generations)
-        result = augmented_advantages(self.objective, rewards_PG, reference_PK, shift=self.state.global_step)
+        scores = Scores(
+            self._captured["rewards_BF"], self._captured["tokens_B"], self._captured["truncated_B"], reference_PK
+        )
+        rewards_PG = self._total(scores.rewards_BF).view(-1, self.num_generations)
+        result = self._advantages(scores)
         mask_bT = (
             output["completion_mask"] * output["tool_mask"] if "tool_mask" in output else output["completion_mask"]
         )
@@ -224,38 +318,93 @@ class AAPOTrainer(GRPOTrainer):
         scaled_B = result.augmented_PG.flatten() * (weights_B * lengths_B.sum().clamp(min=1))
         first = self.accelerator.process_index * len(inputs)
         output["advantages"] = scaled_B[first : first + len(inputs)]
-        self._log_signal(result, reference_PK)
+        self._log_signal(result, rewards_PG, reference_PK, weights_B * lengths_B)
+        if self.objective.overlong_buffer:
+            limit, buffer = self.args.sampling.max_completion_length, self.objective.overlong_buffer
+            penalty = overlong_penalty(scores.tokens_B, limit, buffer).mean().item()
+            self._metrics["train"]["rollout/overlong_penalty"].append(penalty)
         self._replace_logged(result)
         if self.args.rollouts_dir is not None:
             self._write_rollouts(inputs, result, reference_PK, lengths_B)
         return output
 
-    def _reference_rewards(self, inputs: list[dict[str, Any]]) -> Tensor | None:
-        """Reference rewards of the batch's prompts, shape (P, K), or None when the objective reads none."""
+    def _advantages(self, scores: Scores) -> Advantages:
+        """What the objective makes of a batch of all processes."""
+        groups = (-1, self.num_generations)
+        return augmented_advantages(
+            self.objective,
+            self._total(scores.rewards_BF).view(groups),
+            scores.reference_PK,
+            shift=self.state.global_step,
+            correct_PG=correctness(scores.rewards_BF[:, 0]).view(groups),
+            lengths_PG=scores.tokens_B.view(groups),
+            truncated_PG=scores.truncated_B.view(groups),
+            max_completion_length=self.args.sampling.max_completion_length,
+        )
+
+    def _refilled(self, inputs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], Tensor | None]:
+        """The rows that are trained on, and their reference rewards; TRL is handed their completions, drawn here."""
+        keys = gather_object([self._key(row) for row in inputs])
+        assert self.args.max_refill_rounds and isinstance(self.train_dataset, Dataset)
+        fresh = FreshPrompts(self.train_dataset, self._key, keys, self.args.seed, self.state.global_step)
+        result = refill(
+            self._roll_out(inputs, self._positions(len(inputs))),
+            num_generations=self.num_generations,
+            min_live_frac=self.objective.min_live_frac,
+            max_rounds=self.args.max_refill_rounds,
+            silent=lambda scores: silent_groups(self._advantages(scores).augmented_PG),
+            fresh=fresh.take,
+            roll_out=self._roll_out,
+        )
+        metrics, num_groups = self._metrics["train"], len(keys) // self.num_generations
+        metrics["rollout/refill_rounds"].append(result.num_rounds)
+        metrics["rollout/refilled_group_frac"].append(result.num_refilled / num_groups)
+        self._drawn = result.rollouts
+        return result.rollouts.rows, result.rollouts.scores.reference_PK
+
+    def _roll_out(self, rows: list[dict[str, Any]], positions: Sequence[int]) -> Rollouts:
+        """Completions of rows that are at these positions in the batch of all processes, and what they are worth."""
+        prompts = copy.deepcopy([row["prompt"] for row in rows])
+        prompt_ids, images, fields = self._tokenize_prompts(prompts)
+        token_ids, logprobs = self._generate_single_turn(
+            prompt_ids, images, fields, self.num_generations, positions=positions
+        )
+        rewards_BF, (tokens_B, truncated_B) = self._score(rows, token_ids), self._lengths(token_ids)
+        reference_PK = self._reference_rewards(rows, positions)
+        return Rollouts(rows, token_ids, logprobs, Scores(rewards_BF, tokens_B, truncated_B, reference_PK))
+
+    def _reference_rewards(self, inputs: list[dict[str, Any]], positions: Sequence[int] | None = None) -> Tensor | None:
+        """Reference rewards of the rows' prompts, shape (P, K), or None when the objective reads none."""
         if not self.objective.needs_reference:
             return None
         if self._reference_model is not None:
-            return self._live_rewards(inputs)
+            return self._live_rewards(inputs, positions)
         rewards_bK = torch.tensor([row[REFERENCE_COLUMN] for row in inputs], device=self.accelerator.device)
         return _gather(rewards_bK)[:: self.num_generations].float()
 
-    def _log_signal(self, result: Advantages, reference_PK: Tensor | None) -> None:
-        first_PG = self._captured["rewards_BF"][:, 0].view(-1, self.num_generations)
-        correct_PG = (first_PG >= SUCCESS_THRESHOLD).float().masked_fill(first_PG.isnan(), torch.nan)
-        zero_gradient = bool(silent_groups(result.augmented_PG).all())
+    def _log_signal(
+        self, result: Advantages, rewards_PG: Tensor, reference_PK: Tensor | None, weights_B: Tensor
+    ) -> None:
+        groups = rewards_PG.shape
+        correct_PG = correctness(self._captured["rewards_BF"][:, 0]).view(groups)
+        clipped = clipped_shares(self.objective, rewards_PG, reference_PK, shift=self.state.global_step)
         shares = grading_shares(self.reward_func_names, self._captured["notes"])
+        zero_gradient = bool(silent_groups(result.augmented_PG).all())
         values = {
-            "rollout/accuracy": correct_PG.nanmean().item(),
+            **rollout_diagnostics(correct_PG, self._captured["tokens_B"].view(groups)),
             "rollout/truncated_frac": self._captured["truncated_B"].float().mean().item(),
-            "rollout/unscored_frac": first_PG.isnan().float().mean().item(),
             "signal/zero_gradient": float(zero_gradient),
             **{f"grading/{name}": share for name, share in (shares._asdict() if shares else {}).items()},
-            **signal_diagnostics(result, correct_PG),
+            **signal_diagnostics(result, rewards_PG, correct_PG, reference_PK),
+            **margin_diagnostics(result, weights_B.view(groups), clipped, reference_PK),
         }
         if reference_PK is not None:
-            values["margin/reference_reward"] = reference_PK.nanmean().item()
+            values |= difficulty_diagnostics(result, rewards_PG, correct_PG, correctness(reference_PK))
         for key, value in values.items():
             self._metrics["train"][key].append(value)
+        # A total, which is not averaged over the batches of a step.
+        generated = torch.tensor([self._generated_tokens], device=self.accelerator.device)
+        self._metrics["train"]["rollout/generated_tokens"] = [int(_gather(generated).sum())]
         self._silent_steps = self._silent_steps + 1 if zero_gradient else 0
         if self._silent_steps in (1, 10, 100, 1000):
             logger.warning(
@@ -276,7 +425,7 @@ class AAPOTrainer(GRPOTrainer):
     def _write_rollouts(
         self, inputs: list[dict[str, Any]], result: Advantages, reference_PK: Tensor | None, lengths_B: Tensor
     ) -> None:
-        rows = gather_object([{"answer": str(row.get("answer", "")), "key": row.get(KEY_COLUMN)} for row in inputs])
+        rows = gather_object([{"answer": str(row.get("answer", "")), "key": self._key(row)} for row in inputs])
         if not self.accelerator.is_main_process:
             return
         size = len(rows)
@@ -294,110 +443,47 @@ class AAPOTrainer(GRPOTrainer):
             reward_names=self.reward_func_names,
             notes=self._captured["notes"],
             total_B=self._total(self._captured["rewards_BF"]),
-            lengths_B=lengths_B,
+            tokens_B=self._captured["tokens_B"],
+            loss_tokens_B=lengths_B,
             truncated_B=self._captured["truncated_B"],
             result=result,
             reference_PK=reference_PK,
         )
         self._rollouts_step = self.state.global_step
 
+    def _key(self, row: dict[str, Any]) -> str:
+        """The key of a row's prompt, under which a bank has it; a run without a bank stores the same."""
+        if row.get(KEY_COLUMN) is not None:
+            return row[KEY_COLUMN]
+        rendered = render_prompt(row["prompt"], self._tokenizer, **self.args.template_options)
+        return prompt_key(rendered, str(row.get("answer", "")))
+
     # -- live reference ------------------------------------------------------------------------------------------------
 
     def _live_reference(self) -> Any:
-        """A frozen copy of the initial model; with LoRA the policy itself, used with its adapters off."""
+        """The model that is sampled at every step as the reference."""
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             raise InputError("reference: live does not run under DeepSpeed or FSDP; build a bank, which runs anywhere")
         model = self.accelerator.unwrap_model(self.model)
-        if isinstance(model, PeftModel):
-            return model
-        reference = copy.deepcopy(model).eval().requires_grad_(False).to(self.accelerator.device)
-        # TRL patches `forward` on the instance with a closure over the policy, which a copy would go on calling.
-        del reference.forward
-        return reference
+        return live_reference(model, self.accelerator.device, follows=self.args.sync_ref_model)
 
-    def _live_rewards(self, inputs: list[dict[str, Any]]) -> Tensor:
+    def _live_rewards(self, inputs: list[dict[str, Any]], positions: Sequence[int] | None = None) -> Tensor:
         """Rewards of one fresh reference completion per rollout, shape (P, G): the published sampling, done right."""
-        prompts = [row["prompt"] for row in inputs]
-        prompt_ids = self._tokenize_prompts(copy.deepcopy(prompts))[0]
-        reference = self._reference_model
-        was_training = reference.training
-        reference.eval()
-        if isinstance(reference, PeftModel):
-            with reference.disable_adapter():
-                token_ids = self._draw(reference, prompt_ids, "reference")
-        else:
-            token_ids = self._draw(reference, prompt_ids, "reference")
-        reference.train(was_training)
-        texts = self._tokenizer.batch_decode(token_ids, skip_special_tokens=True)
-        chat = is_conversational({"prompt": prompts[0]})
-        completions = [[{"role": "assistant", "content": text}] if chat else text for text in texts]
-        rewards_BF = super()._calculate_rewards(inputs, prompts, completions, token_ids)
-        # What reward functions log is about the policy's completions, which are scored next.
-        self._pending_extra_logs.clear()
-        self._pending_metrics.clear()
-        return self._total(rewards_BF).view(-1, self.num_generations)
+        prompt_ids = self._tokenize_prompts(copy.deepcopy([row["prompt"] for row in inputs]))[0]
+        with as_reference(self._reference_model) as reference:
+            token_ids = self._draw(reference, prompt_ids, "reference", positions)
+        return self._total(self._score(inputs, token_ids)).view(-1, self.num_generations)
 
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self._follows and self.args.should_save:
+            folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            save_reference(self._reference_model, folder)
 
-def with_reference(
-    dataset: Dataset, args: AAPOConfig, tokenizer: Any, reward_funcs: Sequence[Any], bank: ReferenceBank | None
-) -> Dataset:
-    """The training data with the reference rewards that the objective reads, if it reads any from data.
-
-    Raises:
-        InputError: They are missing, do not match, or would have no effect.
-    """
-    needed = args.objective.needs_reference and args.reference == "bank"
-    if bank is not None and not needed:
-        reason = "reference is live" if args.objective.needs_reference else "the objective has no margin"
-        raise InputError(f"reference_bank has no effect, because {reason}; leave it out")
-    if bank is not None:
-        if not all(callable(function) and not isinstance(function, torch.nn.Module) for function in reward_funcs):
-            raise InputError("a bank holds the rewards of functions, not of reward models; set reference to live")
-        check_bank(bank, args, tokenizer, reward_funcs)
-        names = [reward_name(function) for function in reward_funcs]
-        weights = dict(zip(names, args.reward_weights or [1.0] * len(names), strict=True))
-        return bank.attach(dataset, tokenizer, weights, **args.template_options)
-    if needed and REFERENCE_COLUMN not in (dataset.column_names or []):
-        raise InputError(
-            f"{args.algorithm} has a margin but no reference rewards; pass reference_bank (build one with "
-            "`aapo bank build RECIPE`), or set reference to live or margin to none"
-        )
-    return dataset
-
-
-def check_bank(bank: ReferenceBank, args: AAPOConfig, tokenizer: Any, reward_funcs: Sequence[Any]) -> None:
-    """Check that a bank was sampled and scored as the run does: tokenizer, template, sampling settings, rewards.
-
-    Raises:
-        InputError: It was not; the message names each difference.
-    """
-    run = bank_identity(
-        model=bank.identity["model"],
-        tokenizer=tokenizer_identity(tokenizer),
-        sampling=args.sampling.describe(),
-        reward_funcs=reward_funcs,
-        num_samples=bank.identity["num_samples"],
-        seed=bank.identity["seed"],
-    )
-    bank.require(run)
-
-
-def _check_groups(trainer: AAPOTrainer) -> None:
-    """Check that each process has whole groups where a reward function compares the completions of one.
-
-    Raises:
-        InputError: It has not.
-    """
-    args = trainer.args
-    assert args.generation_batch_size
-    rows = args.generation_batch_size // trainer.accelerator.num_processes
-    for name in GROUPWISE.intersection(trainer.reward_func_names):
-        if rows % trainer.num_generations:
-            raise InputError(
-                f"reward function {name!r} compares the completions of a group, and a process has {rows} rows, which "
-                f"is no multiple of num_generations {trainer.num_generations}; raise per_device_train_batch_size or "
-                "gradient_accumulation_steps, or use fewer processes"
-            )
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self._follows:
+            load_reference(self._reference_model, Path(resume_from_checkpoint))
 
 
 def _required(dataset: Dataset | None) -> Dataset:

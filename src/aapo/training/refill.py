@@ -1,0 +1,138 @@
+"""Dynamic sampling: before a batch is trained on, its groups without a gradient are drawn again with fresh prompts.
+
+Shapes: P prompts of a generation batch, G rollouts per prompt, K reference samples, F reward functions, B = P * G
+completions over all processes, b those of this process.
+"""
+
+from collections.abc import Callable, Sequence
+from math import ceil
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from torch import Tensor
+
+Row = dict[str, Any]
+
+
+class Scores(NamedTuple):
+    """What rollouts are worth, of all processes in their order.
+
+    Attributes:
+        rewards_BF: Each reward function's values; NaN where it could not score.
+        tokens_B: Completion tokens.
+        truncated_B: Whether the completion was cut at the token limit.
+        reference_PK: Reference rewards of the prompts; None where the objective reads none.
+    """
+
+    rewards_BF: Tensor
+    tokens_B: Tensor
+    truncated_B: Tensor
+    reference_PK: Tensor | None
+
+
+class Rollouts(NamedTuple):
+    """This process's rows with their completions, and the scores of those of all processes.
+
+    Attributes:
+        rows: The data set's rows, G equal ones a group.
+        token_ids: A completion a row.
+        logprobs: What the engine gives beside each completion; None where it gives nothing.
+        scores: Of all processes.
+    """
+
+    rows: list[Row]
+    token_ids: list[list[int]]
+    logprobs: list[Any] | None
+    scores: Scores
+
+
+class Refilled(NamedTuple):
+    """A batch after its refill, the rounds that it took, and the groups whose prompt is a fresh one."""
+
+    rollouts: Rollouts
+    num_rounds: int
+    num_refilled: int
+
+
+def refill(
+    rollouts: Rollouts,
+    *,
+    num_generations: int,
+    min_live_frac: float,
+    max_rounds: int,
+    silent: Callable[[Scores], Tensor],
+    fresh: Callable[[int], Sequence[Row]],
+    roll_out: Callable[[list[Row], list[int]], Rollouts],
+) -> Refilled:
+    """The batch with fresh prompts in the place of its silent groups.
+
+    While fewer than `min_live_frac` of the groups have a gradient, all that have none are drawn again, at most
+    `max_rounds` times; a group that is then still silent stays. Each round is split evenly over the processes, by whole
+    groups; where they do not divide, some draw the last group once more, which is thrown away. All processes take the
+    same decisions, because they see the same scores.
+
+    Args:
+        rollouts: The batch as it was first drawn.
+        num_generations: G.
+        min_live_frac: Share in [0, 1] of groups that must have a gradient.
+        max_rounds: How often groups are drawn again.
+        silent: True for each group without a gradient, shape (P,).
+        fresh: The next prompts that the batch does not have yet, at most so many; fewer where they run out.
+        roll_out: Draws and scores rows, given with their positions in the batch of all processes.
+    """
+    rows, token_ids = list(rollouts.rows), list(rollouts.token_ids)
+    logprobs, scores = None if rollouts.logprobs is None else list(rollouts.logprobs), rollouts.scores
+    first = PartialState().process_index * len(rows)
+    refilled: set[int] = set()
+    num_rounds = 0
+    while num_rounds < max_rounds:
+        silent_P = silent(scores).cpu()
+        dead = silent_P.nonzero().flatten().tolist()
+        if (len(silent_P) - len(dead)) / len(silent_P) >= min_live_frac:
+            break
+        prompts = fresh(len(dead))
+        if not prompts:
+            break
+        num_rounds += 1
+        groups = dead[: len(prompts)]
+        refilled |= set(groups)
+        positions = [group * num_generations + i for group in groups for i in range(num_generations)]
+        mine = _share(len(groups), num_generations)
+        drawn = roll_out([dict(prompts[i // num_generations]) for i in mine], [positions[i] for i in mine])
+        scores = _replaced(scores, drawn.scores, positions, groups)
+        drawn_ids = gather_object(drawn.token_ids)
+        drawn_logprobs = None if drawn.logprobs is None else gather_object(drawn.logprobs)
+        for i, position in enumerate(positions):
+            if first <= position < first + len(rows):
+                rows[position - first] = dict(prompts[i // num_generations])
+                token_ids[position - first] = drawn_ids[i]
+                if logprobs is not None and drawn_logprobs is not None:
+                    logprobs[position - first] = drawn_logprobs[i]
+    return Refilled(Rollouts(rows, token_ids, logprobs, scores), num_rounds, len(refilled))
+
+
+def _share(num_groups: int, num_generations: int) -> list[int]:
+    """Which rollouts of a round this process draws: an equal number of whole groups on each."""
+    state = PartialState()
+    size = ceil(num_groups / state.num_processes)
+    groups = [min(state.process_index * size + i, num_groups - 1) for i in range(size)]
+    return [group * num_generations + i for group in groups for i in range(num_generations)]
+
+
+def _replaced(scores: Scores, drawn: Scores, positions: list[int], groups: list[int]) -> Scores:
+    """The scores with those of the groups drawn again; what `drawn` has beyond them was drawn to fill a process."""
+
+    def put(old: Tensor, new: Tensor, index: list[int]) -> Tensor:
+        return old.index_copy(0, torch.tensor(index, device=old.device), new[: len(index)])
+
+    reference_PK = None
+    if scores.reference_PK is not None and drawn.reference_PK is not None:
+        reference_PK = put(scores.reference_PK, drawn.reference_PK, groups)
+    return Scores(
+        put(scores.rewards_BF, drawn.rewards_BF, positions),
+        put(scores.tokens_B, drawn.tokens_B, positions),
+        put(scores.truncated_B, drawn.truncated_B, positions),
+        reference_PK,
+    )
