@@ -3,8 +3,10 @@
 import inspect
 
 import pytest
+import torch
 import trl
 from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import RepeatSampler
 
 PARAMETERS = {
@@ -27,8 +29,11 @@ USED = {
         'if self.loss_type == "cispo":', "torch.clamp(coef_1, max=self.epsilon_high).detach()",
         "-clamped_ratios * advantages * per_token_logps", '["cispo", "dapo", "vespo"]',
         "1 - self.epsilon_low, 1 + self.epsilon_high", 'inputs.get("old_per_token_logps")',
+        '(log_ratio * mask).sum(-1) / mask.sum(-1).clamp(min=1.0)', "loss = (per_token_loss * mask).sum() / normalizer",
     ],
     "_calculate_rewards": ["gather(rewards_per_func)", '"log_extra"', '"log_metric"', '"trainer_state"'],
+    "_generate": ["self._generate_single_turn(", "self._tokenize_prompts(prompts)"],
+    "_save_checkpoint": ["super()._save_checkpoint(model, trial)", "self._get_output_dir(trial=trial)"],
     "_log_completion_extra": ["self._pending_extra_logs[column].extend(values)"],
     "_generate_single_turn": ["unwrap_model_for_generation", "self._dist.summon_full_params"],
 }  # fmt: skip
@@ -51,7 +56,8 @@ def test_private_methods_still_do_what_we_build_on(name):
 def test_attributes_that_init_sets():
     source = inspect.getsource(GRPOTrainer.__init__)
     for fragment in ("self.loss_type =", "self.epsilon_low =", "self.epsilon_high =", "self.scale_rewards =",
-                     "self.reward_weights =", "self.eos_token_ids", "self._logs =", "self._metrics ="):  # fmt: skip
+                     "self.reward_weights =", "self.eos_token_ids", "self._logs =", "self._metrics =",
+                     "self.importance_sampling_level =", "args.sync_ref_model", "self.rollout_func ="):  # fmt: skip
         assert fragment in source, f"{HINT}GRPOTrainer.__init__, which no longer has {fragment!r}"
 
 
@@ -61,9 +67,18 @@ def test_configuration_fields_that_recipes_use():
         "num_generations", "max_completion_length", "temperature", "top_p", "top_k", "min_p", "repetition_penalty",
         "reward_weights", "scale_rewards", "loss_type", "epsilon", "epsilon_high", "delta", "beta", "num_iterations",
         "steps_per_generation", "generation_batch_size", "multi_objective_aggregation", "importance_sampling_level",
-        "chat_template_kwargs", "generation_kwargs", "use_vllm", "num_generations_eval",
+        "chat_template_kwargs", "generation_kwargs", "use_vllm", "num_generations_eval", "sync_ref_model",
+        "ref_model_sync_steps", "ref_model_mixup_alpha",
     }  # fmt: skip
     assert needed <= fields, f"{HINT}AAPOConfig, since GRPOConfig has lost {sorted(needed - fields)}"
+
+
+def test_a_reference_that_follows_is_mixed_with_the_policys_weight():
+    policy, reference = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
+    policy.weight.data.fill_(1.0)
+    reference.weight.data.fill_(0.0)
+    SyncRefModelCallback._sync_target_model(policy, reference, 0.25)
+    assert reference.weight.item() == 0.25, f"{HINT}ref_model_mixup_alpha, which no longer weighs the policy"
 
 
 def test_the_sampler_takes_its_order_from_its_generator():

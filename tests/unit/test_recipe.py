@@ -62,7 +62,7 @@ def test_a_run_directory_is_a_recipe(tmp_path):
         ({"learning_rat": 1}, r"unknown field 'learning_rat' \(did you mean learning_rate\?\)"),
         ({"margin_low": 0.3}, r"margin_low is 0.3; it must be <= 0 \(AAPO uses -0.2\)"),
         ({"margin_low": -0.1, "margin_high": -0.2}, "margin_high is -0.2; it must be >= 0"),
-        ({"algorithm": "ppo"}, "algorithm is 'ppo'; it must be one of aapo, grpo"),
+        ({"algorithm": "ppo"}, "algorithm is 'ppo'; it must be one of aapo, aapo-paired, grpo"),
         (
             {"algorithm": "grpo", "margin_low": -0.1},
             "margin_low is set to -0.1 but has no effect, because margin is none",

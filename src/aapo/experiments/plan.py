@@ -16,7 +16,7 @@ from aapo.files import write_json, write_text
 from aapo.objective import OBJECTIVE_FIELDS, objective
 from aapo.runs import RunDirectory
 from aapo.training import Recipe, load_recipe
-from aapo.training.config import TRL_NAMES
+from aapo.training.config import TRL_NAMES, unread_fields
 from aapo.training.recipe import BANK_FIELDS, resolve
 
 Match = Literal["steps", "tokens", "seconds"]
@@ -190,10 +190,11 @@ def _fields(base: Recipe, variant: Variant, given: Mapping[str, Any]) -> dict[st
     fields = {key: value for key, value in base.given.items() if own or key not in _OWN_NAMES}
     fields |= {key: value for key, value in given.items() if _effect(variant.algorithm, key.split(".")[0])}
     fields |= {**variant.settings, "algorithm": variant.algorithm}
-    needs_bank = objective(
-        variant.algorithm, **{own: fields.get(key) for key, own in _OWN_NAMES.items() if key in fields}
-    ).needs_reference and fields.get("reference", "bank") == "bank"  # fmt: skip
-    return fields if needs_bank else {key: value for key, value in fields.items() if key not in BANK_FIELDS}
+    point = objective(variant.algorithm, **{own: fields.get(key) for key, own in _OWN_NAMES.items() if key in fields})
+    unread = unread_fields(point, beta=float(fields.get("beta") or 0))
+    if not point.needs_reference or fields.get("reference", "bank") != "bank":
+        unread |= set(BANK_FIELDS)
+    return {key: value for key, value in fields.items() if key not in unread}
 
 
 def _resolved(name: str, fields: Mapping[str, Any], variant: Variant) -> Recipe:

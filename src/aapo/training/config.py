@@ -127,8 +127,8 @@ class AAPOConfig(GRPOConfig):
             raise InputError(f"ref_model_sync_steps is {self.ref_model_sync_steps}; it must be >= 1")
         if not 0 < self.ref_model_mixup_alpha <= 1:
             raise InputError(
-                f"ref_model_mixup_alpha is {self.ref_model_mixup_alpha}; it must be above 0 and at most 1, which copies "
-                "the policy"
+                f"ref_model_mixup_alpha is {self.ref_model_mixup_alpha}; it must be above 0 and at most 1, a "
+                "copy of the policy"
             )
 
     def _check_refill(self) -> None:
@@ -193,6 +193,19 @@ class AAPOConfig(GRPOConfig):
     def template_options(self) -> dict[str, Any]:
         """Arguments of the chat template."""
         return self.chat_template_kwargs if isinstance(self.chat_template_kwargs, dict) else {}
+
+
+def unread_fields(point: Objective, *, beta: float = 0.0) -> set[str]:
+    """Fields of `AAPOConfig` beside the axes that nothing reads with this objective, so that they would be refused.
+
+    Args:
+        point: The objective.
+        beta: Weight of TRL's KL term, whose reference model may follow the policy, too.
+    """
+    unread = set() if point.min_live_frac else {"max_refill_rounds"}
+    if not point.needs_reference:
+        unread |= {"reference"} if beta else {"reference", "sync_ref_model", *SYNC_FIELDS}
+    return unread
 
 
 def _in_trl_names(message: str) -> str:
