@@ -53,7 +53,8 @@ TOKENS = r"""\frac \dfrac \sqrt \pm \mp \cup \cap \in \le \ge \ne \not \infty \e
 \right \begin{pmatrix} \end{pmatrix} \begin{cases} \end{cases} \boxed \fbox \overline \hspace \color \pmod \mod \equiv
 \cdot \times \{ \} \\ \, \! \; \% \$ \( \) \[ \] { } ( ) [ ] , ; : . ... = < > + - * / ^ _ ! | & $ % ' " ` ** # ####
 ~ 0 1 2 42 1,234 0.5 1e9 12\,345 x y xy a e i f(x) pi sqrt inf and or cm kg million percent yes A (B) C) <answer>
-</answer> </think> answer\ is Answer: &amp; &lt; ½ ² ₂ − √ ∞ ° € × ∪ 4 ٣ Ω α""".split()  # noqa: SIM905
+</answer> </think> answer\ is Answer: &amp; &lt; ½ ² ₂ − √ ∞ ° € × ∪ 4 ٣ Ω α Å \mu \AA \Omega M_\odot
+eV T \mathring{A} \text{sec}""".split()  # noqa: SIM905
 tokens = st.sampled_from([*TOKENS, " ", "  ", "\n", " and ", " or ", "I hope", "\u200b", "\0", "\ud800"])
 soup = st.lists(tokens, max_size=40).map("".join)
 any_text = st.one_of(soup, st.text(max_size=60))
@@ -182,6 +183,24 @@ def test_a_percentage_is_its_share_or_its_number(value, data):
     other = data.draw(fractions)
     assume(other not in (value, value * 100) and not rounds(percent) and not rounds(share))
     assert outcome(percent, data.draw(st.sampled_from(notations(other)))) == "wrong"
+
+
+# Units.
+
+PREFIXES = {"f": -15, "p": -12, "n": -9, r"\mu ": -6, "m": -3, "c": -2, "d": -1, "": 0, "k": 3, "M": 6, "G": 9, "T": 12}
+SYMBOLS = ["m", "g", "s", "A", "mol", "Hz", "N", "Pa", "J", "eV", "W", "C", "V", "F", "T", "G", "H", "L", "pc", "yr"]
+prefixes = st.sampled_from(list(PREFIXES))
+
+
+@anything
+@given(st.integers(1, 99), st.sampled_from(SYMBOLS), prefixes, prefixes, st.sampled_from(["", r"\,", " "]))
+def test_every_prefix_scales_every_unit(value, symbol, one, other, space):
+    assume("pm" not in (one + symbol, other + symbol))  # the half of the day
+    gold, scaled = rf"{value}{space}\text{{ {one}{symbol}}}", PREFIXES[one] - PREFIXES[other]
+    assert outcome(gold, rf"{value} \times 10^{{{scaled}}} \mathrm{{{other}{symbol}}}") == "correct"
+    assert outcome(gold, rf"{value} \times 10^{{{scaled + 1}}} \mathrm{{{other}{symbol}}}") == "wrong"
+    assert outcome(str(value), gold) == outcome(gold, str(value)) == "correct"
+    assert outcome(str(value + 1), gold) == "wrong"
 
 
 # Structures.

@@ -21,7 +21,7 @@ GRADERS: tuple[Grader, ...] = ("aapo", "open_r1", "accuracy_lv35")
 
 MAX_KEPT_VERDICTS = 20_000
 # Changes when a verdict can.
-VERSION = "2"
+VERSION = "3"
 
 
 class Verdict(NamedTuple):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from aapo.grading.notation import trim
 from aapo.grading.numbers import Number, read_number
-from aapo.grading.units import Unit, parse_unit, read_label
+from aapo.grading.units import LABEL, Unit, parse_unit, read_label
 
 
 class Expression(NamedTuple):
@@ -119,7 +119,7 @@ _BOUND = re.compile(rf"([a-zA-Z](?:_\w)?)\s?(<|\\le(?![a-zA-Z])|>|\\ge(?![a-zA-Z
 _BOUND_FIRST = re.compile(rf"{_SIDE}\s?(<|\\le(?![a-zA-Z])|>|\\ge(?![a-zA-Z]))\s?([a-zA-Z](?:_\w)?)")
 _FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}|\d{1,2}/\d{1,2}/\d{4}")
-_FINAL_TEXT = re.compile(r"(.*?[^\s{(])\s?\\text\s?\{\s?([^{}]*?)\s?\}(\s?\^\s?\{?-?\d\}?)?", re.DOTALL)
+_FINAL_TEXT = re.compile(rf"(.*?[^\s{{(^_])\s?({LABEL})", re.DOTALL)
 _GENERIC_UNIT = re.compile(
     r"\s(?:(?:square|cubic|sq\.?)\s)?(?:units?|inch(?:es)?|feet|[kcm]m|meters?)(?:\^\{?[23]\}?)?$"
 )
@@ -179,7 +179,8 @@ def _approximation(text: str, left: str, right: str) -> Form:
 
 
 def _far(value: Number, rounded: Number) -> bool:
-    return not value.percent and abs(value.value - rounded.value) * 10 > abs(value.value)
+    scale = rounded.unit.factor / value.unit.factor if value.unit and rounded.unit else 1
+    return not value.percent and abs(value.value - rounded.value * scale) * 10 > abs(value.value)
 
 
 def _is_name(text: str) -> bool:
@@ -285,8 +286,8 @@ def _atom(text: str) -> Form:
 def _without_unit(text: str) -> Expression:
     r"""The mathematics before a final \text{unit}."""
     found = _FINAL_TEXT.fullmatch(text)
-    if found and not _is_words(found[1]):
-        label = read_label(found[2] + (found[3] or ""))
+    if found and re.search(r"\\(?:text|AA)", found[2]) and r"\text" not in found[1] and not _is_words(found[1]):
+        label = read_label(found[2], bare=not re.search(r"\d", found[1]))
         if label is not None and label.scale == 1 and (label.unit is not None or re.search(r"[\d\\]", found[1])):
             return Expression(found[1], label.unit)
         return Expression(text)
@@ -294,8 +295,8 @@ def _without_unit(text: str) -> Expression:
     if found and re.search(r"\d", text[: found.start()]):
         return Expression(text[: found.start()], parse_unit(found.group().strip()))
     before, _, word = text.rpartition(" ")
-    # One letter would be a variable.
-    if before[-1:] in tuple("0123456789})") and re.fullmatch(r"[a-zA-Z]{2,}", word) and (unit := parse_unit(word)):
+    unit = parse_unit(word, bare=True) if re.fullmatch(r"[a-zA-Z]{2,}", word) else None  # one letter is a variable
+    if unit is not None and before[-1:] in tuple("0123456789})"):
         return Expression(before, unit)
     return Expression(re.sub(r"\^\\circ$", "", text).strip())
 

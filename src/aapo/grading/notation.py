@@ -21,7 +21,7 @@ _SYMBOLS = {
     "÷": "/", "∕": "/", "⁄": "/", "±": r"\pm ", "∓": r"\mp ", "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ",
     "≠": r"\ne ", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "°": r"^\circ ",
     "º": r"^\circ ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "≈": r"\approx ", "“": "", "”": "", "‘": "'", "’": "'",
-    "′": "'", "⟨": r"\langle ", "⟩": r"\rangle ", "µ": "u", "∛": r"\sqrt[3]", "√": r"\sqrt",
+    "′": "'", "⟨": r"\langle ", "⟩": r"\rangle ", "µ": "u", "Å": r"\AA ", "∛": r"\sqrt[3]", "√": r"\sqrt",
 }  # fmt: skip
 _SAME = [
     (re.compile(pattern), new)
@@ -38,6 +38,8 @@ _SAME = [
         (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
         (r"\\[dt]binom(?![a-zA-Z])", r"\\binom"),
         (r"\\(?:mathrm|textrm|textnormal|mbox|textit|textsf|texttt|operatorname\*?|hbox)(?![a-zA-Z])\s?\{", r"\\text{"),
+        (r"\\text\{\s?sec\s?\}(?!\s?(?:\^\s?\{?\s?\d|[({\w]|\\(?!text|cdot)))", r"\\text{second}"),  # no secant
+        (r"\\mathring\s?\{\s?(?:A|\\text\{\s?A\s?\})\s?\}", r"\\AA "),
         (r"\\leq?(?:slant|q)?(?![a-zA-Z])", r"\\le "),
         (r"\\geq?(?:slant|q)?(?![a-zA-Z])", r"\\ge "),
         (r"\\lt(?![a-zA-Z])", "<"),

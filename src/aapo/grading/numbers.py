@@ -4,7 +4,7 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from aapo.grading.units import Unit, parse_unit, read_label
+from aapo.grading.units import LABEL, Unit, parse_unit, read_label
 
 # A decimal that shows this many significant digits may be a rounded value.
 ROUNDED_DIGITS = 6
@@ -31,13 +31,10 @@ _FORMS = [
 _REST = re.compile(
     r"\s?(?:(?P<percent>%|percent|\\text\{\s?(?:%|percent)\s?\})"
     r"|(?P<degrees>\^\\circ)\s?(?:\\text\{\s?)?[CF]?\}?"
-    r"|(?P<texts>(?:\\text\{[^{}]*\}(?:\s?\^\s?\{?-?\d\}?)?(?:\s?[/*]|\s?\\cdot)?\s?){1,6}[a-zA-Z ]*)"
+    rf"|(?P<texts>{LABEL})(?P<after>[a-zA-Z ]*)"
     r"|(?P<words>(?<=\s)(?!(?:and|or)\s)[a-zA-Z][a-zA-Z /.]*(?:\^?\{?\d\}?)?(?:/[a-zA-Z]+)?(?:\^\{?\d\}?)?"
     r"|(?P<attached>[a-zA-Z]{2,}(?:\^\{?\d\}?)?)))"
 )
-
-
-_TEXT = re.compile(r"\\text\{([^{}]*)\}")
 
 
 class Number(NamedTuple):
@@ -117,8 +114,9 @@ def _with_rest(number: Number, rest: str) -> Number | None:
         return number._replace(percent=True)
     if found["degrees"]:
         return number._replace(unit=parse_unit("°"))
-    words = _TEXT.sub(r"\1 ", found["texts"] or found["words"] or found["attached"]).replace(r"\cdot", " ")
-    label = read_label(words.strip(), attached=found["attached"] is not None)
+    words = found["texts"] or found["words"] or found["attached"]
+    bare = not found["texts"] or bool(found["after"])
+    label = read_label(words + (found["after"] or ""), bare=bare, attached=found["attached"] is not None)
     if label is None:
         return None
     digit = number.last_digit and number.last_digit * label.scale

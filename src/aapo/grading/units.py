@@ -1,52 +1,125 @@
 """Units of measurement that answers carry, with exact factors."""
 
 import re
+from collections import Counter
 from fractions import Fraction
 from typing import NamedTuple
 
 
 class Unit(NamedTuple):
-    """A product of powers of base dimensions and the factor to their units; dimensions are sorted."""
+    """A product of powers of base units and the factor to it; dimensions are sorted."""
 
     factor: Fraction
     dimensions: tuple[tuple[str, int], ...]
 
 
-def _table() -> dict[str, tuple[Fraction, str]]:
-    length = {"nm": "1e-9", "um": "1e-6", "mm": "1e-3", "cm": "1e-2", "dm": "1e-1", "m": "1", "km": "1e3",
-              "in": "0.0254", "inch": "0.0254", "inches": "0.0254", "ft": "0.3048", "foot": "0.3048", "feet": "0.3048",
-              "yd": "0.9144", "yard": "0.9144", "mi": "1609.344", "mile": "1609.344", "millimeter": "1e-3",
-              "centimeter": "1e-2", "decimeter": "1e-1", "meter": "1", "kilometer": "1e3", "millimetre": "1e-3",
-              "centimetre": "1e-2", "metre": "1", "kilometre": "1e3"}  # fmt: skip
-    mass = {"mg": "1e-6", "milligram": "1e-6", "g": "1e-3", "gram": "1e-3", "kg": "1", "kilogram": "1",
-            "lb": "0.45359237", "lbs": "0.45359237", "pound": "0.45359237", "oz": "0.028349523125",
-            "ounce": "0.028349523125", "ton": "1000", "tonne": "1000"}  # fmt: skip
-    time = {"ms": "1e-3", "s": "1", "sec": "1", "second": "1", "min": "60", "minute": "60", "h": "3600", "hr": "3600",
-            "hour": "3600", "day": "86400", "week": "604800"}  # fmt: skip
-    volume = {
-        "ml": "1e-6",
-        "mL": "1e-6",
-        "milliliter": "1e-6",
-        "l": "1e-3",
-        "L": "1e-3",
-        "liter": "1e-3",
-        "litre": "1e-3",
-    }
-    money = {"dollar": "1", "USD": "1", "cent": "0.01", "penny": "0.01", "pennies": "0.01"}
-    others = {
-        "angle": {"degree": "1", "deg": "1", "°": "1"}, "euro": {"euro": "1", "EUR": "1"},
-        "force": {"N": "1", "newton": "1"}, "power": {"W": "1", "watt": "1", "kW": "1000"},
-        "energy": {"J": "1", "joule": "1", "kJ": "1000", "erg": "1e-7"}, "frequency": {"Hz": "1", "kHz": "1e3"},
-        "pressure": {"Pa": "1", "kPa": "1e3"},
-        "voltage": {"V": "1", "volt": "1"}, "temperature": {"K": "1", "kelvin": "1"},
-        "amount": {"mol": "1", "mole": "1"},
-    }  # fmt: skip
-    kinds = {"length": length, "mass": mass, "time": time, "volume": volume, "money": money, **others}
-    return {name: (Fraction(value), kind) for kind, names in kinds.items() for name, value in names.items()}
+# Powers of ten by the prefixes of symbols and of names.
+_PREFIXES = {
+    ("f", "femto"): -15, ("p", "pico"): -12, ("n", "nano"): -9, ("u", "micro"): -6, ("m", "milli"): -3,
+    ("c", "centi"): -2, ("d", "deci"): -1, ("h", "hecto"): 2, ("k", "kilo"): 3, ("M", "mega"): 6, ("G", "giga"): 9,
+    ("T", "tera"): 12, ("P", "peta"): 15, ("E", "exa"): 18,
+}  # fmt: skip
+# Symbols | names = what they are worth in units that stand above them, for all but the base units.
+_WITH_PREFIX = """
+m | meter metre
+g | gram
+s | second sec
+A | ampere amp
+K | kelvin
+mol | mol mole
+rad | radian = 1
+Hz | hertz = 1 s^-1
+Bq | becquerel = 1 s^-1
+N | newton = 1 kg m s^-2
+Pa | pascal = 1 N m^-2
+bar | = 1e5 Pa
+J | joule = 1 N m
+eV | electronvolt = 1.602176634e-19 J
+cal | = 4.184 J
+W | watt = 1 J s^-1
+C | coulomb = 1 A s
+V | volt = 1 J C^-1
+F | farad = 1 C V^-1
+Ω | ohm = 1 V A^-1
+Wb | weber = 1 V s
+T | tesla = 1 Wb m^-2
+G | gauss = 1e-4 T
+H | henry = 1 Wb A^-1
+l L | liter litre = 1 dm^3
+M | molar = 1 mol L^-1
+pc | parsec = 3.0856775814913673e16 m
+yr | yr year = 31557600 s
+Jy | jansky = 1e-26 W m^-2 Hz^-1
+"""
+_WITHOUT_PREFIX = """
+in | inch inches = 0.0254 m
+ft | foot feet = 0.3048 m
+yd | yd yard = 0.9144 m
+mi | mi mile = 1609.344 m
+Å | angstrom = 1e-10 m
+| micron = 1e-6 m
+AU au | = 149597870700 m
+ly | lightyear = 9460730472580800 m
+lb | lb pound = 0.45359237 kg
+oz | ounce = 0.028349523125 kg
+| ton tonne = 1000 kg
+min | min minute = 60 s
+h hr | hr hour = 3600 s
+mph | = 1 mi h^-1
+kph | = 1 km h^-1
+| day = 86400 s
+| week = 604800 s
+| month = 2629800 s
+° | degree deg
+| arcmin arcminute = 1/60 °
+| arcsec arcsecond = 1/3600 °
+sr | steradian = 1
+cd | candela
+dB | decibel
+R | roentgen = 2.58e-4 C kg^-1
+dyn | dyne = 1e-5 N
+erg | = 1e-7 J
+atm | = 101325 Pa
+Msun |
+Lsun |
+Rsun |
+USD | dollar
+| cent penny pennies = 0.01 USD
+EUR | euro
+"""
+_SYMBOLS: dict[str, Unit] = {}
+_NAMES: dict[str, Unit] = {}
+# Symbols that are units, not variables, where they stand in no \text{}, too.
+_PLAIN = re.compile(
+    r"[mgshlLNJWVK°]|[cdkmnu]m|in|ft|yd|mi|[km]g|lb|oz|ms|min|hr|[kMG]?yr|m[lL]|k[WJ]|[kMGT]?(?:eV|Hz)|[kMG]?Pa|[kMG]pc"
+    r"|m?mol|bar|erg|atm|dB|[mk]ph|USD|EUR"
+)
+# Symbols that would be products of variables where they follow a number immediately.
+_ATTACHED = re.compile(r"[a-zA-Z]{3,}|cm|km|mm|kg|mL|ml|ft|lb|oz|in|hr|kJ|kW|Hz|Pa")
 
-
-_UNITS = _table()
-_TOKEN = re.compile(r"([a-zA-Z]+|°)(?:\s?\^?\s?\{?(-?\d)\}?)?|([/*·]|\bper\b)")
+_TEXT = r"\\text\s?\{((?:[^{}]|\{[^{}]*\})*)\}"
+_PIECE = (
+    rf"(?:{_TEXT}|\\(?:mu|Omega|AA)(?![a-zA-Z])|[MLR](?=_))(?:_\s?\{{?\s?\\odot\s?\}}?)?"
+    r"(?:\s?\^\s?\{?-?\d\}?)?(?:\s?(?:[/*]|\\cdot(?![a-zA-Z])))?\s?"
+)
+_PIECES = rf"(?:{_PIECE}){{1,6}}"
+# What may stand behind a number: \text{}, signs of units, and a fraction of them.
+LABEL = rf"(?:{_PIECES}(?:(?<=/)\({_PIECES}\))?|\\frac\{{{_PIECES}\}}\{{{_PIECES}\}})"
+_SIGNS = [
+    (re.compile(pattern), new)
+    for pattern, new in (
+        (r"^\\frac\{(.*)\}\{(.*)\}$", r"\1/\2"),
+        (r"/\s?\(([^()/]*)\)\s?$", r"/\1"),
+        (r"\\cdot(?![a-zA-Z])", " "),
+        (r"\\mu(?![a-zA-Z])\s*", "u"),
+        (r"(?<![a-zA-Z])([kMGmu])\s+\\Omega", r"\1Ω"),
+        (r"\\Omega(?![a-zA-Z])", "Ω"),
+        (r"\\AA(?![a-zA-Z])", "Å"),
+        (r"\s*_\s?\{?\s?\\odot\s?\}?", "sun"),
+    )
+]
+# Digits that follow a capital at once are no power: 5 R2 has a remainder.
+_TOKEN = re.compile(r"([^\W\d_]+|°)(?:(?:\s?\^\s?\{?\s?|(?=-)|(?<=[a-z]))(-?\d)\s?\}?)?|([/*])")
 # Words that make another number of the one before them, or another answer.
 _CHANGING = frozenset(
     {"not", "no", "nor", "or", "wrong", "false", "incorrect", "if", "unless", "otherwise", "except", "but", "instead"}
@@ -54,62 +127,83 @@ _CHANGING = frozenset(
     | {"sixths", "sevenths", "eighths", "ninths", "tenths", "hundredths", "thousandths", "remainder", "mod", "modulo"}
     | {"factorial", "squared", "cubed", "maybe", "possibly", "perhaps", "ish", "negative", "between", "through", "to"}
     | {"until", "root", "choose", "am", "pm", "a.m", "p.m", "oclock", "sqrt", "sin", "cos", "tan", "log", "ln", "exp"}
-    | {"sinh", "cosh", "tanh"}
+    | {"sinh", "cosh", "tanh", "mu", "omega"}
 )
 _AND_NUMBER = re.compile(r"\b(?:and|,) (?:an?|one|two|three|four|five|six|seven|eight|nine|ten)\b")
 _POWER_OF_UNITS = re.compile(r"(?<=units)\s?\^\s?\{?[23]\}?")
 _SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _SCALE = re.compile(r"\s*(dollars|euros)?\s*(hundred|thousand|million|billion|trillion)(?![a-zA-Z-])\s*", re.IGNORECASE)
-# Symbols that would be products of variables where they follow a number immediately.
-_ATTACHED = re.compile(r"[a-zA-Z]{3,}|cm|km|mm|kg|mL|ml|ft|lb|oz|in|hr|kJ|kW|Hz|Pa")
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cubed": 3, "cu": 3}
 
 
-def parse_unit(text: str) -> Unit | None:
+def parse_unit(text: str, *, bare: bool = False) -> Unit | None:
     r"""The unit that `text` such as `cm`, `cm^{2}`, `square feet` or `km/h` names, or None where it names none.
 
     Args:
         text: Without \text{} and white space around it.
+        bare: It stood in no \text{}, so that short symbols may be variables.
     """
-    text = text.replace("mph", "mi/h").replace("kph", "km/h")
-    dimensions: dict[str, int] = {}
-    factor, sign, power, last = Fraction(1), 1, 1, ""
-    position = 0
+    if bare and "\\" in text:
+        return None
+    for pattern, new in _SIGNS:
+        text = pattern.sub(new, text)
+    factors: list[tuple[Unit, int]] = []
+    sign, power, position = 1, 1, 0
     for token in _TOKEN.finditer(text):
         if text[position : token.start()].strip(" .\\{}"):
             return None
         position = token.end()
         word = token[1]
-        if word is None or word == "per":
-            sign = -1 if token.group() in ("/", "per") else sign
-        elif word in ("squared", "cubed") and last:
-            extra = _POWERS[word] - 1
-            factor *= _UNITS[last][0] ** (extra * sign)
-            dimensions[_UNITS[last][1]] += extra * sign
+        if token.group() in ("/", "per"):
+            sign = -1
+        elif word in ("squared", "cubed") and factors:
+            unit, exponent = factors[-1]
+            factors[-1] = unit, exponent * _POWERS[word]
         elif word in _POWERS:
             power = _POWERS[word]
-        else:
-            name = _known(word)
-            if name is None:
+        elif word is not None:
+            unit = _known(word, bare)
+            if unit is None:
                 return None
-            exponent = int(token[2] or 1) * power * sign
-            factor *= _UNITS[name][0] ** exponent
-            kind = _UNITS[name][1]
-            dimensions[kind] = dimensions.get(kind, 0) + exponent
-            last, power = name, 1
-    if not last or text[position:].strip(" .\\{}"):
+            factors.append((unit, int(token[2] or 1) * power * sign))
+            power = 1
+    return None if not factors or text[position:].strip(" .\\{}") else _product(factors)
+
+
+def _known(word: str, bare: bool) -> Unit | None:
+    """The unit of a symbol or name, also in the plural, and of a name in capitals."""
+    name = word.casefold()
+    if name in _CHANGING:
         return None
-    if (volume := dimensions.pop("volume", 0)) != 0:
-        dimensions["length"] = dimensions.get("length", 0) + 3 * volume
+    for symbol in (word, word.removesuffix("s") if len(word) > 2 else ""):
+        if symbol in _SYMBOLS and (not bare or _PLAIN.fullmatch(symbol)):
+            return _SYMBOLS[symbol]
+    return (_NAMES.get(name) or _NAMES.get(name.removesuffix("s"))) if len(word) > 2 else None
+
+
+def _product(factors: list[tuple[Unit, int]]) -> Unit:
+    factor, dimensions = Fraction(1), Counter[str]()
+    for unit, exponent in factors:
+        factor *= unit.factor**exponent
+        for kind, power in unit.dimensions:
+            dimensions[kind] += power * exponent
     return Unit(factor, tuple(sorted((kind, power) for kind, power in dimensions.items() if power)))
 
 
-def _known(word: str) -> str | None:
-    """The table's name of a unit, also in the plural or in capitals where it is a word."""
-    options = (word, word.removesuffix("s"), word.lower(), word.lower().removesuffix("s"))
-    if len(word) < 3:
-        options = (word,)
-    return next((name for name in options if name in _UNITS), None)
+def _define(table: str, prefixes: dict[tuple[str, str], int]) -> None:
+    for line in table.strip().splitlines():
+        words, _, worth = line.partition("=")
+        symbols, names = (part.split() for part in words.split("|"))
+        value, _, others = worth.strip().partition(" ")
+        unit = parse_unit(others) or Unit(Fraction(1), () if value else ((symbols[0], 1),))
+        for known, form, spelled in ((_SYMBOLS, 0, symbols), (_NAMES, 1, names)):
+            for prefix, power in {("", ""): 0, **prefixes}.items():
+                scaled = unit._replace(factor=unit.factor * Fraction(value or 1) * Fraction(10) ** power)
+                known.update({prefix[form] + word: scaled for word in spelled})
+
+
+_define(_WITH_PREFIX, _PREFIXES)
+_define(_WITHOUT_PREFIX, {})
 
 
 class Label(NamedTuple):
@@ -119,18 +213,20 @@ class Label(NamedTuple):
     unit: Unit | None
 
 
-def read_label(text: str, *, attached: bool = False) -> Label | None:
+def read_label(text: str, *, bare: bool = False, attached: bool = False) -> Label | None:
     r"""The label that words behind a number are, or None where they change the answer (`5 or so`, `5 halves`).
 
     Args:
-        text: Without \text{}.
-        attached: The letters follow the number immediately and stand in no \text{}, so that they may be variables.
+        text: A `LABEL`, or words.
+        bare: Some of them stand in no \text{}, so that short symbols may be variables.
+        attached: Besides, they follow the number immediately.
     """
+    text = re.sub(_TEXT, r" \1 ", text).strip()
     scale = 1
     while found := _SCALE.match(text):
         scale *= _SCALES[found[2].lower()]
         text = (found[1] or "") + " " + text[found.end() :]
-    unit = parse_unit(text)
+    unit = parse_unit(text, bare=bare)
     if attached:
         return Label(scale, unit) if unit is not None and _ATTACHED.match(text) else None
     if unit is not None or not text.strip():
