@@ -291,13 +291,14 @@ def test_replay_gives_a_runs_advantages_back_and_joins_a_bank_to_one_without(tra
     lines_of(capsys, "train", "small.yaml", *flags)
     asked = ("replay", "plain", "--algorithms", "aapo,grpo")
     assert "not replayed: aapo, because reference rewards are missing" in lines_of(capsys, *asked)
-    bank = run_directory.manifest()["reference_bank"]["path"]
+    made = run_directory.manifest()["reference_bank"]
+    bank = made["path"]
     out = lines_of(capsys, *asked, "--bank", bank, "--output", "plain.json")
     assert "not replayed" not in out and f"3 reference rewards a prompt, of the bank {bank}" in out
     read = json.loads((workplace / "plain.json").read_text())
     totals = {
         row["key"]: [a + 0.2 * f for a, f in zip(row["reward/accuracy"], row["reward/format"], strict=True)]
-        for row in ReferenceBank.open(bank).rows()
+        for row in ReferenceBank.open(bank, made["identity"]["rewards"]).rows()
     }
     rows = RunDirectory(workplace / "plain").rollouts(1)
     margins = [

@@ -15,6 +15,7 @@ from datasets import Dataset
 
 from aapo.errors import InputError
 from aapo.grading import accuracy, format, reward_function
+from aapo.named import module_at
 from aapo.reference import ReferenceBank, bank_identity, compare_scores, summarize
 from aapo.samples import newest_scores, reward_versions, score_sets
 from aapo.samples.rows import read_row, write_row
@@ -79,9 +80,7 @@ def custom(tmp_path, monkeypatch, body):
     later = file.stat().st_mtime + len(body)
     os.utime(file, (later, later))
     monkeypatch.delitem(sys.modules, "aapo_user_rewards", raising=False)
-    from aapo.grading import custom as loading
-
-    loading._module.cache_clear()
+    module_at.cache_clear()
     return reward_function(f"{file}:mine")
 
 
