@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -19,6 +20,7 @@ from aapo.experiments.plan import Variant
 from aapo.reporting import write_report
 from aapo.reporting.bands import band
 from aapo.reporting.comparison import judge, verdict_sentences
+from aapo.runs import RunDirectory
 
 RECIPE = {
     "model_name_or_path": "tiny", "dataset_name": "reasoning_gym:basic_arithmetic", "num_train_prompts": 16,
@@ -288,6 +290,36 @@ def test_report_of_a_comparison(compared):
     }
     for alt in ("Dot chart of final scores.", "Line chart of held-out scores.", "dead groups before the margin"):
         assert alt in page
+
+
+def write_rollout_file(path: Path, step: int, keys: list[str], completion: str) -> None:
+    rows = [
+        {
+            "step": step, "prompt": f"prompt {key}", "prompt_key": key, "gold": "2", "completion": completion,
+            "completion_tokens": 3, "truncated": False, "reward": 1.0, "advantage": 0.0, "margin": 0.1,
+            "augmented": 0.1, "correct": 1.0, "extracted": "2",
+            "reward/accuracy": 1.0, "verdict/accuracy": "correct", "rule/accuracy": "number",
+        }
+        for key in keys
+        for _ in range(2)
+    ]  # fmt: skip
+    samples = RunDirectory(path).samples
+    samples.mkdir(exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), samples / f"step-{step:06d}.parquet")
+
+
+def test_rollouts_of_the_variants_stand_beside_each_other(compared):
+    # The first variant's hashes are in another order on file; of a step the least key is shown, of each run.
+    for variant, keys in (("aapo", ["b", "a"]), ("grpo", ["a", "b"])):
+        for step in (1, 2):
+            write_rollout_file(compared / "runs" / variant / "seed-0", step, keys, f"<script>{variant}</script>")
+    write_summary(compared)
+    page = write_report([compared]).read_text(encoding="utf-8")
+    shown = re.findall(r'data-run="(\w+)" data-step="(\d)"', page)
+    assert shown == [(run, step) for step in "12" for run in ("aapo", "aapo", "grpo", "grpo")]
+    assert page.count("prompt a</pre>") == 8 and "prompt b" not in page
+    assert "&lt;script&gt;grpo&lt;/script&gt;" in page and "<script>grpo" not in page
+    assert '<select name="run">' in page
 
 
 def test_heat_map_of_a_sweep(recipe, tmp_path):

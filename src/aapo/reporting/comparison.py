@@ -10,9 +10,12 @@ from aapo.evaluation import ScoreTable
 from aapo.reporting.bands import draw_finals, draw_heat_map, draw_score_curves, draw_signals
 from aapo.reporting.drawing import DrawnFigure
 from aapo.reporting.evaluation import Cell, PageTable, Verdict
+from aapo.reporting.rollouts import Browser, read_browser
 from aapo.runs import RunDirectory
 
 MAX_CURVES = 8
+# A variant's share of the rollouts to browse.
+BROWSED_STEPS, BROWSED_GROUPS = 4, 1
 MAX_SENTENCES = 12
 UNITS = {"steps": "steps", "tokens": "generated tokens", "seconds": "seconds of training"}
 OPPOSITE = {"better": "worse", "worse": "better", "cannot tell": "cannot tell"}
@@ -30,6 +33,7 @@ class ComparisonSection:
         figures: Final scores, curves, signals, heat maps.
         reading: How the numbers came about.
         recipe: The recipe that the runs share, and what each changes.
+        browser: Some rollouts of each variant's first run.
     """
 
     name: str
@@ -38,6 +42,7 @@ class ComparisonSection:
     figures: list[DrawnFigure]
     reading: list[str]
     recipe: str
+    browser: Browser | None
 
 
 def comparison_section(folder: Path, name: str) -> ComparisonSection:
@@ -53,14 +58,17 @@ def comparison_section(folder: Path, name: str) -> ComparisonSection:
         draw_signals(runs),
         *(draw_heat_map(summary, algorithm) for algorithm in _swept_algorithms(summary)),
     ]
-    first = RunDirectory(variant_runs(folder, summary["variants"][0])[0])
+    first_runs = {
+        variant["label"]: RunDirectory(variant_runs(folder, variant)[0]) for variant in summary["variants"][:MAX_CURVES]
+    }
     return ComparisonSection(
         name,
         judge(summary),
         [_page_table("Scores", variant_table(summary)), _page_table("Pairs", pair_table(summary)), *_failures(summary)],
         [figure for figure in figures if figure],
         _reading(summary),
-        first.recipe_file.read_text(encoding="utf-8"),
+        next(iter(first_runs.values())).recipe_file.read_text(encoding="utf-8"),
+        read_browser(first_runs, BROWSED_STEPS, BROWSED_GROUPS),
     )
 
 

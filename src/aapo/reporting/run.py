@@ -82,7 +82,7 @@ def run_section(run: RunDirectory, name: str) -> RunSection:
         [*(own.numbers if own else []), *_training_numbers(rows)],
         [*draw_curves(rows), *([signals] if (signals := draw_signals({name: [rows]})) else [])],
         _diagnostics(rows),
-        read_browser(run),
+        read_browser({name: run}),
         evaluations,
         run.recipe_file.read_text(encoding="utf-8"),
         yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True, width=110) if manifest else "",
