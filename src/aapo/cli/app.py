@@ -325,6 +325,14 @@ def recipes(
     _shipped("recipes", name)
 
 
+@app.command()
+def launchers(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A configuration to print.")] = None,
+) -> None:
+    """List the shipped configurations of `accelerate launch`, or print one, to be saved as a file."""
+    _shipped("launchers", name)
+
+
 def _shipped(folder: str, name: str | None) -> None:
     """List the YAML files of a folder of the package with their first lines, or print one."""
     from importlib.resources import files
@@ -336,7 +344,7 @@ def _shipped(folder: str, name: str | None) -> None:
     }
     if name is None:
         for key in sorted(texts):
-            print(f"{key:32} {texts[key].splitlines()[0].lstrip('# ')}")
+            print(f"{key:46} {texts[key].splitlines()[0].lstrip('# ')}")
     elif name in texts:
         print(texts[name], end="")
     else:

@@ -12,7 +12,7 @@ from aapo.errors import InputError, nearest
 from aapo.fields import field_types, make, read_mapping, typed
 from aapo.grading import GRADER_VERSION
 from aapo.sampling import SamplingSettings
-from aapo.tasks import PromptStyle
+from aapo.tasks import STYLE_FIELD, PromptStyle, with_style
 
 SHIPPED = files("aapo") / "protocols"
 DEFAULT = "aapo"
@@ -124,14 +124,16 @@ class Protocol:
             InputError: A setting is unknown, of the wrong type or out of its range.
         """
         kinds = field_types(Protocol)
+        label = "+".join([self.name, *sorted(given)])
+        given = with_style(given)
         for key in given:
             if key not in kinds or key == "name":
-                raise InputError(f"unknown protocol setting {key!r}{nearest(key, kinds)}")
+                raise InputError(f"unknown protocol setting {key!r}{nearest(key, [*kinds, STYLE_FIELD])}")
         values = {key: typed(key, value, kinds[key]) for key, value in given.items()}
         if "num_samples" in values and "benchmark_samples" not in values:
             values["benchmark_samples"] = {}
         made = replace(self, **values)
-        return made if made.hash == self.hash else replace(made, name="+".join([self.name, *sorted(given)]))
+        return made if made.hash == self.hash else replace(made, name=label)
 
 
 @cache
@@ -160,4 +162,4 @@ def load_protocol(source: str) -> Protocol:
             f"unknown protocol {source!r}{nearest(source, shipped)}; shipped are {', '.join(shipped)}; your own is "
             "named by the path of its .yaml file"
         )
-    return make(Protocol, {"name": name, **read_mapping(text, f"protocol {source}")})
+    return make(Protocol, {"name": name, **with_style(read_mapping(text, f"protocol {source}"))})

@@ -17,27 +17,10 @@ from aapo.errors import InputError, nearest
 from aapo.fields import make, read_mapping
 from aapo.tasks.prompts import FILE_TYPES, GENERATED, DataConfig, MissingSourceError, in_shape, read_rows
 from aapo.tasks.rendering import prompt_key
+from aapo.tasks.styles import PromptStyle
 
 NUM_GENERATED_PROBLEMS = 200
 PROBLEM_KEY = "problem_key"
-
-
-@dataclass(frozen=True)
-class PromptStyle:
-    """How a problem is put to the model.
-
-    Attributes:
-        system_prompt: First message.
-        prompt_template: Text with `{question}`.
-        choice_template: The same for questions with lettered options, which are part of `{question}` and their letters
-            `{letters}`; by default `prompt_template`.
-        conversational: Whether prompts are chat messages, rendered by the model's chat template, or plain text.
-    """
-
-    system_prompt: str | None = None
-    prompt_template: str = "{question}"
-    choice_template: str | None = None
-    conversational: bool = True
 
 
 @dataclass(frozen=True)

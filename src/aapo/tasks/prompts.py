@@ -6,7 +6,7 @@ Every source becomes a `datasets.Dataset` with the columns `prompt` (a list of c
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Literal
 from datasets import Dataset, DatasetDict, load_dataset
 
 from aapo.errors import InputError, nearest
+from aapo.tasks.datasets import named_datasets, pinned
 
 PROMPT_COLUMNS = ("prompt", "problem", "question")
 ANSWER_COLUMNS = ("answer", "solution", "final_answer")
@@ -33,9 +34,11 @@ class DataConfig:
     """Which prompts a recipe uses and how they are put to the model.
 
     Attributes:
-        dataset_name: `reasoning_gym:TASK`, a local .jsonl, .json, .parquet or .csv file, a local folder, or the name
-            of a Hub data set.
+        dataset_name: `reasoning_gym:TASK`, a shipped name such as `open-rs`, a local .jsonl, .json, .parquet or .csv
+            file, a local folder, or the name of a Hub data set.
+        dataset_path: File or folder with a copy of the shipped training set in dataset_name, read in the Hub's place.
         dataset_config: Configuration of a Hub data set.
+        dataset_data_dir: Folder of a Hub data set, or of a local one, that alone is read.
         dataset_revision: Revision of a Hub data set.
         dataset_settings: Settings of a reasoning-gym task, such as `{min_digits: 3}`.
         dataset_seed: Seed of a reasoning-gym task.
@@ -44,17 +47,23 @@ class DataConfig:
             by their hash, is held out.
         num_train_prompts: Prompts trained on; all when null (a reasoning-gym task needs a number).
         num_eval_prompts: Held-out prompts evaluated on; 0 turns the evaluation off, None (not in a recipe) takes all.
-        prompt_column: Column with the question; by default the first of prompt, problem, question.
-        answer_column: Column with the gold answer; by default the first of answer, solution, final_answer.
+        prompt_column: Column with the question, as text or messages; by default the first of prompt, problem, question.
+        answer_column: Column with the gold answer; by default the first of answer, solution, final_answer. A field of a
+            nested column is named by a dot: reward_model.ground_truth.
+        unique_prompts: Keep the first row of each question.
         system_prompt: First message of each prompt.
         prompt_template: Text with `{question}` that the question is put into.
         conversational: Whether prompts are chat messages (rendered by the model's chat template) or plain text.
         max_prompt_length: Most tokens of a rendered prompt; longer ones are refused or dropped.
         drop_long_prompts: Drop prompts over `max_prompt_length` instead of refusing them.
+        drop_unparseable_gold: Drop rows whose gold answer the reward functions cannot read, instead of only listing
+            them.
     """
 
     dataset_name: str | None = None
+    dataset_path: str | None = None
     dataset_config: str | None = None
+    dataset_data_dir: str | None = None
     dataset_revision: str | None = None
     dataset_settings: dict[str, Any] = field(default_factory=dict)
     dataset_seed: int = 0
@@ -64,11 +73,13 @@ class DataConfig:
     num_eval_prompts: int | None = 200
     prompt_column: str | None = None
     answer_column: str | None = None
+    unique_prompts: bool = False
     system_prompt: str | None = None
     prompt_template: str = "{question}"
     conversational: bool = True
     max_prompt_length: int | None = None
     drop_long_prompts: bool = False
+    drop_unparseable_gold: bool = False
 
     def __post_init__(self) -> None:
         """Check what can be checked without reading the data.
@@ -80,6 +91,11 @@ class DataConfig:
             raise InputError(
                 "dataset_name is missing; name a reasoning-gym task (reasoning_gym:chain_sum), a local file or folder, "
                 "or a Hub data set"
+            )
+        if self.dataset_path is not None and self.dataset_name not in named_datasets():
+            raise InputError(
+                f"dataset_path has no effect, because {self.dataset_name} is not a shipped training set "
+                f"({', '.join(named_datasets())}); set dataset_name to the path"
             )
         if "{question}" not in self.prompt_template:
             raise InputError(f"prompt_template is {self.prompt_template!r}; it must contain {{question}}")
@@ -135,7 +151,7 @@ def read_rows(config: DataConfig, split: Split) -> Dataset:
         if limit is None:
             raise InputError(f"{config.dataset_name} has problems without end; say how many")
         return Dataset.from_list(list(islice(generated_entries(config, split), limit)))
-    rows = _read(config, split)
+    rows = _read(pinned(config), split)
     if len(rows) == 0:
         raise InputError(f"{config.dataset_name} is empty; a data set needs at least one row")
     return rows if limit is None else rows.select(range(min(limit, len(rows))))
@@ -211,6 +227,8 @@ def _load_source(config: DataConfig) -> DatasetDict:
         return DatasetDict({config.dataset_train_split: _load(FILE_TYPES[path.suffix], data_files=name, split="train")})
     if path.is_file():
         raise InputError(f"{name} is not a data file; allowed are {', '.join(FILE_TYPES)}")
+    if config.dataset_data_dir is not None:
+        return _load(name, config.dataset_config, revision=config.dataset_revision, data_dir=config.dataset_data_dir)
     return _load(name, config.dataset_config, revision=config.dataset_revision)
 
 
@@ -221,7 +239,8 @@ def _load(*args: Any, **kwargs: Any) -> Any:
     except Exception as error:  # datasets raises anything from pyarrow to HTTP errors here; all mean the same to a user
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         name = kwargs.get("data_files", args[0])
-        fix = "give an existing file, folder or Hub name"
+        known = nearest(str(name), named_datasets())
+        fix = f"give an existing file, folder or Hub name, or a shipped one{known}: {', '.join(named_datasets())}"
         if "gated" in reason:
             fix = "accept its terms on its page on the Hub, then log in with `hf auth login`"
         raise MissingSourceError(f"cannot load data set {name!r}: {reason}; {fix}") from error
@@ -245,8 +264,13 @@ def in_shape(rows: Dataset, config: DataConfig) -> Dataset:
     Raises:
         InputError: A column is missing, or gold answers are.
     """
+    config = pinned(config)
+    if any("." in (name or "") for name in (config.prompt_column, config.answer_column)):
+        rows = rows.flatten()
     question = _column(rows, config.prompt_column, PROMPT_COLUMNS, "prompt_column")
     gold = _column(rows, config.answer_column, ANSWER_COLUMNS, "answer_column")
+    if config.unique_prompts:
+        rows = rows.select(_firsts(rows[question]))
     missing = [index for index, value in enumerate(rows[gold]) if value is None or not gold_text(value)]
     if missing:
         raise InputError(
@@ -255,6 +279,14 @@ def in_shape(rows: Dataset, config: DataConfig) -> Dataset:
         )
 
     return Dataset.from_list([as_row(dict(row), config, question, gold) for row in rows])
+
+
+def _firsts(questions: Iterable[Any]) -> list[int]:
+    """Where each question stands for the first time."""
+    first: dict[str, int] = {}
+    for index, question in enumerate(questions):
+        first.setdefault(json.dumps(question, default=str), index)
+    return list(first.values())
 
 
 def as_row(row: dict[str, Any], config: DataConfig, question: str = "question", gold: str = "answer") -> dict[str, Any]:

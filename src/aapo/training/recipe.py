@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from torch.accelerator import is_available as accelerator_available
 from trl import ModelConfig
 
 from aapo.base import BaseModelConfig
@@ -14,7 +15,7 @@ from aapo.errors import InputError, nearest
 from aapo.fields import field_types, make, parse_flags, read_mapping, typed
 from aapo.grading import RewardFunction, check_reward_names, reward_function
 from aapo.sampling import SamplingSettings
-from aapo.tasks import DataConfig
+from aapo.tasks import DataConfig, with_style
 from aapo.training.config import AAPOConfig
 
 SHIPPED = files("aapo") / "recipes"
@@ -26,6 +27,7 @@ class RunConfig:
 
     Attributes:
         base_model: Settings of a small base model made here, instead of `model_name_or_path`.
+        prompt_style: Named system prompt, prompt template and conversational; each of them, where set, wins.
         reward_funcs: Names of reward functions; the first says which completions are right.
         reward_kwargs: Parameters of reward functions, by name as in `reward_funcs`: `{cosine: {max_len: 4096}}`.
         reward_failure: What an exception in a reward function does: `fail` ends the run, `skip` leaves the sample out.
@@ -45,6 +47,7 @@ class RunConfig:
     """
 
     base_model: dict[str, Any] | None = None
+    prompt_style: str | None = None
     reward_funcs: list[str] = field(default_factory=lambda: ["accuracy"])
     reward_kwargs: dict[str, Any] | None = None
     reward_failure: str = "fail"
@@ -67,6 +70,8 @@ TRAINER_DEFAULTS = {
     "output_dir": "runs", "report_to": "none", "logging_steps": 1, "disable_tqdm": True, "save_total_limit": 2,
     "ddp_find_unused_parameters": False,
 }  # fmt: skip
+# The recipe whose fields this one starts from.
+EXTENDS = "extends"
 # What only a bank reads.
 BANK_FIELDS = (
     "reference_bank", "num_reference_samples", "reference_seed", "reference_model_name_or_path",
@@ -187,10 +192,13 @@ def resolve(name: str, given: dict[str, Any]) -> Recipe:
             raise InputError(f"{key} cannot be set, because {FIXED[key]}; remove it")
         part, kind = types_of[key]
         parts[part][key] = typed(key, value, kind)
-    run, data = RunConfig(**parts["run"]), DataConfig(**parts["data"])
+    run = RunConfig(**parts["run"])
+    prompts = with_style({"prompt_style": run.prompt_style, **parts["data"]})
+    prompts.pop("choice_template", None)  # training prompts have no lettered options
+    data = DataConfig(**prompts)
     model = ModelConfig(**parts["model"])
     try:
-        training = AAPOConfig(**{**TRAINER_DEFAULTS, **parts["training"]})
+        training = AAPOConfig(**{**TRAINER_DEFAULTS, "use_cpu": not accelerator_available(), **parts["training"]})
     except InputError:
         raise
     except (ValueError, TypeError) as error:
@@ -240,10 +248,33 @@ def _check_together(recipe: Recipe, given: dict[str, Any]) -> None:
 def _read(source: str) -> tuple[str, dict[str, Any]]:
     """Name and fields of a recipe, before flags."""
     path = Path(source)
-    shipped = shipped_recipes()
     if path.is_dir() and (path / "recipe.yaml").exists():
         stored = yaml.safe_load((path / "recipe.yaml").read_text(encoding="utf-8"))
         return stored["recipe"], dict(stored["fields"])
+    return _extended(source, ())
+
+
+def _extended(source: str, extending: tuple[str, ...]) -> tuple[str, dict[str, Any]]:
+    """Name and fields of a recipe and of what it extends, whose fields it replaces.
+
+    A mapping is replaced whole, and null takes a field back to its default.
+    """
+    name, text = _named(source)
+    if name in extending:
+        raise InputError(f"recipe {source} extends itself: {' -> '.join((*extending, name))}; remove one of them")
+    given = read_mapping(text, f"recipe {source}")
+    if EXTENDS not in given:
+        return name, given
+    parent = given.pop(EXTENDS)
+    if not isinstance(parent, str):
+        raise InputError(f"{EXTENDS} in recipe {source} is {parent!r}; it must be the name or path of one recipe")
+    beside = Path(source).parent / parent
+    return name, {**_extended(str(beside) if beside.is_file() else parent, (*extending, name))[1], **given}
+
+
+def _named(source: str) -> tuple[str, str]:
+    """Name and text of the recipe at a path or of a shipped name."""
+    path, shipped = Path(source), shipped_recipes()
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if not path.is_file():
             raise InputError(f"recipe {source} does not exist; check the path")
@@ -255,7 +286,7 @@ def _read(source: str) -> tuple[str, dict[str, Any]]:
             f"unknown recipe {source!r}{nearest(source, shipped)}; shipped are {', '.join(shipped)}; your own is named "
             "by the path of its .yaml file"
         )
-    return name, read_mapping(text, f"recipe {source}")
+    return name, text
 
 
 def _set(given: dict[str, Any], path: str, value: Any) -> None:
