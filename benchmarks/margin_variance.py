@@ -35,7 +35,7 @@ from aapo.sampling import sample_seed
 from aapo.training import AAPOTrainer, load_recipe
 from aapo.training.banks import prepare_bank
 from aapo.training.models import load_recipe_tokenizer, model_options, prepare_model
-from aapo.training.run import training_prompts
+from aapo.training.prompts import training_prompts
 
 PARTS = ("whole", "margin")
 

@@ -47,6 +47,7 @@ class RunDirectory:
         self.model = self.path / "model"
         self.evaluation = self.path / "evaluation"
         self.figures = self.path / "figures"
+        self.unparseable_golds = self.path / "unparseable_golds.jsonl"
         self.report = self.path / "report.html"
 
     @classmethod

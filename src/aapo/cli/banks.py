@@ -26,8 +26,8 @@ from aapo.samples import (
 from aapo.training import load_recipe
 from aapo.training.banks import prepare_bank
 from aapo.training.models import load_recipe_tokenizer, prepare_model
+from aapo.training.prompts import training_prompts
 from aapo.training.recipe import reward_functions
-from aapo.training.run import training_prompts
 
 transformers_logging.disable_progress_bar()
 datasets.disable_progress_bars()

@@ -20,14 +20,8 @@ from aapo.training import Recipe, load_recipe
 from aapo.training import train as train_recipe
 from aapo.training.banks import bank_plan
 from aapo.training.models import load_recipe_tokenizer, model_path, prepare_model
-from aapo.training.run import (
-    check_number,
-    check_output,
-    default_output,
-    loaded_prompts,
-    planned_steps,
-    training_prompts,
-)
+from aapo.training.prompts import check_number, checked_prompts, loaded_prompts
+from aapo.training.run import check_output, default_output, planned_steps
 
 transformers_logging.disable_progress_bar()
 datasets.disable_progress_bars()
@@ -79,7 +73,10 @@ def _print_plan(recipe: Recipe, output: Path, *, resume: bool) -> None:
     lines = {"model": f"{path} ({'reused' if exists else 'will be built'})"}
     if exists:
         tokenizer = load_recipe_tokenizer(recipe, path, recipe.model.model_revision)
-        prompts = training_prompts(recipe, tokenizer)
+        checked = checked_prompts(recipe, tokenizer)
+        prompts = checked.rows
+        if checked.notes():
+            lines["prompts"] = "; ".join(checked.notes())
         if recipe.uses_bank:
             lines["bank"] = bank_plan(recipe, prompts, tokenizer)
     else:

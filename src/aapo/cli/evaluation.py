@@ -62,8 +62,9 @@ from aapo.sampling import (
 from aapo.scoring import check_columns
 from aapo.tasks import Benchmark, find_benchmark
 from aapo.training import Recipe, load_recipe
+from aapo.training.prompts import loaded_prompts
 from aapo.training.recipe import reward_functions
-from aapo.training.run import held_out_task, loaded_prompts, recipe_protocol
+from aapo.training.run import held_out_task, recipe_protocol
 
 transformers_logging.disable_progress_bar()
 datasets.disable_progress_bars()

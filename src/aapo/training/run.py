@@ -30,10 +30,9 @@ from aapo.reference import ReferenceBank
 from aapo.runs import RunDirectory, cache_folder
 from aapo.samples import bank_identity
 from aapo.sampling import Engine, LazyEngine, model_identity, tokenizer_identity
-from aapo.scoring import check_columns
-from aapo.tasks import Split, limit_prompts, load_prompts
 from aapo.training.banks import prepare_bank
 from aapo.training.models import load_recipe_tokenizer, make_engine, model_options, precision, prepare_model
+from aapo.training.prompts import CheckedPrompts, checked_prompts, loaded_prompts
 from aapo.training.recipe import Recipe
 from aapo.training.recorder import Budget, Recorder, newest_checkpoint, remove_partial_checkpoints
 from aapo.training.trainer import AAPOTrainer
@@ -50,50 +49,6 @@ class TrainingResult:
     run: RunDirectory
     evaluations: list[Evaluation]
     interrupted: bool
-
-
-def loaded_prompts(recipe: Recipe, split: Split) -> Dataset:
-    """The recipe's prompts of one side.
-
-    Raises:
-        InputError: They are missing, or lack a column that a reward function needs.
-    """
-    rows = load_prompts(recipe.data, split)
-    check_columns(recipe.reward_funcs, rows.column_names)
-    return rows
-
-
-def training_prompts(recipe: Recipe, tokenizer: Any) -> Dataset:
-    """The recipe's training prompts, none over the token limit.
-
-    Raises:
-        InputError: They are missing, too few or too long, or lack a column that a reward function needs.
-    """
-    rows = limit_prompts(
-        loaded_prompts(recipe, "train"),
-        tokenizer,
-        recipe.data.max_prompt_length,
-        drop=recipe.data.drop_long_prompts,
-        **recipe.training.template_options,
-    )
-    check_number(recipe, len(rows))
-    return rows
-
-
-def check_number(recipe: Recipe, num_prompts: int) -> None:
-    """Check that the prompts fill one generation batch, since an incomplete one is never trained on.
-
-    Raises:
-        InputError: They do not.
-    """
-    args = recipe.training
-    assert args.generation_batch_size and args.num_generations
-    needed = args.generation_batch_size // args.num_generations
-    if num_prompts < needed:
-        raise InputError(
-            f"there are {num_prompts} training prompts and one batch takes {needed} (generation_batch_size "
-            f"{args.generation_batch_size} / num_generations {args.num_generations}); add prompts or lower the batch"
-        )
 
 
 def train(recipe: Recipe, output: Path, *, resume: bool = False) -> TrainingResult:
@@ -113,13 +68,18 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False) -> TrainingResu
     path = prepare_model(recipe)
     _check_space(recipe, output, path)
     tokenizer = load_recipe_tokenizer(recipe, path, recipe.model.model_revision)
-    prompts = training_prompts(recipe, tokenizer)
+    checked = checked_prompts(recipe, tokenizer)
+    prompts = checked.rows
     held_out = loaded_prompts(recipe, "test") if recipe.data.num_eval_prompts else None
     if state.is_main_process and not resume:
         run.write_recipe(recipe.resolved())
+    if state.is_main_process:
+        for note in checked.notes():
+            console.print(note, markup=False)
+        checked.write_unparseable(run.unparseable_golds)
     bank = prepare_bank(recipe, prompts, tokenizer) if recipe.uses_bank else None
     if state.is_main_process:
-        run.write_manifest(**_facts(recipe, path, bank, prompts))
+        run.write_manifest(**_facts(recipe, path, bank, checked))
     interrupted = _train(recipe, run, path, tokenizer, prompts, held_out, bank)
     if interrupted:
         return TrainingResult(run, [], True)
@@ -289,14 +249,15 @@ def evaluate_model(recipe: Recipe, source: ModelSource, task: str, prompts: Data
     return job.collect()
 
 
-def _facts(recipe: Recipe, path: str, bank: ReferenceBank | None, prompts: Dataset) -> dict[str, Any]:
+def _facts(recipe: Recipe, path: str, bank: ReferenceBank | None, prompts: CheckedPrompts) -> dict[str, Any]:
     return {
         "recipe": recipe.name,
         "algorithm": recipe.training.algorithm,
         "seed": recipe.training.seed,
         "model": {"name_or_path": path, **model_identity(path, recipe.model.model_revision)},
         "dataset": recipe.data.dataset_name,
-        "num_train_prompts": len(prompts),
+        "num_train_prompts": len(prompts.rows),
+        **prompts.describe(),
         "reference_bank": None if bank is None else {"path": str(bank.path), "identity": bank.identity},
         "num_processes": PartialState().num_processes,
     }
