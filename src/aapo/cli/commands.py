@@ -4,24 +4,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
-import yaml
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers.utils import logging as transformers_logging
 
 from aapo.cli.evaluation import print_table
+from aapo.cli.plan import print_plan
 from aapo.errors import AapoError, InputError
 from aapo.evaluation import result_rows, score_table
 from aapo.fields import parse_flags
 from aapo.progress import console
 from aapo.reporting import write_report
-from aapo.runs import RunDirectory
 from aapo.training import Recipe, load_recipe
 from aapo.training import train as train_recipe
-from aapo.training.banks import bank_plan
-from aapo.training.models import load_recipe_tokenizer, model_path, prepare_model
-from aapo.training.prompts import check_number, checked_prompts, loaded_prompts
-from aapo.training.run import check_output, default_output, planned_steps
+from aapo.training.models import prepare_model
+from aapo.training.run import default_output
 
 transformers_logging.disable_progress_bar()
 datasets.disable_progress_bars()
@@ -36,7 +33,7 @@ def train(source: str, flags: Sequence[str], *, dry_run: bool, resume: bool) -> 
     recipe = load_recipe(source, flags)
     output = _output(recipe, source, flags, resume=resume)
     if dry_run:
-        _print_plan(recipe, output, resume=resume)
+        print_plan(recipe, output, resume=resume)
         return
     if _main_process():
         console.print(f"run directory {output}")
@@ -63,39 +60,6 @@ def _output(recipe: Recipe, source: str, flags: Sequence[str], *, resume: bool) 
             raise InputError(f"there is no run of {recipe.name} in runs/ to resume; name its folder with --output_dir")
         return runs[-1]
     return broadcast_object_list([default_output(recipe)])[0]
-
-
-def _print_plan(recipe: Recipe, output: Path, *, resume: bool) -> None:
-    """What a recipe resolves to, and what is built, reused and written."""
-    console.print(yaml.safe_dump(recipe.resolved(), sort_keys=False), end="", markup=False)
-    path = model_path(recipe)
-    exists = recipe.base_model is None or Path(path).exists()
-    lines = {"model": f"{path} ({'reused' if exists else 'will be built'})"}
-    if exists:
-        tokenizer = load_recipe_tokenizer(recipe, path, recipe.model.model_revision)
-        checked = checked_prompts(recipe, tokenizer)
-        prompts = checked.rows
-        if checked.notes():
-            lines["prompts"] = "; ".join(checked.notes())
-        if recipe.uses_bank:
-            lines["bank"] = bank_plan(recipe, prompts, tokenizer)
-    else:
-        prompts = loaded_prompts(recipe, "train")
-        check_number(recipe, len(prompts))
-        if recipe.uses_bank:
-            samples = len(prompts) * recipe.run.num_reference_samples
-            lines["bank"] = f"will be built after the model: {samples} samples"
-    steps = planned_steps(recipe, len(prompts))
-    rollouts = steps * (recipe.training.generation_batch_size or 0)
-    lines["training"] = f"{len(prompts)} prompts, {steps} steps, {rollouts} rollouts"
-    if recipe.data.num_eval_prompts:
-        held_out = len(loaded_prompts(recipe, "test"))
-        lines["evaluation"] = f"{held_out} held-out prompts x {recipe.run.eval_num_samples} samples, before and after"
-    check_output(RunDirectory(output), recipe, resume=resume)
-    lines["writes"] = f"{output} ({'resumes the run there' if resume else 'new'})"
-    console.print("plan:")
-    for key, value in lines.items():
-        console.print(f"  {key}: {value}", markup=False)
 
 
 def base_build(source: str, flags: Sequence[str]) -> None:

@@ -1,0 +1,133 @@
+"""What `aapo train --dry-run` prints: the resolved recipe, and what is built, reused, written and needed."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from accelerate import PartialState
+from rich import box
+from rich.table import Table
+
+from aapo.errors import InputError
+from aapo.progress import console
+from aapo.runs import RunDirectory
+from aapo.tasks import encode_prompt
+from aapo.tasks.datasets import pinned
+from aapo.tasks.prompts import MissingSourceError
+from aapo.training import Recipe
+from aapo.training.banks import bank_plan
+from aapo.training.memory import GIB, LAYOUTS, Layout, MemoryEstimate, device_memory, estimate, model_shape
+from aapo.training.models import load_recipe_tokenizer, model_path
+from aapo.training.prompts import check_number, checked_prompts, loaded_prompts
+from aapo.training.run import check_output, planned_steps
+
+# GPUs that the memory table shows beside one; those of the shipped launchers.
+NUM_GPUS = 4
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "kv_cache", "total")
+
+
+def print_plan(recipe: Recipe, output: Path, *, resume: bool) -> None:
+    """The plan of a run; what cannot be reached offline is named and the rest is planned all the same.
+
+    Raises:
+        InputError: The recipe, its prompts or its output folder are wrong.
+    """
+    console.print(yaml.safe_dump(recipe.resolved(), sort_keys=False), end="", markup=False)
+    path = model_path(recipe)
+    made = recipe.base_model is not None and not Path(path).exists()
+    lines = {"model": f"{path} ({'will be built' if made else 'reused' if Path(path).exists() else 'from the Hub'})"}
+    tokenizer = None if made else _tokenizer(recipe, path, lines)
+    num_prompts, longest = _plan_prompts(recipe, tokenizer, lines)
+    if num_prompts is not None:
+        _plan_steps(recipe, num_prompts, lines)
+    check_output(RunDirectory(output), recipe, resume=resume)
+    lines["writes"] = f"{output} ({'resumes the run there' if resume else 'new'})"
+    console.print("plan:")
+    for key, value in lines.items():
+        console.print(f"  {key}: {value}", markup=False)
+    if not made:
+        _print_memory(recipe, path, longest)
+
+
+def _tokenizer(recipe: Recipe, path: str, lines: dict[str, str]) -> Any | None:
+    """The model's tokenizer; None, with a line that says so, where the Hub that has it cannot be reached."""
+    try:
+        return load_recipe_tokenizer(recipe, path, recipe.model.model_revision)
+    except InputError as error:
+        if not HUB_NAME.fullmatch(path):
+            raise
+        lines["model"] = f"not here: {error}"
+        return None
+
+
+def _plan_prompts(recipe: Recipe, tokenizer: Any | None, lines: dict[str, str]) -> tuple[int | None, int]:
+    """Number of training prompts, None where they cannot be reached, and tokens of the longest."""
+    limit = recipe.data.max_prompt_length or 0
+    try:
+        rows = loaded_prompts(recipe, "train")
+    except MissingSourceError as error:
+        if not HUB_NAME.fullmatch(pinned(recipe.data).dataset_name or ""):
+            raise
+        lines["prompts"] = f"not here: {error}"
+        return recipe.data.num_train_prompts, limit
+    samples = recipe.run.num_reference_samples
+    if tokenizer is None:
+        check_number(recipe, len(rows))
+        if recipe.uses_bank:
+            lines["bank"] = f"will be built after the model: {len(rows) * samples} samples"
+        return len(rows), limit
+    checked = checked_prompts(recipe, tokenizer)
+    if checked.notes():
+        lines["prompts"] = "; ".join(checked.notes())
+    if recipe.uses_bank:
+        tokens = len(checked.rows) * samples * recipe.training.sampling.max_completion_length
+        lines["bank"] = f"{bank_plan(recipe, checked.rows, tokenizer)}; a whole one is at most {tokens:,} tokens"
+    options = recipe.training.template_options
+    return len(checked.rows), max(len(encode_prompt(prompt, tokenizer, **options)) for prompt in checked.rows["prompt"])
+
+
+def _plan_steps(recipe: Recipe, num_prompts: int, lines: dict[str, str]) -> None:
+    steps = planned_steps(recipe, num_prompts)
+    rollouts = steps * (recipe.training.generation_batch_size or 0)
+    tokens = rollouts * recipe.training.sampling.max_completion_length
+    lines["training"] = f"{num_prompts} prompts, {steps} steps, {rollouts} rollouts, at most {tokens:,} tokens"
+    if recipe.training.max_refill_rounds:
+        lines["training"] += f", and up to {recipe.training.max_refill_rounds} times as many to refill"
+    if recipe.data.num_eval_prompts:
+        held_out = len(loaded_prompts(recipe, "test"))
+        lines["evaluation"] = f"{held_out} held-out prompts x {recipe.run.eval_num_samples} samples, before and after"
+
+
+def _print_memory(recipe: Recipe, path: str, prompt_tokens: int) -> None:
+    """The memory on each GPU, as it is launched or, from one process, by every shipped launcher."""
+    revision = recipe.model.model_revision
+    shape = model_shape(path, revision, trust_remote_code=recipe.training.trust_remote_code)
+    if shape is None:
+        console.print(f"memory: needs the config of {path}, which is not here; give a local folder", markup=False)
+        return
+    columns: list[tuple[Layout, int]] = [(name, 1 if name == "single" else NUM_GPUS) for name in LAYOUTS]
+    if PartialState().num_processes > 1:
+        columns = [(name, PartialState().num_processes) for name in LAYOUTS if name != "single"]
+    found = {column: estimate(recipe, shape, prompt_tokens, *column) for column in columns}
+    spread = max(count for _, count in columns)
+    title = f"memory on each GPU, GiB, {spread} of them by each launcher (docs/memory.md)"
+    table = Table(box=box.SIMPLE, title=title, title_justify="left")
+    table.add_column("", no_wrap=True)
+    for name, _ in columns:
+        table.add_column("1 GPU" if name == "single" else name, justify="right", no_wrap=True)
+    for part in PARTS:
+        table.add_row(part.replace("_", " "), *(_gib(found[column], part) for column in columns))
+    console.print(table)
+    if recipe.training.use_vllm and recipe.training.vllm_mode == "colocate":
+        console.print(
+            f"  and vLLM's share of each GPU: {recipe.training.vllm_gpu_memory_utilization:.0%}", markup=False
+        )
+    available = device_memory()
+    if available is not None and all(item.total > available for item in found.values()):
+        console.print(f"  that is more than this GPU has, {available / GIB:.1f} GiB: docs/memory.md", markup=False)
+
+
+def _gib(found: MemoryEstimate, part: str) -> str:
+    return f"{getattr(found, part) / GIB:.2f}"
