@@ -36,6 +36,15 @@ METRICS: dict[str, Metric] = {
     "rollout/hard_frac": Metric(SHARE_OF_PROMPTS, "Hard prompts."),
     "rollout/medium_frac": Metric(SHARE_OF_PROMPTS, "Medium prompts."),
     "rollout/easy_frac": Metric(SHARE_OF_PROMPTS, "Easy prompts."),
+    "prompts/effective_number": Metric(
+        "prompts",
+        "(sum of weights)^2 / sum of squared weights of all prompts; absent unless they are drawn by weight.",
+    ),
+    "prompts/mean_accuracy": Metric(
+        SHARE_OF_COMPLETIONS,
+        "Mean over the drawn prompts of their right answers so far, reference samples included; likewise.",
+    ),
+    "prompts/seen_frac": Metric(SHARE_OF_PROMPTS, "Prompts rolled out so far; likewise."),
     "rollout/generated_tokens": Metric(
         "tokens", "Completion tokens generated for training since its start, refills and live references included."
     ),

@@ -162,13 +162,16 @@ def test_a_bank_serves_full_training_and_lora_alike(recipe, cache, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"load_in_4bit": True}, {"load_in_8bit": True}, {"optim": "adamw_bnb_8bit"}, {"optim": "paged_lion_8bit"}]
+    "fields",
+    [{"load_in_4bit": True}, {"load_in_8bit": True}, {"optim": "adamw_bnb_8bit"}, {"optim": "paged_lion_8bit"}],
 )
 def test_a_missing_package_is_named_with_its_extra(recipe, monkeypatch, fields):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: name != "bitsandbytes" and found(name, *rest))
     (field, value), *_ = fields.items()
-    with pytest.raises(InputError, match=f"^{field} is {value} and needs bitsandbytes; pip install 'aapo.quantization."):
+    with pytest.raises(
+        InputError, match=f"^{field} is {value} and needs bitsandbytes; pip install 'aapo.quantization."
+    ):
         prepare_model(recipe(**fields))
     prepare_model(recipe(optim="adafactor"))
 

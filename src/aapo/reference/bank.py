@@ -4,6 +4,7 @@ Shapes: P prompts, K reference samples per prompt.
 """
 
 from collections.abc import Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -11,9 +12,9 @@ from datasets import Dataset
 
 from aapo.errors import InputError
 from aapo.samples import BankIdentity, SampleStore, differences, find_score_set, sample_identity
-from aapo.scoring import Prompt, as_prompt, total_rewards
+from aapo.scoring import SUCCESS_THRESHOLD, Prompt, as_prompt, total_rewards
 
-COLUMNS = ("prompt_key", "reference_rewards")
+COLUMNS = ("prompt_key", "reference_rewards", "reference_pass_rate")
 _OTHER_BANK = "build another with `aapo bank build RECIPE --output FOLDER`, or leave reference_bank out"
 
 
@@ -64,7 +65,10 @@ class ReferenceBank(SampleStore):
         reward_weights: Mapping[str, float] | None = None,
         **template_options: Any,
     ) -> Dataset:
-        """The data set with the columns `prompt_key` and `reference_rewards` (K weighted sums, NaN where unscored).
+        """The data set with three more columns, by prompt key.
+
+        `prompt_key`; `reference_rewards`, K weighted sums, NaN where unscored; `reference_pass_rate`, the share of
+        scored samples that the first reward function finds right, None where none is scored.
 
         Args:
             dataset: Columns `prompt` and `answer`.
@@ -86,8 +90,18 @@ class ReferenceBank(SampleStore):
         if missing:
             raise InputError(_missing(self, missing, len(prompts)))
         totals = [total_rewards(self._rewards[prompt.key], weights) for prompt in prompts]
+        first = next(iter(self.identity["rewards"]))
+        rates = [pass_rate(self._rewards[prompt.key][first]) for prompt in prompts]
         kept = dataset.remove_columns([name for name in COLUMNS if name in dataset.column_names])
-        return kept.add_column(COLUMNS[0], [prompt.key for prompt in prompts]).add_column(COLUMNS[1], totals)
+        for name, values in zip(COLUMNS, ([prompt.key for prompt in prompts], totals, rates), strict=True):
+            kept = kept.add_column(name, values)
+        return kept
+
+
+def pass_rate(rewards: Sequence[float | None]) -> float | None:
+    """Share of the scored samples that are right; None where none is scored."""
+    scored = [reward for reward in rewards if reward is not None and not isnan(reward)]
+    return sum(reward >= SUCCESS_THRESHOLD for reward in scored) / len(scored) if scored else None
 
 
 def _missing(bank: ReferenceBank, missing: Sequence[Prompt], total: int) -> str:

@@ -8,6 +8,7 @@ from trl import GRPOConfig
 from aapo.errors import InputError
 from aapo.objective import Objective, objective
 from aapo.sampling import SamplingSettings
+from aapo.training.curriculum import check_strategy
 
 # TRL's names for axes of the objective.
 TRL_NAMES = {
@@ -56,6 +57,10 @@ class AAPOConfig(GRPOConfig):
         min_live_frac: Share of groups that must have a gradient; the others are drawn again with fresh prompts.
         max_refill_rounds: How often at most, for one batch; by default 3 where min_live_frac is above 0.
         generations_factor: What num_generations and the batch are multiplied by.
+        weighted_sample: Draw each batch's prompts by weight, not in the order of the data.
+        sample_strategy: The weight by a prompt's running mean of right answers m: `hard` 1 - m, `soft` the same but 0
+            at 0 and 1, `medium` 1 in between and 0 at 0 and 1, `uniform` 1.
+        curriculum: `easy_to_hard` begins with the prompts that the reference model solves most often.
         reference: Where reference rewards come from: `bank`, data sampled once; or `live`, a frozen model sampled at
             every step, at twice the rollout cost, as the published code means to. With `sync_ref_model` the live
             reference follows the policy: every `ref_model_sync_steps` optimizer steps it becomes
@@ -76,6 +81,9 @@ class AAPOConfig(GRPOConfig):
     min_live_frac: float | None = field(default=None, metadata={"help": "Share of groups that must have a gradient."})
     max_refill_rounds: int | None = field(default=None, metadata={"help": "Rounds of drawing dead groups again."})
     generations_factor: int | None = field(default=None, metadata={"help": "Multiplies num_generations."})
+    weighted_sample: bool = field(default=False, metadata={"help": "Draw prompts by weight."})
+    sample_strategy: str | None = field(default=None, metadata={"help": "uniform, hard, soft or medium."})
+    curriculum: str | None = field(default=None, metadata={"help": "easy_to_hard."})
     reference: str = field(default="bank", metadata={"help": "bank or live."})
     rollouts_dir: str | None = field(default=None, metadata={"help": "Folder for rollouts as Parquet."})
     scale_rewards: str | bool | None = field(  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -107,6 +115,7 @@ class AAPOConfig(GRPOConfig):
             raise InputError(
                 f"reference is live but has no effect, because {self.algorithm} has no margin here; remove it"
             )
+        check_strategy(self.weighted_sample, self.sample_strategy, self.curriculum)
         self._check_sync(defaults)
         self._check_refill()
         if self.generation_batch_size is None and self.steps_per_generation is None:
@@ -188,6 +197,11 @@ class AAPOConfig(GRPOConfig):
             max_completion_length=self.max_completion_length or 256,
             generation_kwargs=self.generation_kwargs if isinstance(self.generation_kwargs, dict) else None,
         )
+
+    @property
+    def chooses_prompts(self) -> bool:
+        """Whether prompts are drawn by weight or curriculum, which a bank's pass rates start."""
+        return self.weighted_sample or self.curriculum is not None
 
     @property
     def template_options(self) -> dict[str, Any]:

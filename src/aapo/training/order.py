@@ -52,14 +52,17 @@ class FreshPrompts:
         batch_keys: Iterable[str],
         seed: int,
         step: int,
+        order: Sequence[int] | None = None,
     ) -> None:
-        """Take the training data, what tells its rows apart, and what the batch has."""
+        """Take the training data, what tells its rows apart, what the batch has, and the order where one is given."""
         self.dataset = dataset
         self.key = key
         self.taken = set(batch_keys)
-        generator = torch.Generator()
-        generator.manual_seed(sample_seed(seed, "refill", step, *sorted(self.taken)))
-        self._left = iter(torch.randperm(len(dataset), generator=generator).tolist())
+        if order is None:
+            generator = torch.Generator()
+            generator.manual_seed(sample_seed(seed, "refill", step, *sorted(self.taken)))
+            order = torch.randperm(len(dataset), generator=generator).tolist()
+        self._left = iter(order)
 
     def take(self, number: int) -> list[dict[str, Any]]:
         """The next rows; fewer than `number` once every prompt is taken."""

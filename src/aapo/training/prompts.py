@@ -12,10 +12,14 @@ from datasets import Dataset
 from aapo.errors import InputError
 from aapo.files import write_json, write_text
 from aapo.grading import GRADER_VERSION, RewardFunction, grade_many, reward_name, reward_spec
+from aapo.progress import console
+from aapo.reference import ReferenceBank
 from aapo.runs import cache_folder
 from aapo.scoring import check_columns
 from aapo.tasks import Split, limit_prompts, load_prompts
+from aapo.training.curriculum import within
 from aapo.training.recipe import Recipe
+from aapo.training.references import PASS_RATE_COLUMN
 
 # Reward functions that read the gold answer as mathematics.
 GRADED = ("accuracy", "cosine", "len")
@@ -117,6 +121,20 @@ def check_number(recipe: Recipe, num_prompts: int) -> None:
             f"there are {num_prompts} training prompts and one batch takes {needed} (generation_batch_size "
             f"{args.generation_batch_size} / num_generations {args.num_generations}); add prompts or lower the batch"
         )
+
+
+def by_pass_rate(recipe: Recipe, bank: ReferenceBank, rows: Dataset, tokenizer: Any) -> Dataset:
+    """The rows whose prompts the reference model solves as often as the recipe asks for.
+
+    Raises:
+        InputError: Too few are left for one batch.
+    """
+    run = recipe.run
+    rates = bank.attach(rows, tokenizer, **recipe.training.template_options)[PASS_RATE_COLUMN]
+    kept = within(rates, run.min_reference_pass_rate, run.max_reference_pass_rate)
+    console.print(f"{len(kept)} of {len(rows)} prompts have a reference pass rate within the bounds", markup=False)
+    check_number(recipe, len(kept))
+    return rows.select(kept)
 
 
 def unparseable_golds(reward_funcs: Sequence[RewardFunction], golds: Sequence[str]) -> list[int]:

@@ -36,6 +36,8 @@ class RunConfig:
         reference_seed: Seed of the reference samples.
         reference_model_name_or_path: The frozen reference; by default the model that training starts from.
         reference_model_revision: Revision of a Hub reference model.
+        min_reference_pass_rate: Train on prompts that the reference model solves at least so often, in [0, 1].
+        max_reference_pass_rate: Likewise at most so often.
         eval_num_samples: Samples per held-out prompt.
         eval_seed: Seed of the evaluation's samples.
         eval_temperature: Temperature of the evaluation; the training's by default.
@@ -56,6 +58,8 @@ class RunConfig:
     reference_seed: int = 0
     reference_model_name_or_path: str | None = None
     reference_model_revision: str | None = None
+    min_reference_pass_rate: float | None = None
+    max_reference_pass_rate: float | None = None
     eval_num_samples: int = 4
     eval_seed: int = 0
     eval_temperature: float | None = None
@@ -115,8 +119,22 @@ class Recipe:
 
     @property
     def uses_bank(self) -> bool:
-        """Whether training reads a reference bank."""
-        return self.training.objective.needs_reference and self.training.reference == "bank"
+        """Whether training reads a reference bank: for its margin, its choice of prompts, or a filter by pass rate.
+
+        Prompts drawn by weight alone read one only if the recipe says which.
+        """
+        training = self.training
+        return (
+            (training.objective.needs_reference and training.reference == "bank")
+            or training.curriculum is not None
+            or self.filters_prompts
+            or (training.weighted_sample and any(self.given.get(key) is not None for key in BANK_FIELDS))
+        )
+
+    @property
+    def filters_prompts(self) -> bool:
+        """Whether prompts are chosen by the reference model's pass rate."""
+        return self.run.min_reference_pass_rate is not None or self.run.max_reference_pass_rate is not None
 
     @property
     def eval_sampling(self) -> SamplingSettings:
@@ -222,6 +240,12 @@ def _check_together(recipe: Recipe, given: dict[str, Any]) -> None:
         for key in BANK_FIELDS:
             if given.get(key) is not None:
                 raise InputError(f"{key} has no effect, because {why}; remove it, or set it to null")
+    low, high = recipe.run.min_reference_pass_rate, recipe.run.max_reference_pass_rate
+    bounds = (0.0 if low is None else low, 1.0 if high is None else high)
+    if not 0 <= bounds[0] <= bounds[1] <= 1:
+        raise InputError(
+            f"min_reference_pass_rate is {low} and max_reference_pass_rate {high}; they must be 0 <= min <= max <= 1"
+        )
     if recipe.training.sync_ref_model and recipe.model.use_peft:
         raise InputError(
             "sync_ref_model does not go with use_peft, whose reference is the model without its adapters; remove one"

@@ -20,7 +20,7 @@ from aapo.reference import COLUMNS, ReferenceBank, bank_identity
 from aapo.sampling import tokenizer_identity
 from aapo.training.config import AAPOConfig
 
-KEY_COLUMN, REFERENCE_COLUMN = COLUMNS
+KEY_COLUMN, REFERENCE_COLUMN, PASS_RATE_COLUMN = COLUMNS
 # In a checkpoint, beside the policy: a reference that follows it is no longer the initial model.
 REFERENCE_FILE = "reference.safetensors"
 
@@ -34,7 +34,7 @@ def with_reference(
         InputError: They are missing, do not match, or would have no effect.
     """
     needed = args.objective.needs_reference and args.reference == "bank"
-    if bank is not None and not needed:
+    if bank is not None and not (needed or args.chooses_prompts):
         reason = "reference is live" if args.objective.needs_reference else "the objective has no margin"
         raise InputError(f"reference_bank has no effect, because {reason}; leave it out")
     if bank is not None:

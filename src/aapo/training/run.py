@@ -32,7 +32,7 @@ from aapo.samples import bank_identity
 from aapo.sampling import Engine, LazyEngine, model_identity, tokenizer_identity
 from aapo.training.banks import prepare_bank
 from aapo.training.models import load_recipe_tokenizer, make_engine, model_options, precision, prepare_model
-from aapo.training.prompts import CheckedPrompts, checked_prompts, loaded_prompts
+from aapo.training.prompts import CheckedPrompts, by_pass_rate, checked_prompts, loaded_prompts
 from aapo.training.recipe import Recipe
 from aapo.training.recorder import Budget, Recorder, newest_checkpoint, remove_partial_checkpoints
 from aapo.training.trainer import AAPOTrainer
@@ -78,8 +78,10 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False) -> TrainingResu
             console.print(note, markup=False)
         checked.write_unparseable(run.unparseable_golds)
     bank = prepare_bank(recipe, prompts, tokenizer) if recipe.uses_bank else None
+    if bank is not None and recipe.filters_prompts:
+        prompts = by_pass_rate(recipe, bank, prompts, tokenizer)
     if state.is_main_process:
-        run.write_manifest(**_facts(recipe, path, bank, checked))
+        run.write_manifest(**_facts(recipe, path, bank, checked, len(prompts)))
     interrupted = _train(recipe, run, path, tokenizer, prompts, held_out, bank)
     if interrupted:
         return TrainingResult(run, [], True)
@@ -128,6 +130,7 @@ def _train(
     args = copy(recipe.training)
     args.output_dir, args.rollouts_dir = str(run.checkpoints), str(run.samples)
     args.model_init_kwargs = {**model_options(recipe), "revision": recipe.model.model_revision}
+    reads_margin = args.objective.needs_reference and args.reference == "bank"
     trainer = AAPOTrainer(
         model=path,
         reward_funcs=recipe.reward_funcs,
@@ -135,7 +138,7 @@ def _train(
         train_dataset=prompts,
         eval_dataset=held_out if args.eval_strategy != "no" else None,
         processing_class=tokenizer,
-        reference_bank=bank,
+        reference_bank=bank if reads_margin or args.chooses_prompts else None,
         peft_config=get_peft_config(recipe.model),
     )
     trainer.remove_callback(PrinterCallback)
@@ -249,15 +252,17 @@ def evaluate_model(recipe: Recipe, source: ModelSource, task: str, prompts: Data
     return job.collect()
 
 
-def _facts(recipe: Recipe, path: str, bank: ReferenceBank | None, prompts: CheckedPrompts) -> dict[str, Any]:
+def _facts(
+    recipe: Recipe, path: str, bank: ReferenceBank | None, checked: CheckedPrompts, num_prompts: int
+) -> dict[str, Any]:
     return {
         "recipe": recipe.name,
         "algorithm": recipe.training.algorithm,
         "seed": recipe.training.seed,
         "model": {"name_or_path": path, **model_identity(path, recipe.model.model_revision)},
         "dataset": recipe.data.dataset_name,
-        "num_train_prompts": len(prompts.rows),
-        **prompts.describe(),
+        "num_train_prompts": num_prompts,
+        **checked.describe(),
         "reference_bank": None if bank is None else {"path": str(bank.path), "identity": bank.identity},
         "num_processes": PartialState().num_processes,
     }

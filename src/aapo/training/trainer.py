@@ -46,9 +46,11 @@ from aapo.scoring import Notes, as_notes, grading_shares
 from aapo.tasks import encode_prompt, prompt_key, render_prompt
 from aapo.training.checks import check_groups, check_refill, kept_from_trl
 from aapo.training.config import AAPOConfig
+from aapo.training.curriculum import PromptChoice, known_records
 from aapo.training.order import EpochOrder, EpochSampler, FreshPrompts
 from aapo.training.references import (
     KEY_COLUMN,
+    PASS_RATE_COLUMN,
     REFERENCE_COLUMN,
     as_reference,
     live_reference,
@@ -157,6 +159,7 @@ class AAPOTrainer(GRPOTrainer):
         self._epoch_order = EpochOrder()
         self.add_callback(self._epoch_order)
         self._silent_steps = 0
+        self._choice = self._prompt_choice() if args.chooses_prompts else None
         self._rollouts_step = -1
         self._generated_tokens = 0
 
@@ -169,6 +172,32 @@ class AAPOTrainer(GRPOTrainer):
             plain.data_source, plain.mini_repeat_count, plain.batch_size, plain.repeat_count, plain.shuffle, plain.seed
         )
         return self._epoch_order.sampler
+
+    def _prompt_choice(self) -> PromptChoice:
+        """What draws the prompts, with what the bank knows of them."""
+        rows, args = self.train_dataset, self.args
+        if not isinstance(rows, Dataset):
+            raise InputError("weighted_sample and curriculum need a data set that is not streamed; leave them out")
+        rates = rows[PASS_RATE_COLUMN] if PASS_RATE_COLUMN in rows.column_names else [None] * len(rows)
+        samples = len(rows[0][REFERENCE_COLUMN]) if REFERENCE_COLUMN in rows.column_names else 0
+        return PromptChoice(
+            [self._key(dict(row)) for row in rows],
+            known_records(rates, samples),
+            strategy=args.sample_strategy or "uniform",
+            curriculum=args.curriculum,
+            seed=args.seed,
+        )
+
+    def _chosen(self, size: int) -> list[dict[str, Any]]:
+        """This process's rows of a batch whose prompts are drawn."""
+        assert self._choice is not None
+        groups = size * self.accelerator.num_processes // self.num_generations
+        places = self._choice.draw(groups, self.state.global_step / max(self.state.max_steps, 1))
+        keys = [self._choice.keys[place] for place in places]
+        for name, value in self._choice.metrics(keys).items():
+            self._metrics["train"][name].append(value)
+        assert isinstance(self.train_dataset, Dataset)
+        return [dict(self.train_dataset[places[i // self.num_generations]]) for i in self._positions(size)]
 
     # -- rollouts ------------------------------------------------------------------------------------------------------
 
@@ -299,6 +328,8 @@ class AAPOTrainer(GRPOTrainer):
             if not correct_B.isnan().all():
                 self._metrics["eval"]["rollout/accuracy"].append(correct_B.nanmean().item())
             return output
+        if self._choice is not None:
+            inputs = self._chosen(len(inputs))
         if self.objective.min_live_frac > 0:
             inputs, reference_PK = self._refilled(inputs)
         else:
@@ -307,6 +338,9 @@ class AAPOTrainer(GRPOTrainer):
         scores = Scores(
             self._captured["rewards_BF"], self._captured["tokens_B"], self._captured["truncated_B"], reference_PK
         )
+        if self._choice is not None:
+            keys = gather_object([self._key(row) for row in inputs])
+            self._choice.observe(keys, correctness(scores.rewards_BF[:, 0]))
         rewards_PG = self._total(scores.rewards_BF).view(-1, self.num_generations)
         result = self._advantages(scores)
         mask_bT = (
@@ -346,7 +380,8 @@ class AAPOTrainer(GRPOTrainer):
         """The rows that are trained on, and their reference rewards; TRL is handed their completions, drawn here."""
         keys = gather_object([self._key(row) for row in inputs])
         assert self.args.max_refill_rounds and isinstance(self.train_dataset, Dataset)
-        fresh = FreshPrompts(self.train_dataset, self._key, keys, self.args.seed, self.state.global_step)
+        order = None if self._choice is None else self._choice.order("refill")
+        fresh = FreshPrompts(self.train_dataset, self._key, keys, self.args.seed, self.state.global_step, order)
         result = refill(
             self._roll_out(inputs, self._positions(len(inputs))),
             num_generations=self.num_generations,
@@ -476,14 +511,21 @@ class AAPOTrainer(GRPOTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
+        folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if self._follows and self.args.should_save:
-            folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             save_reference(self._reference_model, folder)
+        if self._choice is not None and self.args.should_save:
+            self._choice.save(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self._follows:
             load_reference(self._reference_model, Path(resume_from_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self._choice is not None and checkpoint is not None:
+            self._choice.load(Path(checkpoint))
 
 
 def _required(dataset: Dataset | None) -> Dataset:
