@@ -71,16 +71,21 @@ def test_activations_are_what_autograd_keeps(kind, dtype):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model.base_model(torch.zeros(4, 128, dtype=torch.long), use_cache=False)
+        mask = torch.ones(4, 128, dtype=torch.long)
+        mask[0, :9] = 0  # padding, as every batch of rollouts has
+        model.base_model(torch.zeros(4, 128, dtype=torch.long), attention_mask=mask, use_cache=False)
     measured = sum(storage.nbytes() for storage in kept.values())
-    expected = activations(ModelShape.of(config), 512, dtype.itemsize, checkpointing=False)
+    expected = activations(ModelShape.of(config), 4, 128, dtype.itemsize, checkpointing=False)
     assert 0.95 < measured / expected < 1.05
 
 
 def test_activations_by_hand():
-    # Per token and layer 8*8 + 2*(3*8 + 3*8 + 2*4 + 4*16) = 304 bytes; the two ends (4 + 2*2)*8 = 64.
-    assert activations(SHAPE, 10, 2.0, checkpointing=False) == 10 * (2 * 304 + 64)
-    assert activations(SHAPE, 10, 2.0, checkpointing=True) == 10 * (2 * 2 * 8 + 304 + 64)
+    # Of 2 sequences of 5 tokens, per token and layer 8*8 + 2*(3*8 + 5*8 + 4*16 + 5) = 330; the ends (4 + 2*2)*8 = 64.
+    assert activations(SHAPE, 2, 5, 2.0, checkpointing=False) == 10 * (2 * 330 + 64)
+    assert activations(SHAPE, 2, 5, 2.0, checkpointing=True) == 10 * (2 * 2 * 8 + 330 + 64)
+    # Inputs of the linear modules are 4*8 + 8 + 8 + 16 = 64 wide: 3 bytes each, of every token and layer.
+    more = activations(SHAPE, 2, 5, 2.0, checkpointing=False, adapters=True)
+    assert more - activations(SHAPE, 2, 5, 2.0, checkpointing=False) == 10 * 2 * 3 * 64
 
 
 def test_cache_and_logits_by_hand():
@@ -92,7 +97,7 @@ def test_cache_and_logits_by_hand():
 def test_one_gpu_in_float32():
     found = estimate(recipe(bf16=False), SHAPE, prompt_tokens=4)
     assert (found.weights, found.gradients, found.optimizer) == (4000, 4000, 8000)
-    assert found.activations == activations(SHAPE, 2 * (4 + 6), 4.0, checkpointing=False)
+    assert found.activations == activations(SHAPE, 2, 4 + 6, 4.0, checkpointing=False)
     assert found.kv_cache == kv_cache(SHAPE, 2 * 3 * (4 + 6), 4.0), "all rollouts of an optimizer step at once"
     assert found.total == 16000 + max(found.activations + found.logits, found.kv_cache)
 

@@ -146,14 +146,21 @@ def estimate(
         weights,
         gradients,
         optimizer,
-        activations(shape, sequences * tokens, compute, checkpointing=bool(args.activation_checkpointing)),
+        activations(
+            shape,
+            sequences,
+            tokens,
+            compute,
+            checkpointing=bool(args.activation_checkpointing),
+            adapters=recipe.model.use_peft,
+        ),
         logits(shape, sequences * tokens, compute, trained=not recipe.model.use_peft),
         0.0 if args.use_vllm else kv_cache(shape, generated * tokens, compute),
     )
 
 
 def bytes_per_weight(recipe: Recipe) -> float:
-    """S of the weights as they are loaded."""
+    """Bytes of a weight as it is loaded."""
     if recipe.model.load_in_4bit:
         return BYTES_4BIT
     if recipe.model.load_in_8bit:
@@ -162,7 +169,7 @@ def bytes_per_weight(recipe: Recipe) -> float:
 
 
 def num_trained(recipe: Recipe, shape: ModelShape) -> int:
-    """N_t: all parameters, or those of the adapters: r (inputs + outputs) for each linear module."""
+    """All parameters, or those of the adapters: r (inputs + outputs) for each linear module."""
     if not recipe.model.use_peft:
         return shape.num_parameters
     return recipe.model.lora_r * shape.num_layers * sum(map(sum, shape.linear_shapes))
@@ -206,18 +213,23 @@ def _optimizer(recipe: Recipe, trained: int, own: float) -> float:
     return numbers * own * trained
 
 
-def activations(shape: ModelShape, num_tokens: int, size: float, *, checkpointing: bool) -> float:
-    """Bytes kept for the backward pass of `num_tokens` tokens.
+def activations(
+    shape: ModelShape, sequences: int, tokens: int, size: float, *, checkpointing: bool, adapters: bool = False
+) -> float:
+    """Bytes kept for the backward pass of so many sequences of so many tokens.
 
-    A layer keeps 8 h + s (3 h + 3 q + 2 v + 4 I) a token: its two norms in float32 and their outputs, what goes into
-    attention and comes out, and four tensors of the gated MLP. With checkpointing it keeps its input, s h, and one
-    layer at a time is computed again.
+    A layer keeps 8 h + s (3 h + 5 q + 4 I) a token: its two norms in float32 and their outputs, what goes into
+    attention (keys and values repeated for every query head) and comes out, and four tensors of the gated MLP; and the
+    attention mask, s a pair of tokens. Adapters keep the input of every linear module once more, after dropout, and
+    which of it was dropped. With checkpointing a layer keeps its input, s h, and one layer at a time is computed again.
     """
     h = shape.hidden_size
-    layer = 8 * h + size * (3 * h + 3 * shape.query_width + 2 * shape.value_width + 4 * shape.intermediate_size)
+    layer = 8 * h + size * (3 * h + 5 * shape.query_width + 4 * shape.intermediate_size + tokens)
+    if adapters:
+        layer += (size + 1) * sum(inputs for inputs, _ in shape.linear_shapes)
     ends = (4 + 2 * size) * h
     kept = shape.num_layers * size * h + layer if checkpointing else shape.num_layers * layer
-    return num_tokens * (kept + ends)
+    return sequences * tokens * (kept + ends)
 
 
 def logits(shape: ModelShape, num_tokens: int, size: float, *, trained: bool) -> float:
