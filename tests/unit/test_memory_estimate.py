@@ -124,9 +124,9 @@ def test_adapters_train_r_times_inputs_and_outputs():
     trained = 4 * 2 * (16 + 12 + 12 + 16 + 24 + 24 + 24)
     assert num_trained(lora, SHAPE) == trained
     found = estimate(lora, SHAPE, 4)
-    assert (found.weights, found.gradients, found.optimizer) == (2000 + 2 * trained, 2 * trained, 4 * trained)
+    assert (found.weights, found.gradients, found.optimizer) == (2000 + 4 * trained, 4 * trained, 8 * trained)
     quantized = estimate(recipe(use_peft=True, lora_r=4, load_in_4bit=True, bf16=True), SHAPE, 4)
-    assert quantized.weights == pytest.approx((0.5 + 2 / 128) * 840 + 2 * 160 + 2 * trained)
+    assert quantized.weights == pytest.approx((0.5 + 2 / 128) * 840 + 2 * 160 + 4 * trained)
 
 
 def test_optimizers():

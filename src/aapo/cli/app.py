@@ -325,6 +325,33 @@ def recipes(
     _shipped("recipes", name)
 
 
+@app.command("import-config", context_settings=FLAGS)
+def import_config(
+    context: typer.Context,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="YAML configurations and .sh scripts.")],
+    output: Annotated[Path, typer.Option("--output", help="Recipe to write, .yaml.")],
+    source_format: Annotated[
+        str | None, typer.Option("--format", help="aapo, gpg, open-rs, open-r1 or trl; recognised by default.")
+    ] = None,
+    upstream: Annotated[
+        str, typer.Option(help="corrected, or exact: with the published bugs that have a name here.")
+    ] = "corrected",
+) -> None:
+    """Turn a configuration of the published AAPO, GPG, open-rs, open-r1 or TRL GRPO code into a recipe.
+
+    Every key is taken over, explained or refused. Fields can be set as `--field value`.
+    """
+    from aapo.cli import importing
+
+    if upstream not in ("corrected", "exact"):
+        raise InputError(f"--upstream is {upstream!r}; it must be corrected or exact")
+    # Fields stand among the files, which take all words that are left.
+    words = [*map(str, files), *context.args]
+    begin = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
+    paths = [Path(word) for word in words[:begin]]
+    importing.import_files(paths, output, words[begin:], source_format=source_format, exact=upstream == "exact")
+
+
 @app.command()
 def launchers(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A configuration to print.")] = None,

@@ -180,7 +180,7 @@ def _states(
 ) -> tuple[float, float, float]:
     """Weights, gradients and optimizer states of one GPU."""
     total = shape.num_parameters
-    own = 2.0 if size < 2 else size  # of a trained parameter; adapters on quantized weights are not quantized
+    own = 4.0 if recipe.model.use_peft else size  # of a trained parameter; PEFT makes adapters in float32
     if recipe.model.load_in_4bit or recipe.model.load_in_8bit:
         embeddings = shape.num_embedding_parameters
         weights = size * (total - embeddings) + 2.0 * embeddings

@@ -1,5 +1,6 @@
 """The models of a recipe: where they are, how they are loaded, and engines that sample them."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from accelerate import PartialState
 from trl import get_quantization_config
 
 from aapo.base import WarmupState, base_path, build_base
+from aapo.errors import InputError
 from aapo.progress import progress
 from aapo.sampling import SamplingSettings, TransformersEngine, load_model, load_tokenizer
 from aapo.training.recipe import Recipe
@@ -22,6 +24,7 @@ def model_path(recipe: Recipe) -> str:
 
 def prepare_model(recipe: Recipe) -> str:
     """`model_path`, after making the base model if the recipe asks for one and the cache lacks it."""
+    check_packages(recipe)
     path, state = model_path(recipe), PartialState()
     if recipe.base_model is not None and not Path(path).exists() and state.is_main_process:
         steps = recipe.base_model.warmup_max_steps
@@ -33,6 +36,26 @@ def prepare_model(recipe: Recipe) -> str:
             build_base(recipe.base_model, recipe.data, recipe.training.sampling.max_completion_length, show)
     state.wait_for_everyone()
     return path
+
+
+def check_packages(recipe: Recipe) -> None:
+    """Check that what quantization and 8-bit optimizers need is installed.
+
+    Raises:
+        InputError: It is not, or quantized weights would have to be trained.
+    """
+    quantized = next((name for name in ("load_in_4bit", "load_in_8bit") if getattr(recipe.model, name)), None)
+    if quantized is not None and not recipe.model.use_peft:
+        raise InputError(f"{quantized} quantizes weights, which then cannot be trained; set use_peft to true")
+    optimizer = str(getattr(recipe.training.optim, "value", recipe.training.optim))
+    asked = {
+        "load_in_4bit": recipe.model.load_in_4bit,
+        "load_in_8bit": recipe.model.load_in_8bit,
+        "optim": any(part in optimizer for part in ("8bit", "bnb", "paged")) and optimizer,
+    }
+    field, value = next(((name, value) for name, value in asked.items() if value), (None, None))
+    if field is not None and not importlib.util.find_spec("bitsandbytes"):
+        raise InputError(f"{field} is {value} and needs bitsandbytes; pip install 'aapo[quantization]'")
 
 
 def model_options(recipe: Recipe) -> dict[str, Any]:
