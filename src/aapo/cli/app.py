@@ -325,6 +325,48 @@ def recipes(
     _shipped("recipes", name)
 
 
+@app.command()
+def merge(
+    source: Annotated[str, typer.Argument(metavar="RUN", help="A run directory, or an adapter's folder.")],
+    output: OutputOption = None,
+) -> None:
+    """Merge a LoRA run's adapter into its base: a whole model folder."""
+    from aapo.cli import publishing
+
+    publishing.merge(source, output)
+
+
+@app.command()
+def publish(
+    run_directory: Annotated[str, typer.Argument(metavar="RUN", help="A finished run directory.")],
+    push: Annotated[str | None, typer.Option("--push", help="Hub repository, owner/name, to upload it to.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    adapter: Annotated[bool, typer.Option("--adapter", help="Leave a LoRA adapter unmerged.")] = False,
+    output: OutputOption = None,
+) -> None:
+    """Write a model folder ready for the Hub, with its model card; upload it only if asked."""
+    from aapo.cli import publishing
+
+    if private and push is None:
+        raise InputError("--private has no effect without --push; name the repository")
+    publishing.publish_run(run_directory, output, push, private=private, adapter=adapter)
+
+
+@app.command()
+def chat(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a model folder, a LoRA adapter or a Hub name.")],
+    temperature: Annotated[float | None, typer.Option(min=0, help="Of the sampling; a run's own by default.")] = None,
+    max_completion_length: Annotated[
+        int | None, typer.Option("--max_completion_length", min=1, help="Most tokens of an answer.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same questions with the same seed get the same answers.")] = 0,
+) -> None:
+    """Try a model in the terminal, streaming; with a question from a pipe, print the answer."""
+    from aapo.cli import chat as talking
+
+    talking.chat(model, temperature, max_completion_length, seed)
+
+
 @app.command("import-config", context_settings=FLAGS)
 def import_config(
     context: typer.Context,

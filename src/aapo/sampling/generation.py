@@ -57,6 +57,7 @@ def generate_ids(
     cache_implementation: str | None = None,
     tokenizer: Any = None,
     shed: bool = True,
+    streamer: Any = None,
 ) -> list[list[int]]:
     """One completion per prompt, as token ids up to and including the end token or the end of a stop string.
 
@@ -70,6 +71,7 @@ def generate_ids(
         cache_implementation: Transformers' key-value cache; does not change what is drawn.
         tokenizer: The model's; only stop strings need it.
         shed: Whether rows that have ended leave the batch; does not change what is drawn.
+        streamer: Transformers' streamer of a single prompt, which gets its tokens as they are drawn.
     """
     device, width, limit = model.device, max(map(len, prompt_ids)), settings.max_completion_length
     ids_BT = torch.tensor([[pad_token_id] * (width - len(ids)) + list(ids) for ids in prompt_ids], device=device)
@@ -90,6 +92,7 @@ def generate_ids(
                 generation_config=_config(settings, eos_token_ids, pad_token_id, cache_implementation, done),
                 logits_processor=_processors(settings, seeds_B, width),
                 stopping_criteria=StoppingCriteriaList([ends] if needed else []),
+                streamer=streamer,
                 **({} if cache is None else {"past_key_values": cache}),
             )
         assert isinstance(ids_BT, Tensor)

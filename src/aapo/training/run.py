@@ -30,6 +30,7 @@ from aapo.reference import ReferenceBank
 from aapo.runs import RunDirectory, cache_folder
 from aapo.samples import bank_identity
 from aapo.sampling import Engine, LazyEngine, model_identity, tokenizer_identity
+from aapo.tasks.prompts import FILE_TYPES, GENERATED
 from aapo.training.banks import prepare_bank
 from aapo.training.models import load_recipe_tokenizer, make_engine, model_options, precision, prepare_model
 from aapo.training.prompts import CheckedPrompts, by_pass_rate, checked_prompts, loaded_prompts
@@ -195,7 +196,8 @@ def evaluate_run(recipe: Recipe, run: RunDirectory, path: str, prompts: Dataset)
 
 def held_out_task(recipe: Recipe) -> str:
     """What the recipe's held-out prompts are called in results."""
-    return (recipe.data.dataset_name or "").removeprefix("reasoning_gym:")
+    name = recipe.data.dataset_name or ""
+    return Path(name).stem if Path(name).suffix in FILE_TYPES else name.removeprefix(GENERATED)
 
 
 def recipe_protocol(recipe: Recipe) -> Protocol:

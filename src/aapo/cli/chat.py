@@ -1,0 +1,113 @@
+"""What `aapo chat` does: a model in the terminal, streaming."""
+
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TextStreamer
+
+from aapo.evaluation import model_sources
+from aapo.progress import console
+from aapo.runs import RunDirectory
+from aapo.sampling import SamplingSettings, generate_ids, load_model, load_tokenizer, sample_seed
+from aapo.tasks import PromptStyle, encode_prompt
+from aapo.training import load_recipe
+
+HELP = "/reset forgets the conversation, /system TEXT sets the system prompt, /quit ends; Ctrl-C stops an answer"
+# Everything that moves the cursor, sets colours or rings: all control characters but newline and tab.
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class Printed(TextStreamer):
+    """Writes the answer as it comes, control characters made visible."""
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Write a part."""
+        sys.stdout.write(CONTROL.sub("\N{REPLACEMENT CHARACTER}", text) + ("\n" if stream_end else ""))
+        sys.stdout.flush()
+
+
+@dataclass
+class Conversation:
+    """A model, how it is asked, and what was said."""
+
+    model: Any
+    tokenizer: Any
+    style: PromptStyle
+    settings: SamplingSettings
+    template_options: dict[str, Any]
+    seed: int
+    said: list[dict[str, str]] = field(default_factory=list)
+    turns: int = 0
+
+    def prompt(self, question: str) -> str | list[dict[str, str]]:
+        """The question as the model reads it, after what was said; plain text has no memory."""
+        text = self.style.prompt_template.replace("{question}", question)
+        if not self.style.conversational:
+            return f"{self.style.system_prompt}\n{text}" if self.style.system_prompt else text
+        system = [{"role": "system", "content": self.style.system_prompt}] if self.style.system_prompt else []
+        return [*system, *self.said, {"role": "user", "content": text}]
+
+    def ask(self, question: str) -> None:
+        """Print the answer as it is sampled, and remember both."""
+        prompt = self.prompt(question)
+        ids = encode_prompt(prompt, self.tokenizer, **self.template_options)
+        self.turns += 1
+        (answer,) = generate_ids(
+            self.model, [ids], [sample_seed(self.seed, "chat", self.turns)], self.settings,
+            eos_token_ids=[self.tokenizer.eos_token_id], pad_token_id=self.tokenizer.pad_token_id,
+            tokenizer=self.tokenizer, streamer=Printed(self.tokenizer, skip_prompt=True, skip_special_tokens=True),
+        )  # fmt: skip
+        if isinstance(prompt, list):
+            text = self.tokenizer.decode(answer, skip_special_tokens=True)
+            self.said += [prompt[-1], {"role": "assistant", "content": text}]
+
+
+def chat(model: str, temperature: float | None, max_completion_length: int | None, seed: int) -> None:
+    """Talk to a model: at a terminal turn by turn, from a pipe one question."""
+    conversation = _begin(model, temperature, max_completion_length, seed)
+    if not sys.stdin.isatty():
+        conversation.ask(sys.stdin.read().strip())
+        return
+    console.print(HELP, markup=False)
+    while True:
+        try:
+            line = input("> ").strip()
+        except (EOFError, KeyboardInterrupt):
+            print()
+            return
+        if line == "/quit":
+            return
+        if line == "/reset":
+            conversation.said.clear()
+        elif line.startswith("/system"):
+            conversation.style = PromptStyle(
+                line.removeprefix("/system").strip() or None,
+                conversation.style.prompt_template,
+                conversational=conversation.style.conversational,
+            )
+        elif line:
+            try:
+                conversation.ask(line)
+            except KeyboardInterrupt:
+                print()
+
+
+def _begin(model: str, temperature: float | None, max_completion_length: int | None, seed: int) -> Conversation:
+    (source,) = model_sources(model)
+    style, settings, options = PromptStyle(), SamplingSettings(max_completion_length=2048), {}
+    if RunDirectory(Path(model)).recipe_file.exists():
+        recipe = load_recipe(model)
+        data, settings, options = recipe.data, recipe.training.sampling, recipe.training.template_options
+        style = PromptStyle(data.system_prompt, data.prompt_template, conversational=data.conversational)
+    tokenizer = load_tokenizer(source.path, source.revision)
+    if tokenizer.chat_template is None:
+        style = PromptStyle(style.system_prompt, style.prompt_template, conversational=False)
+    changes = {"temperature": temperature, "max_completion_length": max_completion_length}
+    given = {name: value for name, value in changes.items() if value is not None}
+    loaded: Any = load_model(source.path, source.revision, dtype="auto")
+    loaded = loaded.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    return Conversation(loaded, tokenizer, style, SamplingSettings(**{**vars(settings), **given}), options, seed)
