@@ -68,7 +68,7 @@ def _measure(case: dict[str, Any]) -> dict[str, float]:
     return {"peak_mib": (_peak() - before) / 2**20, "estimate_mib": found.total / 2**20, **parts}
 
 
-def _train(case: dict[str, Any], shape: dict[str, int]) -> MemoryEstimate:
+def _train(case: dict[str, Any], shape: dict[str, Any]) -> MemoryEstimate:
     """Train a model of that shape for three steps; what the estimate says of it."""
     folder = Path(tempfile.mkdtemp())
     lora = {"use_peft": True, "lora_r": 8, "lora_target_modules": "all-linear"} if case.get("lora") else {}
@@ -81,7 +81,7 @@ def _train(case: dict[str, Any], shape: dict[str, int]) -> MemoryEstimate:
             "activation_checkpointing": case["checkpointing"], "output_dir": str(folder),
         },
     )  # fmt: skip
-    tokenizer = train_tokenizer(["one two three"] * 5, 300)
+    tokenizer: Any = train_tokenizer(["one two three"] * 5, 300)
     config = Qwen2Config(
         vocab_size=case["vocab"], num_hidden_layers=case["layers"], tie_word_embeddings=False, **shape,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,

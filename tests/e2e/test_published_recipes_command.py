@@ -23,7 +23,7 @@ NUM_ROWS = 40
 def stand_ins(tmp_path_factory) -> dict[str, Path]:
     """A Qwen2 model with a chat template and a Llama model without one."""
     shape = {
-        "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2,
         "num_key_value_heads": 1, "max_position_embeddings": 4096,
     }  # fmt: skip
     tokenizer = train_tokenizer(["Question: What is 1 + 2?\nAnswer: <think></think> \\boxed{3}"] * 5, 300)

@@ -257,3 +257,28 @@ def test_its_files_are_plain_parquet(tmp_path, engine, identity, addition):
     shutil.copytree(bank.path, copy)
     assert contents(ReferenceBank.open(copy)) == contents(bank)
     assert (copy / MANIFEST).exists()
+
+
+def test_a_recipes_bank_can_be_sampled_by_vllm(tiny_folder, tmp_path, cache, monkeypatch, capsys):
+    from aapo.cli.app import run as aapo
+    from aapo.training import models
+
+    made = []
+
+    class Counting(TransformersEngine):
+        def __init__(self, name, tokenizer, settings, **options):
+            made.append((name, options))
+            super().__init__(load_model(name), tokenizer, settings)
+
+    monkeypatch.setattr(models, "VLLMEngine", Counting)
+    (tmp_path / "rows.jsonl").write_text('{"question": "1?", "answer": "1"}\n{"question": "2?", "answer": "2"}\n')
+    (tmp_path / "recipe.yaml").write_text(
+        f"model_name_or_path: {tiny_folder}\ndataset_name: {tmp_path / 'rows.jsonl'}\nnum_eval_prompts: 0\n"
+        "num_generations: 2\nper_device_train_batch_size: 4\nmax_completion_length: 4\nbf16: false\ndtype: float32\n"
+    )
+    command = ["bank", "build", str(tmp_path / "recipe.yaml"), "--output", str(tmp_path / "bank")]
+    assert aapo([*command, "--engine", "vllm"]) == 0
+    assert made == [(str(tiny_folder), {"revision": "main", "dtype": "float32", "trust_remote_code": False})]
+    assert len(ReferenceBank.open(tmp_path / "bank")) == 2
+    assert aapo([*command, "--engine", "sglang"]) == 2
+    assert "--engine is 'sglang'; it must be transformers or vllm" in capsys.readouterr().err

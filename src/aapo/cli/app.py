@@ -16,6 +16,7 @@ import typer
 from aapo.errors import AapoError, InputError, nearest
 
 FLAGS = {"allow_extra_args": True, "ignore_unknown_options": True}
+ENGINES = ("transformers", "vllm")
 RECIPE_HELP = "A shipped recipe's name, a .yaml file, or a run directory."
 
 app = typer.Typer(
@@ -65,7 +66,12 @@ def base_build(context: typer.Context, recipe: RecipeArgument) -> None:
 
 
 @bank_app.command("build", context_settings=FLAGS)
-def bank_build(context: typer.Context, recipe: RecipeArgument, output: OutputOption = None) -> None:
+def bank_build(
+    context: typer.Context,
+    recipe: RecipeArgument,
+    engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
+    output: OutputOption = None,
+) -> None:
     """Sample and score the reference model on the recipe's training prompts.
 
     A build that was stopped goes on where it was; a bank that is complete is left as it is. With other reward functions
@@ -73,7 +79,9 @@ def bank_build(context: typer.Context, recipe: RecipeArgument, output: OutputOpt
     """
     from aapo.cli import banks
 
-    banks.build(recipe, context.args, output)
+    if engine not in ENGINES:
+        raise InputError(f"--engine is {engine!r}; it must be {' or '.join(ENGINES)}")
+    banks.build(recipe, context.args, output, engine)
 
 
 @bank_app.command("show")
@@ -161,8 +169,8 @@ def evaluate(
         trust_remote_code=trust_remote_code,
         output=output,
     )
-    if engine not in ("transformers", "vllm"):
-        raise InputError(f"--engine is {engine!r}; it must be transformers or vllm")
+    if engine not in ENGINES:
+        raise InputError(f"--engine is {engine!r}; it must be {' or '.join(ENGINES)}")
     evaluation.evaluate_models([model, *_listed(also or "")], options, context.args)
 
 

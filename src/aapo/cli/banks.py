@@ -33,15 +33,18 @@ transformers_logging.disable_progress_bar()
 datasets.disable_progress_bars()
 
 
-def build(source: str, flags: Sequence[str], output: Path | None) -> None:
+def build(source: str, flags: Sequence[str], output: Path | None, engine: str = "transformers") -> None:
     """Build the recipe's bank and print its folder and summary."""
     recipe = load_recipe(source, flags)
     if not recipe.uses_bank:
-        raise InputError(f"recipe {source} reads no bank: its objective has no margin, or its reference is live")
+        raise InputError(
+            f"recipe {source} reads no bank: its objective has no margin or its reference is live, and it neither "
+            "filters prompts nor orders them by pass rate"
+        )
     path = prepare_model(recipe)
     tokenizer = load_recipe_tokenizer(recipe, path, recipe.model.model_revision)
     named = Path(recipe.run.reference_bank) if recipe.run.reference_bank else None
-    bank = prepare_bank(recipe, training_prompts(recipe, tokenizer), tokenizer, output or named)
+    bank = prepare_bank(recipe, training_prompts(recipe, tokenizer), tokenizer, output or named, engine)
     if PartialState().is_main_process:
         _print_bank(bank)
 

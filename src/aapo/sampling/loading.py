@@ -97,7 +97,9 @@ def load_tokenizer(name: str, revision: str | None = None, *, trust_remote_code:
 
 
 def load_model(name: str, revision: str | None = None, **options: Any) -> PreTrainedModel:
-    """The causal language model of a local folder or Hub name, from safetensors only; an adapter merged into its base.
+    """The causal language model of a local folder or Hub name, from safetensors only.
+
+    An adapter is merged into its base, or stands beside it where `options` quantize that.
 
     Raises:
         InputError: It, or the base model of an adapter, is missing or cannot be loaded.
@@ -117,7 +119,10 @@ def _load_merged(name: str, base: Base, options: dict[str, Any]) -> PreTrainedMo
     except InputError as error:
         raise InputError(_no_base(name, base, error)) from error
     try:
-        merged: Any = PeftModel.from_pretrained(model, name).merge_and_unload()
+        adapted: Any = PeftModel.from_pretrained(model, name)
+        if options.get("quantization_config") is not None:
+            return adapted  # merged, the sum would be rounded to the base's few bits, another model than was trained
+        merged = adapted.merge_and_unload()
     except (ValueError, RuntimeError) as error:  # as PyTorch says that shapes differ
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"the adapter {name} does not fit its base model {base.name!r}: {reason}") from error

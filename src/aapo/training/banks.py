@@ -35,7 +35,9 @@ def bank_path(recipe: Recipe, identity: BankIdentity) -> Path:
     return cache_folder() / "banks" / digest(sample_identity(identity))
 
 
-def prepare_bank(recipe: Recipe, prompts: Dataset, tokenizer: Any, output: Path | None = None) -> ReferenceBank:
+def prepare_bank(
+    recipe: Recipe, prompts: Dataset, tokenizer: Any, output: Path | None = None, engine: str = "transformers"
+) -> ReferenceBank:
     """The recipe's bank with all of `prompts`: opened, completed, scored or built.
 
     A bank that the recipe names is only read: one that lacks prompts is an error when it is attached.
@@ -45,6 +47,7 @@ def prepare_bank(recipe: Recipe, prompts: Dataset, tokenizer: Any, output: Path 
         prompts: Training prompts.
         tokenizer: The model's.
         output: Folder to build in; the cache's by default.
+        engine: What samples: transformers or vllm, whose noise is its own; the bank's identity is the same.
     """
     identity = identity_of_bank(recipe, tokenizer)
     if recipe.run.reference_bank is not None and output is None:
@@ -52,14 +55,14 @@ def prepare_bank(recipe: Recipe, prompts: Dataset, tokenizer: Any, output: Path 
     path, state = output or bank_path(recipe, identity), PartialState()
 
     def load() -> Engine:
-        return make_engine(recipe, *reference_model(recipe), tokenizer, recipe.training.sampling)
+        return make_engine(recipe, *reference_model(recipe), tokenizer, recipe.training.sampling, engine)
 
-    engine = LazyEngine(tokenizer, load, recipe.run.generation_batch_limit)
+    lazy = LazyEngine(tokenizer, load, recipe.run.generation_batch_limit)
     with told_progress("reference bank", visible=state.is_main_process) as tell:
         return ReferenceBank.build(
             path,
             prompts,
-            engine,
+            lazy,
             recipe.reward_funcs,
             identity,
             template_options=recipe.training.template_options,

@@ -10,7 +10,8 @@ from trl import get_quantization_config
 from aapo.base import WarmupState, base_path, build_base
 from aapo.errors import InputError
 from aapo.progress import progress
-from aapo.sampling import SamplingSettings, TransformersEngine, load_model, load_tokenizer
+from aapo.sampling import Engine, SamplingSettings, TransformersEngine, load_model, load_tokenizer
+from aapo.sampling.vllm import VLLMEngine
 from aapo.training.recipe import Recipe
 
 
@@ -89,9 +90,27 @@ def reference_model(recipe: Recipe) -> tuple[str, str | None]:
 
 
 def make_engine(
-    recipe: Recipe, source: str, revision: str | None, tokenizer: Any, settings: SamplingSettings
-) -> TransformersEngine:
-    """A sampling engine for the model at `source`, loaded as the trainer loads it, on this process's device."""
+    recipe: Recipe,
+    source: str,
+    revision: str | None,
+    tokenizer: Any,
+    settings: SamplingSettings,
+    engine: str = "transformers",
+) -> Engine:
+    """A sampling engine for the model at `source`, loaded as the trainer loads it, on this process's device.
+
+    Raises:
+        InputError: The engine is vllm, and it is not installed or has no equivalent of a setting.
+    """
+    if engine == "vllm":
+        return VLLMEngine(
+            source,
+            tokenizer,
+            settings,
+            revision=revision,
+            dtype=recipe.model.dtype or "auto",
+            trust_remote_code=recipe.training.trust_remote_code,
+        )
     model: Any = load_model(source, revision, **model_options(recipe))
     if get_quantization_config(recipe.model) is None:  # a quantized model is placed as it is loaded
         model = model.to(PartialState().device)
