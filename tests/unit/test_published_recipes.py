@@ -61,7 +61,11 @@ def test_open_rs_recipes_differ_in_data_and_reward():
     assert {recipe.training.algorithm for recipe in (first, second, third)} == {"grpo"}
     assert [recipe.data.dataset_name for recipe in (first, second, third)] == ["open-s1", "open-rs", "open-rs"]
     assert [recipe.run.reward_funcs[1] for recipe in (first, second, third)] == ["accuracy", "accuracy", "cosine"]
-    assert third.run.reward_kwargs == {"cosine": {"max_len": 3584}} and second.run.reward_kwargs is None
+    assert second.run.reward_kwargs is None
+    cosine = third.reward_funcs[1]
+    wrong = cosine(completions=[r"\boxed{4}"] * 2, answer=["5"] * 2, completion_ids=[[], [0] * 3584])
+    right = cosine(completions=[r"\boxed{5}"] * 2, answer=["5"] * 2, completion_ids=[[], [0] * 3584])
+    assert (wrong, right) == ([0.0, -0.5], [1.0, 0.5]), "short and at the limit"
 
 
 def test_a_recipe_extends_one_beside_it_or_a_shipped_one(tmp_path):
