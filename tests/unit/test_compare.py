@@ -50,6 +50,14 @@ def test_runs_differ_in_algorithm_and_seed_only(recipe, tmp_path):
     assert plan.runs[3].path == tmp_path / "out" / "runs" / "grpo" / "seed-1"
 
 
+def test_all_variants_choose_their_prompts_by_one_bank(recipe, tmp_path):
+    plan = plan_of(recipe, tmp_path, flags=["--weighted_sample", "true", "--sample_strategy", "soft"])
+    aapo, grpo = (run.recipe for run in plan.runs[:2])
+    assert aapo.uses_bank and grpo.uses_bank
+    assert aapo.run.num_reference_samples == grpo.run.num_reference_samples
+    assert not plan_of(recipe, tmp_path).runs[1].recipe.uses_bank
+
+
 def test_a_curve_of_no_points_evaluates_at_the_end_only(recipe, tmp_path):
     assert plan_of(recipe, tmp_path, curve_points=0).runs[0].recipe.training.eval_strategy == "no"
 

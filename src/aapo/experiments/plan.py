@@ -17,7 +17,7 @@ from aapo.objective import OBJECTIVE_FIELDS, objective
 from aapo.runs import RunDirectory
 from aapo.training import Recipe, load_recipe
 from aapo.training.config import TRL_NAMES, unread_fields
-from aapo.training.recipe import BANK_FIELDS, resolve
+from aapo.training.recipe import BANK_FIELDS, CHOICE_FIELDS, RunConfig, resolve
 
 Match = Literal["steps", "tokens", "seconds"]
 BUDGET_FIELDS = {"tokens": "max_generated_tokens", "seconds": "max_training_seconds"}
@@ -192,7 +192,10 @@ def _fields(base: Recipe, variant: Variant, given: Mapping[str, Any]) -> dict[st
     fields |= {**variant.settings, "algorithm": variant.algorithm}
     point = objective(variant.algorithm, **{own: fields.get(key) for key, own in _OWN_NAMES.items() if key in fields})
     unread = unread_fields(point, beta=float(fields.get("beta") or 0))
-    if not point.needs_reference or fields.get("reference", "bank") != "bank":
+    if any(fields.get(name) not in (None, False) for name in CHOICE_FIELDS):
+        # All variants choose their prompts by one bank, those without a margin as well.
+        fields.setdefault("num_reference_samples", RunConfig.num_reference_samples)
+    elif not point.needs_reference or fields.get("reference", "bank") != "bank":
         unread |= set(BANK_FIELDS)
     return {key: value for key, value in fields.items() if key not in unread}
 

@@ -81,6 +81,8 @@ BANK_FIELDS = (
     "reference_bank", "num_reference_samples", "reference_seed", "reference_model_name_or_path",
     "reference_model_revision",
 )  # fmt: skip
+# What chooses prompts by the reference model's pass rates, with or without a margin.
+CHOICE_FIELDS = ("weighted_sample", "curriculum", "min_reference_pass_rate", "max_reference_pass_rate")
 # What the run uses, which algorithm and defaults may have changed or filled in.
 BATCH_FIELDS = (
     "num_generations", "per_device_train_batch_size", "gradient_accumulation_steps", "generation_batch_size",
