@@ -1,6 +1,5 @@
 """What `aapo train --dry-run` prints: the resolved recipe, and what is built, reused, written and needed."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from rich.table import Table
 from aapo.errors import InputError
 from aapo.progress import console
 from aapo.runs import RunDirectory
+from aapo.sampling.loading import is_hub_name
 from aapo.tasks import encode_prompt
 from aapo.tasks.datasets import pinned
 from aapo.tasks.prompts import MissingSourceError
@@ -24,7 +24,6 @@ from aapo.training.run import check_output, planned_steps
 
 # GPUs that the memory table shows beside one; those of the shipped launchers.
 NUM_GPUS = 4
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "kv_cache", "total")
 
 
@@ -56,7 +55,7 @@ def _tokenizer(recipe: Recipe, path: str, lines: dict[str, str]) -> Any | None:
     try:
         return load_recipe_tokenizer(recipe, path, recipe.model.model_revision)
     except InputError as error:
-        if not HUB_NAME.fullmatch(path):
+        if not is_hub_name(path):
             raise
         lines["model"] = f"not here: {error}"
         return None
@@ -68,7 +67,7 @@ def _plan_prompts(recipe: Recipe, tokenizer: Any | None, lines: dict[str, str]) 
     try:
         rows = loaded_prompts(recipe, "train")
     except MissingSourceError as error:
-        if not HUB_NAME.fullmatch(pinned(recipe.data).dataset_name or ""):
+        if not is_hub_name(pinned(recipe.data).dataset_name or ""):
             raise
         lines["prompts"] = f"not here: {error}"
         return recipe.data.num_train_prompts, limit

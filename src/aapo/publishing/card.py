@@ -13,8 +13,8 @@ from aapo.evaluation import difference_rows, markdown, read_evaluations, read_re
 from aapo.evaluation.results import RESULTS, headline_differences
 from aapo.evaluation.tables import difference_sentence
 from aapo.runs import RunDirectory
+from aapo.sampling.loading import is_hub_name
 
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 TRAINED, BASE = "trained", "base"
 
 
@@ -87,8 +87,8 @@ def _metadata(run: RunDirectory, repository: str, rows: list[dict[str, Any]]) ->
     ]
     name, dataset = base_name(run), public(manifest["dataset"])
     return ModelCardData(
-        base_model=name if HUB_NAME.fullmatch(name) else None,
-        datasets=[dataset] if HUB_NAME.fullmatch(dataset) else None,
+        base_model=name if is_hub_name(name) else None,
+        datasets=[dataset] if is_hub_name(dataset) else None,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["aapo", "trl", "reinforcement-learning", plain(manifest["algorithm"])],

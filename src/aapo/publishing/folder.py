@@ -10,10 +10,10 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Offl
 
 from aapo.errors import AapoError, InputError
 from aapo.files import write_folder, write_json, write_text
-from aapo.publishing.card import HUB_NAME, model_card
+from aapo.publishing.card import model_card
 from aapo.runs import RunDirectory
 from aapo.sampling import load_model, load_tokenizer
-from aapo.sampling.loading import adapter_base
+from aapo.sampling.loading import adapter_base, is_hub_name
 
 # The trainer's own, with paths of this machine.
 LEFT_OUT = ("training_args.bin",)
@@ -83,7 +83,7 @@ def publish(source: str, output: Path | None = None, *, repository: str | None =
     _check_new(target)
     if adapter and base is None:
         raise InputError(f"--adapter has no effect, because {source} has no adapter; leave it out")
-    if adapter and base is not None and (Path(base.name).exists() or not HUB_NAME.fullmatch(base.name)):
+    if adapter and base is not None and not is_hub_name(base.name):
         raise InputError(f"the adapter's base {base.name} is a folder here, which nobody else has; leave --adapter out")
     card = model_card(run, repository or run.path.resolve().name, merged=base is not None and not adapter)
 
@@ -115,7 +115,7 @@ def push(folder: Path, repository: str, *, private: bool = False) -> str:
         InputError: The name is no repository's, or nobody is logged in.
         AapoError: The Hub cannot be reached or refuses.
     """
-    if not HUB_NAME.fullmatch(repository):
+    if not is_hub_name(repository):
         raise InputError(f"--push is {repository!r}; it must be owner/name")
     api = HfApi()
     try:

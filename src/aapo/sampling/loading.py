@@ -5,6 +5,7 @@ An adapter is a folder as PEFT saves it: adapter_config.json, which names the ba
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from aapo.errors import InputError
 
 Identity = dict[str, Any]
+_HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -22,6 +24,11 @@ class Base(NamedTuple):
 
     name: str
     revision: str | None
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name is owner/name as the Hub has it, and no folder here."""
+    return _HUB_NAME.fullmatch(name) is not None and not Path(name).exists()
 
 
 def check_model_folder(name: str) -> None:
