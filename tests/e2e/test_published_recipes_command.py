@@ -87,6 +87,14 @@ def test_without_the_hub_the_rest_is_planned(name, capsys):
     out = " ".join(capsys.readouterr().out.split())
     assert "model: not here: cannot load the tokenizer" in out and "prompts: not here: cannot load data set" in out
     assert "memory on each GPU" in out and "writes: runs/" in out
+    assert "training:" not in out, "an epoch of prompts that are not here"
+
+
+def test_without_the_hub_a_given_number_of_steps_is_planned(capsys):
+    assert aapo(["train", "deepseek-r1-distill-qwen-1.5b-open-rs", "--dry-run"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    # 100 steps of 6 completions on one GPU, of at most 3,584 tokens each.
+    assert "training: 100 steps, 600 rollouts, at most 2,150,400 tokens" in out
 
 
 @pytest.mark.slow

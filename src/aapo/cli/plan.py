@@ -39,7 +39,7 @@ def print_plan(recipe: Recipe, output: Path, *, resume: bool) -> None:
     lines = {"model": f"{path} ({'will be built' if made else 'reused' if Path(path).exists() else 'from the Hub'})"}
     tokenizer = None if made else _tokenizer(recipe, path, lines)
     num_prompts, longest = _plan_prompts(recipe, tokenizer, lines)
-    if num_prompts is not None:
+    if num_prompts is not None or recipe.training.max_steps > 0:
         _plan_steps(recipe, num_prompts, lines)
     check_output(RunDirectory(output), recipe, resume=resume)
     lines["writes"] = f"{output} ({'resumes the run there' if resume else 'new'})"
@@ -70,7 +70,7 @@ def _plan_prompts(recipe: Recipe, tokenizer: Any | None, lines: dict[str, str]) 
         if not is_hub_name(pinned(recipe.data).dataset_name or ""):
             raise
         lines["prompts"] = f"not here: {error}"
-        return recipe.data.num_train_prompts, limit
+        return None, limit
     samples = recipe.run.num_reference_samples
     if tokenizer is None:
         check_number(recipe, len(rows))
@@ -87,14 +87,17 @@ def _plan_prompts(recipe: Recipe, tokenizer: Any | None, lines: dict[str, str]) 
     return len(checked.rows), max(len(encode_prompt(prompt, tokenizer, **options)) for prompt in checked.rows["prompt"])
 
 
-def _plan_steps(recipe: Recipe, num_prompts: int, lines: dict[str, str]) -> None:
-    steps = planned_steps(recipe, num_prompts)
+def _plan_steps(recipe: Recipe, num_prompts: int | None, lines: dict[str, str]) -> None:
+    """Steps, rollouts and evaluation; of prompts that cannot be reached, only what a given number of steps says."""
+    steps = planned_steps(recipe, num_prompts or 0)
     rollouts = steps * (recipe.training.generation_batch_size or 0)
     tokens = rollouts * recipe.training.sampling.max_completion_length
-    lines["training"] = f"{num_prompts} prompts, {steps} steps, {rollouts} rollouts, at most {tokens:,} tokens"
+    lines["training"] = f"{steps} steps, {rollouts} rollouts, at most {tokens:,} tokens"
+    if num_prompts is not None:
+        lines["training"] = f"{num_prompts} prompts, {lines['training']}"
     if recipe.training.max_refill_rounds:
         lines["training"] += f", and up to {recipe.training.max_refill_rounds} times as many to refill"
-    if recipe.data.num_eval_prompts:
+    if recipe.data.num_eval_prompts and num_prompts is not None:
         held_out = len(loaded_prompts(recipe, "test"))
         lines["evaluation"] = f"{held_out} held-out prompts x {recipe.run.eval_num_samples} samples, before and after"
 
