@@ -18,12 +18,12 @@ SHARE_OF_DIFFERENCES = "share of differences"
 METRICS: dict[str, Metric] = {
     "rollout/accuracy": Metric(
         SHARE_OF_COMPLETIONS,
-        "Scored completions whose first reward function pays at least 0.5; absent where none is scored.",
+        "Judged completions that are right; absent where none is judged.",
     ),
     "rollout/truncated_frac": Metric(SHARE_OF_COMPLETIONS, "Completions cut at the token limit."),
     "rollout/unscored_frac": Metric(
         SHARE_OF_COMPLETIONS,
-        "Completions that the first reward function could not score, such as those with an unparseable gold.",
+        "Completions of which nothing says whether they are right, such as those with an unparseable gold.",
     ),
     "rollout/right_length": Metric("tokens", "Mean length of right completions; absent where there is none."),
     "rollout/wrong_length": Metric("tokens", "Mean length of wrong completions; absent where there is none."),
@@ -62,7 +62,7 @@ METRICS: dict[str, Metric] = {
     ),
     "grading/no_answer_frac": Metric(
         SHARE_OF_COMPLETIONS,
-        "Completions without a final answer, by the first reward function that logs verdicts; absent when none does.",
+        "Completions without a final answer, by the verdicts of the judge; absent without any.",
     ),
     "grading/timeout_frac": Metric(
         SHARE_OF_COMPLETIONS, "Likewise, completions whose comparison was undecided within its limits."

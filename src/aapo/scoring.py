@@ -11,7 +11,7 @@ from math import isnan
 from typing import Any, NamedTuple, TypeVar
 
 from aapo.errors import InputError
-from aapo.grading import RewardFunction, reward_name
+from aapo.grading import Judge, RewardFunction, reward_name
 from aapo.sampling import Completion, Engine, sample_seed
 from aapo.tasks import encode_prompt, prompt_key, render_prompt
 
@@ -19,9 +19,6 @@ Rewards = dict[str, list[float | None]]
 Notes = dict[str, list[str | None]]
 Values = TypeVar("Values")
 
-# A completion is right when the first reward function pays at least this; cosine rewards pay 0.5 to 1 for right ones.
-SUCCESS_THRESHOLD = 0.5
-VERDICT = "verdict/"
 # TRL keeps these columns of a data set from the reward functions, and passes these arguments beside the others.
 KEPT_BACK = ("prompt", "completion", "completion_ids")
 PASSED = (
@@ -270,13 +267,14 @@ class GradingShares(NamedTuple):
     unparseable_gold_frac: float
 
 
-def grading_shares(reward_names: Iterable[str], notes: Mapping[str, Sequence[str | None]]) -> GradingShares | None:
-    """The shares by the verdicts of the first reward function that logged any; None where none did."""
-    order = [f"{VERDICT}{name}" for name in reward_names]
-    logged = sorted(column for column in notes if column.startswith(VERDICT) and any(notes[column]))
-    if not logged:
+def grading_shares(
+    judge: Judge, reward_names: Sequence[str], notes: Mapping[str, Sequence[str | None]]
+) -> GradingShares | None:
+    """The shares by the verdicts of the function that judges; None where there are none."""
+    column = judge.verdicts(reward_names, notes)
+    if column is None or not any(notes[column]):
         return None
-    verdicts = list(notes[next((column for column in order if column in logged), logged[0])])
+    verdicts = list(notes[column])
     outcomes = ("no_answer", "timeout", "unparseable_gold")
     return GradingShares(*(verdicts.count(outcome) / len(verdicts) for outcome in outcomes))
 

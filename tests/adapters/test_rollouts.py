@@ -12,9 +12,9 @@ from aapo.runs import RunDirectory
 from aapo.sampling import load_model, load_tokenizer
 from aapo.tasks import prompt_key, render_prompt
 from aapo.training import AAPOConfig, AAPOTrainer
-from aapo.training.rollouts import correctness
 
 MAX_TOKENS = 6
+THRESHOLD = 0.5
 
 
 def vowels(completions, **columns):
@@ -40,6 +40,7 @@ def train(folder, path, data, **changes):
         "gradient_accumulation_steps": 2, "steps_per_generation": 1, "max_completion_length": MAX_TOKENS, "bf16": False,
         "activation_checkpointing": False, "report_to": "none", "logging_steps": 1, "save_strategy": "no",
         "use_cpu": True, "disable_tqdm": True, "seed": 3, "rollouts_dir": str(path / "samples"),
+        "judge_threshold": THRESHOLD,
     }  # fmt: skip
     trainer = Spy(
         model=load_model(str(folder)), reward_funcs=vowels, args=AAPOConfig(**{**settings, **changes}),
@@ -52,7 +53,13 @@ def train(folder, path, data, **changes):
 def with_reference(dataset):
     rewards = [[((i * 7 + k * 3) % 5) / 4 for k in range(3)] for i in range(len(dataset))]
     rewards[0][1] = math.nan
-    return dataset.add_column("reference_rewards", rewards)
+    correct = [[None if math.isnan(reward) else float(reward >= THRESHOLD) for reward in of] for of in rewards]
+    return dataset.add_column("reference_rewards", rewards).add_column("reference_correct", correct)
+
+
+def right(rewards):
+    """1 where a reward reaches the threshold, 0 where not, NaN without one."""
+    return (rewards >= THRESHOLD).float().masked_fill(rewards.isnan(), math.nan)
 
 
 @pytest.mark.parametrize(
@@ -106,13 +113,13 @@ def test_what_is_logged_is_what_the_stored_rollouts_say(tiny_folder, tmp_path, a
     for step, logged in zip((1, 2), trainer.state.log_history, strict=False):
         expected = []
         for batch, result in zip(read_step(run, step), trainer.results[2 * step - 2 :], strict=False):
-            correct_PG, reference_PK = correctness(batch.rewards_PG), batch.reference_PK
+            correct_PG, reference_PK = right(batch.rewards_PG), batch.reference_PK
             weights = completion_weights(batch.loss_tokens_PG.flatten(), "token_mean", MAX_TOKENS)
             pull = weights.view(2, 4) * batch.loss_tokens_PG
             margin, whole = result.margin_PG.abs(), result.margin_PG.abs() + result.advantage_PG.abs()
             expected.append({
                 **signal_diagnostics(result, batch.rewards_PG, correct_PG, reference_PK),
-                **difficulty_diagnostics(result, batch.rewards_PG, correct_PG, correctness(reference_PK)),
+                **difficulty_diagnostics(result, batch.rewards_PG, correct_PG, right(reference_PK)),
                 **rollout_diagnostics(correct_PG, batch.tokens_PG),
                 "margin/gradient_share": float((pull * margin).sum() / (pull * whole).sum()),
             })  # fmt: skip

@@ -262,7 +262,7 @@ def test_unscored_completions_get_no_advantage(tiny_folder, tmp_path, addition):
     def half(completions, **columns):
         return [None if i % 2 else float(i % 4) for i in range(len(completions))]
 
-    trainer = make(Spy, tiny_folder, tmp_path, reference_column(addition), rewards=half)
+    trainer = make(Spy, tiny_folder, tmp_path, reference_column(addition), rewards=half, judge_threshold=1.0)
     train(trainer)
     ((_, output, _),) = trainer.batches
     assert (output["advantages"][1::2] == 0).all() and (output["advantages"][::2] != 0).any()
@@ -683,7 +683,14 @@ def test_what_reward_functions_say_is_stored_and_counted(tiny_folder, tmp_path, 
     assert all(row.get("note/gold") is None and row["gold"] for row in rows)
     outcomes = [row["verdict/noted"] for row in rows]
     assert outcomes == [("correct", "no_answer", "timeout", "unparseable_gold")[total % 4] for total in sums]
+    # Every completion is paid 1.0 by the first function; the verdicts of the second say which are right.
+    right = [{"correct": 1.0, "unparseable_gold": None}.get(outcome, 0.0) for outcome in outcomes]
+    assert [row["correct"] for row in rows] == right and 0.0 in right
     logged = trainer.state.log_history[0]
+    batches = [[value for value in right[place : place + 8] if value is not None] for place in (0, 8)]
+    accuracy = sum(sum(values) / len(values) for values in batches) / 2
+    assert logged["rollout/accuracy"] == pytest.approx(accuracy, abs=1e-6)
+    assert logged["rollout/unscored_frac"] == pytest.approx(right.count(None) / 16, abs=1e-6)
     for outcome in ("no_answer", "timeout", "unparseable_gold"):
         assert logged[f"grading/{outcome}_frac"] == pytest.approx(outcomes.count(outcome) / 16, abs=1e-6)
 
@@ -713,7 +720,9 @@ def test_metrics_reach_tensorboard(tiny_folder, tmp_path, addition, monkeypatch)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
-    trainer = make(AAPOTrainer, tiny_folder, tmp_path, reference_column(addition), report_to="tensorboard")
+    trainer = make(
+        AAPOTrainer, tiny_folder, tmp_path, reference_column(addition), report_to="tensorboard", judge_threshold=0.5
+    )
     train(trainer)
     events = EventAccumulator(str(tmp_path / "board"))
     events.Reload()
@@ -728,7 +737,10 @@ def test_unparseable_golds_are_counted_though_another_reward_scores(tiny_folder,
         return [None] * len(completions)
 
     run, seen = RunDirectory(tmp_path), []
-    trainer = make(AAPOTrainer, tiny_folder, tmp_path, reference_column(addition), rewards=[unsure, evenness])
+    trainer = make(
+        AAPOTrainer, tiny_folder, tmp_path, reference_column(addition), rewards=[unsure, evenness], judge="unsure",
+        judge_threshold=0.5,
+    )  # fmt: skip
     trainer.add_callback(Recorder(run, lambda done, note: seen.append((done, note))))
     train(trainer)
     (row,) = run.metrics()

@@ -11,7 +11,10 @@ import torch
 from datasets import Dataset
 from test_trainer import Spy, even_sum_or_dead, make, sums
 
-WEIGHTED = {"algorithm": "grpo", "weighted_sample": True, "sample_strategy": "soft", "per_device_train_batch_size": 12}
+WEIGHTED = {
+    "algorithm": "grpo", "weighted_sample": True, "sample_strategy": "soft", "per_device_train_batch_size": 12,
+    "judge_threshold": 1.0,
+}  # fmt: skip
 
 
 def drawn(trainer) -> list[list[str]]:
@@ -75,11 +78,11 @@ def test_gpg_with_its_threshold_trains(tiny_folder, tmp_path):
 
 def test_a_curriculum_goes_by_the_banks_pass_rates(tiny_folder, tmp_path):
     rows = sums(8)
-    rates = [place / 8 for place in range(8)]
-    data = rows.add_column("reference_pass_rate", rates).add_column("reference_rewards", [[0.0, 1.0]] * 8)
+    correct = [[1.0] * place + [0.0] * (8 - place) for place in range(8)]
+    data = rows.add_column("reference_correct", correct).add_column("reference_rewards", [[0.0, 1.0]] * 8)
     trainer = make(
         Spy, tiny_folder, tmp_path, data, rewards=even_sum_or_dead, algorithm="grpo", curriculum="easy_to_hard",
-        per_device_train_batch_size=8, max_steps=4,
+        judge_threshold=1.0, per_device_train_batch_size=8, max_steps=4,
     )  # fmt: skip
     trainer.train()
     answers = rows["answer"]
@@ -95,7 +98,8 @@ sys.path.insert(0, {tests!r})
 import torch
 from test_trainer import Spy, config, even_sum_or_dead, flat, load_model, load_tokenizer, sums
 args = config({out!r}, per_device_train_batch_size=12 // int(sys.argv[1]), max_steps=3, ddp_backend="gloo",
-              rollouts_dir={out!r} + "/" + sys.argv[1], algorithm="grpo", weighted_sample=True, sample_strategy="soft")
+              rollouts_dir={out!r} + "/" + sys.argv[1], algorithm="grpo", judge_threshold=1.0, weighted_sample=True,
+              sample_strategy="soft")
 trainer = Spy(model=load_model({folder!r}), reward_funcs=[even_sum_or_dead], args=args, train_dataset=sums(12),
               processing_class=load_tokenizer({folder!r}))
 trainer.train()

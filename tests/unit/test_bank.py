@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from aapo.errors import AapoError, InputError
 from aapo.files import write_text
-from aapo.grading import accuracy, format
+from aapo.grading import Judge, accuracy, format
 from aapo.reference import ReferenceBank, bank_identity, summarize
 from aapo.samples import differences, find_score_set, sample_identity
 from aapo.samples.storage import MANIFEST, begin_score_set, claim, remove_leftovers
@@ -186,7 +186,7 @@ def test_unscored_samples_are_nan_in_the_column(tmp_path, engine, identity, addi
     bank = ReferenceBank.build(tmp_path / "bank", addition, engine, [picky], identity(rewards=[picky]))
     column = bank.attach(addition, engine.tokenizer)["reference_rewards"]
     assert all(math.isnan(value) for value in column[0]) and list(column[1]) == [1.0, 1.0, 1.0]
-    assert summarize(bank).unscored_frac == 1 / 8
+    assert summarize(bank, Judge(threshold=1.0)).unscored_frac == 1 / 8
 
 
 def test_what_is_not_a_bank_is_refused(tmp_path, engine, identity, addition):
@@ -215,7 +215,8 @@ def test_the_summary_counts_by_hand(tmp_path, engine, identity, addition):
         return [next(rewards) for _ in completions]
 
     bank = ReferenceBank.build(tmp_path / "bank", addition, engine, [scripted], identity(rewards=[scripted]))
-    summary = summarize(bank)
+    assert math.isnan(summarize(bank).pass_rate) and summarize(bank).unscored_frac == 1  # nothing says what is right
+    summary = summarize(bank, Judge(threshold=1.0))
     assert summary.pass_rate == pytest.approx((1 + 0 + 1 / 3 + 5 * 2 / 3) / 8)
     assert summary.histogram == (1, 0, 0, 1, 0, 0, 5, 0, 0, 1)
     assert (summary.all_right_frac, summary.all_wrong_frac) == (1 / 8, 1 / 8)

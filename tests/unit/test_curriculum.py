@@ -93,9 +93,14 @@ def test_state_goes_on_where_it_was(tmp_path):
 
 
 def test_pass_rates_within_bounds():
-    assert within([0.0, 0.125, None, 0.5, 1.0], 0.1, 0.9) == [1, 3]
-    assert within([0.0, 0.125, None, 0.5, 1.0], None, 0.5) == [0, 1, 3]
-    assert known_records([None, 0.25], 8) == [Record(), Record(2.0, 8.0)]
+    records = [Record(0.0, 8.0), Record(1.0, 8.0), Record(), Record(4.0, 8.0), Record(2.0, 2.0)]
+    assert within(records, 0.1, 0.9) == [1, 3]
+    assert within(records, None, 0.5) == [0, 1, 3]
+
+
+def test_only_scored_reference_samples_are_known():
+    correct = [[None, None], [1.0, None, 0.0, None], [0.0, 0.0], []]
+    assert known_records(correct) == [Record(), Record(1.0, 2.0), Record(0.0, 2.0), Record()]
 
 
 def test_a_bank_is_read_where_something_reads_it():
@@ -124,4 +129,11 @@ def test_settings_that_are_refused(fields, message):
 
 def test_a_curriculum_without_a_bank_is_refused():
     with pytest.raises(InputError, match="this run has no bank"):
-        choice(curriculum="easy_to_hard")
+        PromptChoice(KEYS, [Record()] * 4, curriculum="easy_to_hard")
+
+
+def test_a_curriculum_takes_a_prompt_that_nothing_is_known_of_for_hard():
+    order = choice(curriculum="easy_to_hard")
+    assert [[KEYS[i] for i in order.order("batch", 0.0, at_least=number)[:number]] for number in (1, 2)] == [
+        ["always"], ["always", "half"],
+    ]  # fmt: skip

@@ -19,7 +19,7 @@ from aapo.evaluation import (
 )
 from aapo.evaluation.evaluate import SAMPLE_COLUMNS
 from aapo.evaluation.votes import answer_classes
-from aapo.grading import accuracy, format
+from aapo.grading import BY_VERDICT, Judge, accuracy, format
 from aapo.samples import bank_identity
 from aapo.sampling import (
     Completion,
@@ -54,13 +54,17 @@ class Scripted:
         return [Completion(text, [1, 2, 3], "length" if text.endswith("...") else "stop") for _, text in said]
 
 
-def job_of(tiny_folder, tmp_path, engine, prompts, rewards=(accuracy,), num_samples=4, model="tiny", seed=0):
+def job_of(
+    tiny_folder, tmp_path, engine, prompts, rewards=(accuracy,), num_samples=4, model="tiny", seed=0, judge=BY_VERDICT
+):
     tokenizer = load_tokenizer(str(tiny_folder))
     settings = SamplingSettings(max_completion_length=5)
     identity = bank_identity(
         model_identity(str(tiny_folder)), tokenizer_identity(tokenizer), settings.describe(), rewards, num_samples, seed
     )
-    return EvaluationJob(model, "sums", "mine@12345678", prompts, engine, list(rewards), identity, tmp_path / "store")
+    return EvaluationJob(
+        model, "sums", "mine@12345678", prompts, engine, list(rewards), identity, tmp_path / "store", judge
+    )
 
 
 def evaluated(*args, **kwargs) -> Evaluation:
@@ -249,6 +253,16 @@ def test_notes_with_the_name_of_a_column_are_renamed(tiny_folder, tmp_path):
     assert row["note/gold"] == "a" and row["gold"] == "2" and row["mood"] == "b"
     assert row["verdict"] is None and row["correct"] is None
     summary = evaluation.summary()
-    assert summary["estimate"] == 1 and summary["no_answer_frac"] is None and summary["unparseable_gold"] is None
+    assert summary["estimate"] is None  # nothing says what is right, and no threshold was declared
+    assert summary["no_answer_frac"] is None and summary["unparseable_gold"] is None
     assert np.isnan(evaluation.correct_PK[0, 0])
     json.dumps(summary)
+    judged = evaluated(
+        tiny_folder,
+        tmp_path,
+        scripted(tiny_folder, **SCRIPT),
+        PROMPTS.select([0]),
+        rewards=(unsure,),
+        judge=Judge("unsure", 0.75),
+    )
+    assert judged.table["correct"].to_pylist() == [None, 1, 1, 1] and judged.summary()["estimate"] == 1

@@ -12,7 +12,7 @@ from aapo.errors import InputError
 from aapo.training import refill as module
 from aapo.training.checks import check_refill
 from aapo.training.order import FreshPrompts
-from aapo.training.refill import Rollouts, Scores, refill
+from aapo.training.refill import Reference, Rollouts, Scores, refill
 
 G = 2
 
@@ -32,9 +32,10 @@ class World:
         tokens = [10 * len(self.calls) + position for position in positions]
         scores = Scores(
             torch.tensor(rewards).unsqueeze(1),
+            1 - torch.tensor(rewards),
             torch.tensor(tokens),
             torch.tensor([False] * len(rows)),
-            torch.tensor([[float(ord(row["prompt"]))] for row in rows[::G]]),
+            Reference(*(torch.tensor([[sign * float(ord(row["prompt"]))] for row in rows[::G]]) for sign in (1, -1))),
         )
         ids = [[position, ord(row["prompt"])] for row, position in zip(rows, positions, strict=True)]
         return Rollouts(rows, ids, [[-0.5 * p] for p in positions] if self.logprobs else None, scores)
@@ -67,7 +68,9 @@ def test_only_silent_groups_are_drawn_again_and_only_while_they_are():
     assert rollouts.logprobs == [[-0.5 * i] for i in range(8)]
     assert rollouts.scores.rewards_BF.flatten().tolist() == [1, 0, 1, 0, 1, 0, 1, 0]
     assert rollouts.scores.tokens_B.tolist() == [10, 11, 42, 43, 14, 15, 26, 27]
-    assert rollouts.scores.reference_PK.flatten().tolist() == [ord(p) for p in "ahcf"]
+    assert rollouts.scores.correct_B.tolist() == [0, 1, 0, 1, 0, 1, 0, 1]
+    assert rollouts.scores.reference.rewards_PK.flatten().tolist() == [ord(p) for p in "ahcf"]
+    assert rollouts.scores.reference.correct_PK.flatten().tolist() == [-ord(p) for p in "ahcf"]
 
 
 def test_rounds_end_at_the_bound_and_what_is_dead_then_stays():

@@ -24,10 +24,15 @@ from aapo.reference import ReferenceBank, bank_identity
 from aapo.runs import RunDirectory
 from aapo.sampling import Completion, SamplingSettings
 from aapo.tasks import prompt_key
-from aapo.training.rollouts import correctness, write_rollouts
+from aapo.training.rollouts import write_rollouts
 
 NAN = math.nan
 MAX_TOKENS = 64
+
+
+def right(rewards_PG):
+    """1 where a reward is a half or more, 0 below, NaN without one."""
+    return (rewards_PG >= 0.5).float().masked_fill(rewards_PG.isnan(), math.nan)
 
 
 def make_run(
@@ -68,6 +73,7 @@ def make_run(
             rewards_BF=rewards_PG.view(-1, 1),
             reward_names=["accuracy"],
             notes={},
+            correct_B=right(rewards_PG).flatten(),
             total_B=rewards_PG.flatten(),
             tokens_B=tokens_B,
             loss_tokens_B=tokens_B,
@@ -77,7 +83,7 @@ def make_run(
                 rewards_PG,
                 reference_PK,
                 shift=step - 1,
-                correct_PG=correctness(rewards_PG),
+                correct_PG=right(rewards_PG),
                 lengths_PG=tokens_PG,
                 truncated_PG=tokens_PG >= MAX_TOKENS,
                 max_completion_length=MAX_TOKENS,

@@ -293,7 +293,7 @@ def test_opening_reads_no_completions(build, monkeypatch):
 
     monkeypatch.setattr(pq.ParquetFile, "read", spy)
     ReferenceBank.open(bank.path)
-    assert read == ["key", "reward/accuracy"]
+    assert read == ["key", "reward/accuracy", "verdict/accuracy"]
     summarize(bank)
     assert not {"completions", "token_ids", "row", "prompt"} & set(read)
 

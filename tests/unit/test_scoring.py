@@ -3,7 +3,7 @@ from functools import partial
 import pytest
 
 from aapo.errors import InputError
-from aapo.grading import accuracy, reasoning_gym, reward_function
+from aapo.grading import BY_VERDICT, Judge, accuracy, reasoning_gym, reward_function
 from aapo.sampling import Completion
 from aapo.scoring import Scores, beside, check_columns, grading_shares, score, score_groups
 
@@ -62,17 +62,19 @@ def test_what_a_function_gets_wrong_is_named():
         score([accuracy, echo], ROWS, COMPLETIONS)
 
 
-def test_grading_shares_are_of_the_first_function_with_verdicts():
+def test_grading_shares_are_of_the_function_that_judges():
     notes = {
         "verdict/mine": ["no_answer", "timeout", "timeout", "unparseable_gold", "correct", None, "wrong", "wrong"],
         "verdict/accuracy": ["correct"] * 8,
         "said": ["no_answer"] * 8,
     }
-    assert grading_shares(["format", "mine", "accuracy"], notes) == (1 / 8, 2 / 8, 1 / 8)
-    assert grading_shares(["accuracy", "mine"], notes) == (0, 0, 0)
-    assert grading_shares(["wrapped"], {"verdict/accuracy": ["timeout"]}) == (0, 1, 0)  # by one that calls another
-    assert grading_shares(["format"], {"said": ["timeout"]}) is None
-    assert grading_shares(["mine"], {"verdict/mine": [None, None]}) is None
+    assert grading_shares(BY_VERDICT, ["format", "mine", "accuracy"], notes) == (1 / 8, 2 / 8, 1 / 8)
+    assert grading_shares(BY_VERDICT, ["accuracy", "mine"], notes) == (0, 0, 0)
+    assert grading_shares(Judge("mine"), ["accuracy", "mine"], notes) == (1 / 8, 2 / 8, 1 / 8)
+    # By a function that calls another.
+    assert grading_shares(BY_VERDICT, ["wrapped"], {"verdict/accuracy": ["timeout"]}) == (0, 1, 0)
+    assert grading_shares(BY_VERDICT, ["format"], {"said": ["timeout"]}) is None
+    assert grading_shares(BY_VERDICT, ["mine"], {"verdict/mine": [None, None]}) is None
 
 
 def test_notes_make_way_for_a_tables_own_columns():

@@ -85,11 +85,20 @@ def bank_build(
 
 
 @bank_app.command("show")
-def bank_show(bank: BankArgument) -> None:
+def bank_show(
+    bank: BankArgument,
+    judge: Annotated[
+        str | None, typer.Option(help="Reward function that says what is right; by default the first with verdicts.")
+    ] = None,
+    judge_threshold: Annotated[
+        float | None, typer.Option("--judge_threshold", help="Where it logs no verdicts: least reward of a right one.")
+    ] = None,
+) -> None:
     """Print a bank's pass rates, dead share, lengths, score sets and identity."""
     from aapo.cli import banks
+    from aapo.grading import Judge
 
-    banks.show(bank)
+    banks.show(bank, Judge(judge, judge_threshold))
 
 
 @bank_app.command("rescore")

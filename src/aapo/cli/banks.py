@@ -1,6 +1,7 @@
 """What `aapo bank` does."""
 
 from collections.abc import Sequence
+from math import isnan
 from pathlib import Path
 
 import datasets
@@ -10,7 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from aapo.errors import InputError
 from aapo.fields import parse_flags
-from aapo.grading import RewardFunction
+from aapo.grading import Judge, RewardFunction
 from aapo.progress import console, told_progress
 from aapo.reference import ReferenceBank, ScoreChange, compare_scores, summarize
 from aapo.samples import (
@@ -46,12 +47,14 @@ def build(source: str, flags: Sequence[str], output: Path | None, engine: str = 
     named = Path(recipe.run.reference_bank) if recipe.run.reference_bank else None
     bank = prepare_bank(recipe, training_prompts(recipe, tokenizer), tokenizer, output or named, engine)
     if PartialState().is_main_process:
-        _print_bank(bank)
+        _print_bank(bank, recipe.training.judgement)
 
 
-def show(path: Path) -> None:
+def show(path: Path, judge: Judge) -> None:
     """Print a bank's summary, score sets and identity."""
-    _print_bank(ReferenceBank.open(path))
+    bank = ReferenceBank.open(path)
+    judge.check(list(bank.identity["rewards"]))
+    _print_bank(bank, judge)
 
 
 def rescore(path: Path, names: str | None, kwargs: str | None, failure: str) -> None:
@@ -118,13 +121,17 @@ def _print_change(change: ScoreChange) -> None:
         console.print(f"  {old:>16} -> {new:16} {count:8d}", markup=False)
 
 
-def _print_bank(bank: ReferenceBank) -> None:
-    summary = summarize(bank)
-    console.print(f"bank {bank.path}", markup=False)
-    console.print(
-        f"{summary.num_prompts} prompts x {summary.num_samples} samples, pass rate {summary.pass_rate:.3f}, "
-        f"all right {summary.all_right_frac:.3f}, all wrong {summary.all_wrong_frac:.3f} of prompts"
+def _print_bank(bank: ReferenceBank, judge: Judge) -> None:
+    summary = summarize(bank, judge)
+    known = not isnan(summary.pass_rate)
+    rates = (
+        f"pass rate {summary.pass_rate:.3f}, all right {summary.all_right_frac:.3f}, all wrong "
+        f"{summary.all_wrong_frac:.3f} of prompts"
+        if known
+        else "pass rate unknown, since no reward function says what is right; name one by --judge and --judge_threshold"
     )
+    console.print(f"bank {bank.path}", markup=False)
+    console.print(f"{summary.num_prompts} prompts x {summary.num_samples} samples, {rates}")
     console.print(
         f"completion tokens: mean {summary.mean_tokens:.1f}, max {summary.max_tokens}; truncated "
         f"{summary.truncated_frac:.3f}, unscored {summary.unscored_frac:.3f} of samples"
@@ -134,9 +141,10 @@ def _print_bank(bank: ReferenceBank) -> None:
             f"grading: no answer {shares.no_answer_frac:.3f}, timeout {shares.timeout_frac:.3f}, unparseable gold "
             f"{shares.unparseable_gold_frac:.3f} of samples"
         )
-    console.print("prompts by pass rate:")
+    if known:
+        console.print("prompts by pass rate:")
     widest = max(summary.histogram) or 1
-    for index, count in enumerate(summary.histogram):
+    for index, count in enumerate(summary.histogram if known else ()):
         bar = "█" * round(40 * count / widest)
         console.print(f"  {index / 10:.1f}-{(index + 1) / 10:.1f} {count:6d} {bar}")
     console.print("score sets:")

@@ -45,7 +45,7 @@ from aapo.evaluation.results import RESULTS, headline_differences
 from aapo.evaluation.tables import difference_sentence
 from aapo.fields import field_types, parse_flags, typed
 from aapo.files import write_text
-from aapo.grading import RewardFunction
+from aapo.grading import Judge, RewardFunction, reward_name
 from aapo.progress import console, told_progress
 from aapo.reporting import write_report
 from aapo.runs import RunDirectory, cache_folder
@@ -70,6 +70,7 @@ transformers_logging.disable_progress_bar()
 datasets.disable_progress_bars()
 
 HELD_OUT = "held_out"
+GRADING_FIELDS = ("reward_funcs", "reward_kwargs", "judge", "judge_threshold")
 WIDE_COLUMNS = 4
 NAME_COLUMNS, WORD_COLUMNS = ("model", "task"), ("task", "verdict")
 VLLM_BATCH, TRANSFORMERS_BATCH = 1024, 256
@@ -107,6 +108,7 @@ class Task:
     name: str
     prompts: Dataset
     rewards: list[RewardFunction]
+    judge: Judge
     num_samples: int
 
 
@@ -230,27 +232,29 @@ def _task(name: str, recipe: Recipe | None, protocol: Protocol, changes: dict[st
     if recipe is not None and name in (HELD_OUT, recipe.data.dataset_name):
         if not recipe.data.num_eval_prompts:
             raise InputError(f"the run holds no prompts out (num_eval_prompts is 0), so there is no task {name}")
-        asked = {key: value for key, value in changes.items() if key in ("reward_funcs", "reward_kwargs")}
-        rewards = recipe.reward_funcs
+        asked = {key: value for key, value in _typed(changes).items() if key in GRADING_FIELDS}
+        rewards, judge = recipe.reward_funcs, recipe.training.judgement
         if asked:
-            rewards = reward_functions(
-                _typed(asked).get("reward_funcs", recipe.run.reward_funcs), _typed(asked).get("reward_kwargs"), "fail"
-            )
+            names = asked.get("reward_funcs", recipe.run.reward_funcs)
+            rewards = reward_functions(names, asked.get("reward_kwargs"), "fail")
+            judge = Judge(asked.get("judge"), asked.get("judge_threshold"))
+        judge.check([reward_name(function) for function in rewards])
         prompts = loaded_prompts(replace_style(recipe, protocol), "test")
         check_columns(rewards, prompts.column_names)
         limit = _typed(changes).get("num_problems")
         prompts = prompts.select(range(min(limit, len(prompts)))) if limit else prompts
-        return Task(held_out_task(recipe), prompts, rewards, protocol.num_samples)
+        return Task(held_out_task(recipe), prompts, rewards, judge, protocol.num_samples)
     if name == HELD_OUT:
         raise InputError(
             "held_out is the held-out side of a run's data, and the model is not a run directory; name a task"
         )
     benchmark = replace(find_benchmark(name), **_typed(changes))
     names, kwargs = benchmark.rewards
-    rewards = reward_functions(names, kwargs, "fail")
+    rewards, judge = reward_functions(names, kwargs, "fail"), Judge(benchmark.judge, benchmark.judge_threshold)
+    judge.check([reward_name(function) for function in rewards])
     prompts = benchmark.load(protocol.style)
     check_columns(rewards, prompts.column_names)
-    return Task(benchmark.name, prompts, rewards, protocol.samples(benchmark.name, benchmark.num_samples))
+    return Task(benchmark.name, prompts, rewards, judge, protocol.samples(benchmark.name, benchmark.num_samples))
 
 
 def replace_style(recipe: Recipe, protocol: Protocol) -> Recipe:
@@ -308,6 +312,7 @@ class Candidate:
             task.rewards,
             identity,
             cache_folder() / "evaluations",
+            task.judge,
             self.protocol.chat_template_kwargs,
         )
 

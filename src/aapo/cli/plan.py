@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 
 from aapo.errors import InputError
+from aapo.grading import reward_name
 from aapo.progress import console
 from aapo.runs import RunDirectory
 from aapo.sampling.loading import is_hub_name
@@ -39,6 +40,8 @@ def print_plan(recipe: Recipe, output: Path, *, resume: bool) -> None:
     lines = {"model": f"{path} ({'will be built' if made else 'reused' if Path(path).exists() else 'from the Hub'})"}
     tokenizer = None if made else _tokenizer(recipe, path, lines)
     num_prompts, longest = _plan_prompts(recipe, tokenizer, lines)
+    names = [reward_name(function) for function in recipe.reward_funcs]
+    lines["right answers"] = recipe.training.judgement.describe(names)
     if num_prompts is not None or recipe.training.max_steps > 0:
         _plan_steps(recipe, num_prompts, lines)
     check_output(RunDirectory(output), recipe, resume=resume)

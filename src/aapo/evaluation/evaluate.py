@@ -19,10 +19,10 @@ from aapo.errors import AapoError
 from aapo.evaluation.estimates import Estimate, average_P, majority_P, pass_at_k_P, score
 from aapo.evaluation.votes import answer_classes
 from aapo.files import write_parquet
-from aapo.grading import RewardFunction, reward_name
+from aapo.grading import BY_VERDICT, MATHEMATICAL, VERDICT, Judge, RewardFunction, reward_name
 from aapo.samples import STORED, BankIdentity, SampleStore, digest, sample_identity
 from aapo.sampling import Engine
-from aapo.scoring import SUCCESS_THRESHOLD, VERDICT, as_prompt, last_question
+from aapo.scoring import as_prompt, last_question
 from aapo.tasks import PROBLEM_KEY, prompt_key
 
 SAMPLE_COLUMNS = {
@@ -154,9 +154,10 @@ class EvaluationJob:
         protocol: Name and hash of the protocol.
         prompts: Columns `prompt` and `answer`, and what the reward functions read.
         engine: Samples, with the settings of the protocol.
-        reward_funcs: All are recorded; a completion is right when the first pays at least 0.5.
+        reward_funcs: All are recorded.
         identity: Of model, sampling and reward functions; its `num_samples` is K.
         folder: Holds the samples of all evaluations, each in a folder named by its identity.
+        judge: Says which completions are right.
         template_options: Passed to the chat template.
     """
 
@@ -168,6 +169,7 @@ class EvaluationJob:
     reward_funcs: Sequence[RewardFunction]
     identity: BankIdentity
     folder: Path
+    judge: Judge = BY_VERDICT
     template_options: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -221,34 +223,39 @@ class EvaluationJob:
             raise AapoError(
                 f"{len(missing)} of {len(self._keys)} problems of {self.task} are not sampled yet; run the other shares"
             )
+        return Evaluation(self._table(store))
+
+    def _table(self, store: EvaluationStore) -> pa.Table:
+        """One row a sample."""
+        rows = {row["key"]: row for row in store.rows()}
         names = [reward_name(function) for function in self.reward_funcs]
-        return Evaluation(_table(self.model, self.task, self.protocol, store, self._keys, names))
-
-
-def _table(
-    model: str, task: str, protocol: str, store: SampleStore, keys: Sequence[str], names: Sequence[str]
-) -> pa.Table:
-    """One row a sample."""
-    rows = {row["key"]: row for row in store.rows()}
-    judge = next((name for name in names if f"{VERDICT}{name}" in store.columns()), None)
-    own = {f"{kind}/{judge}": kind for kind in ("verdict", "extracted", "rule")}
-    logged = set(store.columns()) - {*STORED, *own, *(f"reward/{name}" for name in names)}
-    notes = {name: f"note/{name}" if name in SAMPLE_COLUMNS else name for name in sorted(logged)}
-    flat = [
-        {"model": model, "task": task, "protocol": protocol, **sample}
-        for key in keys
-        for sample in _samples(rows[key], names, own, notes, mathematical=judge == "accuracy")
-    ]
-    kinds = [*SAMPLE_COLUMNS.items(), *((f"reward/{name}", pa.float64()) for name in names)]
-    return pa.Table.from_pylist(flat, pa.schema([*kinds, *((name, pa.string()) for name in notes.values())]))
+        verdicts = self.judge.verdicts(names, store.columns())
+        name = None if verdicts is None else verdicts.removeprefix(VERDICT)
+        own = {f"{kind}/{name}": kind for kind in ("verdict", "extracted", "rule")}
+        logged = set(store.columns()) - {*STORED, *own, *(f"reward/{name}" for name in names)}
+        notes = {name: f"note/{name}" if name in SAMPLE_COLUMNS else name for name in sorted(logged)}
+        flat = [
+            {"model": self.model, "task": self.task, "protocol": self.protocol, **sample}
+            for key in self._keys
+            for sample in _samples(
+                rows[key], names, own, notes, store.correct(key, self.judge), mathematical=name in MATHEMATICAL
+            )
+        ]
+        kinds = [*SAMPLE_COLUMNS.items(), *((f"reward/{name}", pa.float64()) for name in names)]
+        return pa.Table.from_pylist(flat, pa.schema([*kinds, *((name, pa.string()) for name in notes.values())]))
 
 
 def _samples(
-    row: dict[str, Any], names: Sequence[str], own: Mapping[str, str], notes: Mapping[str, str], *, mathematical: bool
+    row: dict[str, Any],
+    names: Sequence[str],
+    own: Mapping[str, str],
+    notes: Mapping[str, str],
+    correct: list[float | None],
+    *,
+    mathematical: bool,
 ) -> list[dict[str, Any]]:
     """The K samples of a stored prompt, by column."""
     source, size = json.loads(row["row"]), len(row["completions"])
-    correct = [None if pay is None else float(pay >= SUCCESS_THRESHOLD) for pay in row[f"reward/{names[0]}"]]
     columns = {
         "problem": [source.get(PROBLEM_KEY) or prompt_key(str(source["prompt"]), row["gold"])] * size,
         "prompt_key": [row["key"]] * size,

@@ -3,8 +3,10 @@
 from aapo.grading.answers import VERSION as GRADER_VERSION
 from aapo.grading.answers import Verdict, grade, grade_many
 from aapo.grading.extraction import extract_answer
+from aapo.grading.judging import BY_VERDICT, VERDICT, Judge
 from aapo.grading.registry import (
     GROUPWISE,
+    MATHEMATICAL,
     REWARDS,
     RewardFunction,
     check_reward_names,
@@ -16,9 +18,13 @@ from aapo.grading.registry import (
 from aapo.grading.rewards import accuracy, completion_text, format, reasoning_gym
 
 __all__ = [
+    "BY_VERDICT",
     "GRADER_VERSION",
     "GROUPWISE",
+    "MATHEMATICAL",
     "REWARDS",
+    "VERDICT",
+    "Judge",
     "RewardFunction",
     "Verdict",
     "accuracy",

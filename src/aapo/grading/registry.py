@@ -21,6 +21,8 @@ _VERSIONS = {
 REWARDS: dict[str, RewardFunction] = {name: getattr(rewards, name) for name in _VERSIONS}
 # These compare the completions of a group, so each process must have whole groups.
 GROUPWISE = frozenset({"len"})
+# These read the gold answer as mathematics.
+MATHEMATICAL = ("accuracy", "cosine", "len")
 _SPEC = "aapo_spec"
 
 

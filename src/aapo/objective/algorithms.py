@@ -33,7 +33,7 @@ class Groups(NamedTuple):
     Attributes:
         rewards_PG: The weighted sum of the reward functions, the overlong penalty included; NaN where none could score.
         reference_rewards_PK: The reference model's rewards on the same prompts, without a penalty; NaN likewise.
-        correct_PG: 1 for a right completion by the first reward function, 0 for a wrong one, NaN for an unscored one.
+        correct_PG: 1 for a right completion, 0 for a wrong one, NaN where nothing says.
         lengths_PG: Completion tokens.
         truncated_PG: True where the completion was cut at the token limit.
         max_completion_length: The token limit of a completion.

@@ -4,17 +4,17 @@ Shapes: P prompts, K reference samples per prompt.
 """
 
 from collections.abc import Mapping, Sequence
-from math import isnan
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from datasets import Dataset
 
 from aapo.errors import InputError
+from aapo.grading import BY_VERDICT, Judge
 from aapo.samples import BankIdentity, SampleStore, differences, find_score_set, sample_identity
-from aapo.scoring import SUCCESS_THRESHOLD, Prompt, as_prompt, total_rewards
+from aapo.scoring import Prompt, as_prompt, total_rewards
 
-COLUMNS = ("prompt_key", "reference_rewards", "reference_pass_rate")
+COLUMNS = ("prompt_key", "reference_rewards", "reference_correct")
 _OTHER_BANK = "build another with `aapo bank build RECIPE --output FOLDER`, or leave reference_bank out"
 
 
@@ -63,17 +63,19 @@ class ReferenceBank(SampleStore):
         dataset: Dataset,
         tokenizer: Any,
         reward_weights: Mapping[str, float] | None = None,
+        judge: Judge = BY_VERDICT,
         **template_options: Any,
     ) -> Dataset:
         """The data set with three more columns, by prompt key.
 
-        `prompt_key`; `reference_rewards`, K weighted sums, NaN where unscored; `reference_pass_rate`, the share of
-        scored samples that the first reward function finds right, None where none is scored.
+        `prompt_key`; `reference_rewards`, K weighted sums, NaN where unscored; `reference_correct`, for each of the K
+        samples 1 if it is right, 0 if not, null where nothing says.
 
         Args:
             dataset: Columns `prompt` and `answer`.
             tokenizer: Renders the prompts as the bank's builder did.
             reward_weights: Weight of each of the bank's reward functions by name; 1 each by default.
+            judge: Says which samples are right.
             **template_options: Passed to the chat template.
 
         Raises:
@@ -89,19 +91,12 @@ class ReferenceBank(SampleStore):
         missing = [prompt for prompt in prompts if prompt.key not in self]
         if missing:
             raise InputError(_missing(self, missing, len(prompts)))
-        totals = [total_rewards(self._rewards[prompt.key], weights) for prompt in prompts]
-        first = next(iter(self.identity["rewards"]))
-        rates = [pass_rate(self._rewards[prompt.key][first]) for prompt in prompts]
+        totals = [total_rewards(self._table[prompt.key].rewards, weights) for prompt in prompts]
+        correct = [self.correct(prompt.key, judge) for prompt in prompts]
         kept = dataset.remove_columns([name for name in COLUMNS if name in dataset.column_names])
-        for name, values in zip(COLUMNS, ([prompt.key for prompt in prompts], totals, rates), strict=True):
+        for name, values in zip(COLUMNS, ([prompt.key for prompt in prompts], totals, correct), strict=True):
             kept = kept.add_column(name, values)
         return kept
-
-
-def pass_rate(rewards: Sequence[float | None]) -> float | None:
-    """Share of the scored samples that are right; None where none is scored."""
-    scored = [reward for reward in rewards if reward is not None and not isnan(reward)]
-    return sum(reward >= SUCCESS_THRESHOLD for reward in scored) / len(scored) if scored else None
 
 
 def _missing(bank: ReferenceBank, missing: Sequence[Prompt], total: int) -> str:

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from aapo.grading import VERDICT
 from aapo.reference.bank import ReferenceBank
-from aapo.scoring import VERDICT
 
 
 @dataclass(frozen=True)

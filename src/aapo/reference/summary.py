@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from aapo.grading import BY_VERDICT, VERDICT, Judge
 from aapo.reference.bank import ReferenceBank
-from aapo.scoring import SUCCESS_THRESHOLD, VERDICT, GradingShares, grading_shares
+from aapo.scoring import GradingShares, grading_shares
 
 
 @dataclass(frozen=True)
@@ -15,14 +16,14 @@ class BankSummary:
     Attributes:
         num_prompts: P.
         num_samples: K.
-        pass_rate: Mean over prompts of the share of samples whose first reward is at least 0.5.
+        pass_rate: Mean over prompts of the share of samples that are right; NaN where nothing says which are.
         histogram: Prompts by pass rate, in ten bins from 0 to 1; the last bin includes 1.
         all_right_frac: Share of prompts whose samples are all right.
         all_wrong_frac: Share of prompts whose samples are all wrong.
         mean_tokens: Mean completion tokens.
         max_tokens: Longest completion, in tokens.
         truncated_frac: Share of samples cut at the token limit.
-        unscored_frac: Share of samples that the first reward function could not score.
+        unscored_frac: Share of samples of which nothing says whether they are right.
         grading: Shares of samples with no answer, a timeout or an unparseable gold; None without verdicts.
     """
 
@@ -39,32 +40,30 @@ class BankSummary:
     grading: GradingShares | None
 
 
-def summarize(bank: ReferenceBank) -> BankSummary:
-    """The bank's summary; an empty bank has NaN rates and 0 tokens."""
-    first = next(iter(bank.identity["rewards"]))
+def summarize(bank: ReferenceBank, judge: Judge = BY_VERDICT) -> BankSummary:
+    """The bank's summary, by what the judge says is right; an empty bank has NaN rates and 0 tokens."""
     num_samples = bank.identity["num_samples"]
     if not len(bank):
         nan = float("nan")
         return BankSummary(0, num_samples, nan, (0,) * 10, nan, nan, nan, 0, nan, nan, None)
     verdicts = [name for name in bank.columns() if name.startswith(VERDICT)]
-    rows = list(bank.rows([f"reward/{first}", "num_tokens", "finish_reasons", *verdicts]))
+    rows = list(bank.rows(["num_tokens", "finish_reasons", *verdicts]))
     notes = {name: [note for row in rows for note in row[name] or [None] * num_samples] for name in verdicts}
-    rewards_PK = np.array([row[f"reward/{first}"] for row in rows], dtype=float)
-    right_PK = np.where(np.isnan(rewards_PK), np.nan, rewards_PK >= SUCCESS_THRESHOLD)
+    right_PK = np.array([bank.correct(row["key"], judge) for row in rows], dtype=float)
     scored = ~np.isnan(right_PK).all(1)
-    pass_rate_P = np.nanmean(right_PK[scored], axis=1)
+    pass_rate_P = np.nanmean(right_PK[scored], axis=1) if scored.any() else np.array([np.nan])
     tokens = np.array([row["num_tokens"] for row in rows])
     reasons = np.array([row["finish_reasons"] for row in rows])
     return BankSummary(
         num_prompts=len(rows),
         num_samples=num_samples,
         pass_rate=float(pass_rate_P.mean()),
-        histogram=tuple(np.histogram(pass_rate_P, bins=10, range=(0, 1))[0].tolist()),
+        histogram=tuple(np.histogram(pass_rate_P[~np.isnan(pass_rate_P)], bins=10, range=(0, 1))[0].tolist()),
         all_right_frac=float((pass_rate_P == 1).mean()),
         all_wrong_frac=float((pass_rate_P == 0).mean()),
         mean_tokens=float(tokens.mean()),
         max_tokens=int(tokens.max()),
         truncated_frac=float((reasons == "length").mean()),
-        unscored_frac=float(np.isnan(rewards_PK).mean()),
-        grading=grading_shares(bank.identity["rewards"], notes),
+        unscored_frac=float(np.isnan(right_PK).mean()),
+        grading=grading_shares(judge, list(bank.identity["rewards"]), notes),
     )

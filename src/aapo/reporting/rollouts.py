@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from aapo.grading import VERDICT, Judge
 from aapo.reporting.problems import Sample, shorten_to, to_sample
 from aapo.runs import RunDirectory
 
@@ -88,15 +89,16 @@ def _spaced(steps: list[int], number: int) -> list[int]:
 
 def _of_step(run: RunDirectory, name: str, step: int, number: int) -> list[Rollout]:
     """The groups with the smallest prompt keys, which are hashes, so that the choice looks at no completion."""
-    rows = run.rollouts(step)
+    rows, judge = run.rollouts(step), Judge(run.recipe()["fields"].get("judge"))
     keys = sorted({row["prompt_key"] for row in rows})[:number]
     groups = ([row for row in rows if row["prompt_key"] == key] for key in keys)
-    return [_rollout(name, row) for group in groups for row in group[:MAX_ROLLOUTS_A_GROUP]]
+    return [_rollout(name, row, judge) for group in groups for row in group[:MAX_ROLLOUTS_A_GROUP]]
 
 
-def _rollout(name: str, row: dict[str, Any]) -> Rollout:
-    verdict = next((row[name] for name in row if name.startswith("verdict/")), None)
-    rule = next((row[name] for name in row if name.startswith("rule/")), None)
+def _rollout(name: str, row: dict[str, Any], judge: Judge) -> Rollout:
+    names = [name.removeprefix("reward/") for name in row if name.startswith("reward/")]
+    column = judge.verdicts(names, row) or ""
+    verdict, rule = row.get(column), row.get(f"rule/{column.removeprefix(VERDICT)}")
     reason = "length" if row["truncated"] else "stop"
     sample = to_sample({**row, "verdict": verdict, "rule": rule, "finish_reason": reason})
     numbers = (row["reward"], row["advantage"], row["margin"], row["augmented"])

@@ -30,7 +30,7 @@ class BankIdentity(SampleIdentity):
     """What is sampled and how it is scored.
 
     Attributes:
-        rewards: Version of each reward function by name; the first says which completions are right.
+        rewards: Version of each reward function by name.
     """
 
     rewards: dict[str, str]

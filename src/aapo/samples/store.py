@@ -13,12 +13,12 @@ from typing import Any, ClassVar, Self
 from datasets import Dataset
 
 from aapo.errors import InputError
-from aapo.grading import RewardFunction
+from aapo.grading import VERDICT, Judge, RewardFunction
 from aapo.samples import storage
 from aapo.samples.identity import BankIdentity, reward_versions, sample_identity
 from aapo.samples.storage import ScoreSet
 from aapo.sampling import Engine
-from aapo.scoring import Prompt, Rewards, as_prompt, check_columns, sample, score_groups
+from aapo.scoring import Prompt, Scores, as_prompt, check_columns, sample, score_groups
 
 PROMPTS_PER_FILE = 64
 
@@ -26,9 +26,9 @@ OnDone = Callable[[int, int], None]
 
 
 class SampleStore:
-    """Rewards by prompt key: stored samples by one of their score sets.
+    """Rewards and verdicts by prompt key: stored samples by one of their score sets.
 
-    Only keys and rewards are in memory; `rows` reads the rest from the files. Use `open`, `build` or
+    Only keys, rewards and verdicts are in memory; `rows` reads the rest from the files. Use `open`, `build` or
     `rescore`.
 
     Attributes:
@@ -37,18 +37,18 @@ class SampleStore:
 
     purpose: ClassVar[str] = "samples"
 
-    def __init__(self, path: Path, identity: BankIdentity, scores: ScoreSet, rewards: dict[str, Rewards]) -> None:
-        """Take an identity and rewards that `open` has read."""
+    def __init__(self, path: Path, identity: BankIdentity, scores: ScoreSet, table: dict[str, Scores]) -> None:
+        """Take an identity and scores that `open` has read, the verdicts all that there are of notes."""
         self.path = path
         self.identity = identity
         self.scores = scores
-        self._rewards = rewards
+        self._table = table
 
     def __len__(self) -> int:
-        return len(self._rewards)
+        return len(self._table)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._rewards
+        return key in self._table
 
     @classmethod
     def open(cls, path: str | Path, rewards: Mapping[str, str] | None = None) -> Self:
@@ -72,13 +72,7 @@ class SampleStore:
                 "--reward_funcs ...`"
             )
         versions = dict(scores.rewards if rewards is None else rewards)
-        names = [f"reward/{name}" for name in versions]
-        table: dict[str, Rewards] = {}
-        for file in storage.sample_files(path):
-            if scores.file(file).exists():
-                for row in storage.read_table(scores.file(file), ["key", *names]).to_pylist():
-                    table[row.pop("key")] = {name: row[f"reward/{name}"] for name in versions}
-        return cls(path, BankIdentity(**identity, rewards=versions), scores, table)
+        return cls(path, BankIdentity(**identity, rewards=versions), scores, _table(path, scores, list(versions)))
 
     @classmethod
     def build(
@@ -180,6 +174,11 @@ class SampleStore:
         barrier()
         return cls.open(path, reward_versions(reward_funcs))
 
+    def correct(self, key: str, judge: Judge) -> list[float | None]:
+        """For each of the K samples of a prompt 1 if it is right, 0 if it is not, None where nothing says."""
+        scores = self._table[key]
+        return judge.correct(scores.rewards, scores.notes)
+
     @property
     def complete(self) -> bool:
         """Whether every sampled prompt has its scores."""
@@ -209,6 +208,20 @@ class SampleStore:
                 if row["key"] not in seen:  # two builds at once may both have sampled it
                     seen.add(row["key"])
                     yield row
+
+
+def _table(path: Path, scores: ScoreSet, names: Sequence[str]) -> dict[str, Scores]:
+    """Rewards and verdicts by prompt key; the columns of verdicts are the same for all prompts."""
+    files = [scores.file(file) for file in storage.sample_files(path) if scores.file(file).exists()]
+    logged = {name for file in files for name in storage.column_names(file) if name.startswith(VERDICT)}
+    rewards = {name: f"reward/{name}" for name in names}
+    table: dict[str, Scores] = {}
+    for file in files:
+        for row in storage.read_table(file, ["key", *rewards.values(), *logged]).to_pylist():
+            paid = {name: row[column] for name, column in rewards.items()}
+            size = len(next(iter(paid.values()), []))
+            table[row["key"]] = Scores(paid, {name: row.get(name) or [None] * size for name in logged})
+    return table
 
 
 def newest_scores(path: Path, but: ScoreSet | None = None) -> ScoreSet | None:

@@ -42,8 +42,10 @@ class Benchmark:
             for each question in an order of its own that never changes.
         num_problems: The first so many; all by default, 200 of a reasoning-gym task.
         num_samples: Samples per problem where the protocol does not say.
-        reward_funcs: The first says what is right; by default `accuracy`, of a reasoning-gym task `reasoning_gym`.
+        reward_funcs: By default `accuracy`, of a reasoning-gym task `reasoning_gym`.
         reward_kwargs: Parameters of the reward functions, such as `{accuracy: {convention: hashes}}`.
+        judge: The reward function whose verdicts say what is right; by default the first that logs verdicts.
+        judge_threshold: Of a judge that logs none: a completion is right where its reward is at least this.
     """
 
     name: str
@@ -60,6 +62,8 @@ class Benchmark:
     num_samples: int | None = None
     reward_funcs: list[str] | None = None
     reward_kwargs: dict[str, Any] | None = None
+    judge: str | None = None
+    judge_threshold: float | None = None
 
     def __post_init__(self) -> None:
         """Check what can be checked without reading the data.

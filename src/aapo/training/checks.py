@@ -1,6 +1,6 @@
 """Whether TRL's trainer, with the engine, the rewards and the data of a run, can do what its settings ask for."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,6 +24,26 @@ def kept_from_trl(args: AAPOConfig) -> Iterator[None]:
         yield
     finally:
         args.importance_sampling_level, args.sync_ref_model = level, follows
+
+
+def check_judge(args: AAPOConfig, names: Sequence[str], *, filters: bool = False) -> None:
+    """Check that these reward functions can be judged by as the settings say.
+
+    Args:
+        args: The settings.
+        names: The reward functions, in their order.
+        filters: Whether prompts are chosen by how often the reference model solves them.
+
+    Raises:
+        InputError: They cannot, or nothing says which completions are right where prompts are chosen by it.
+    """
+    args.judgement.check(names)
+    chooses = filters or args.curriculum is not None or args.sample_strategy not in (None, "uniform")
+    if chooses and not args.judgement.known(names):
+        raise InputError(
+            f"prompts are chosen by how often they are solved, and none of the reward functions, {', '.join(names)}, "
+            "is known to say so; set judge to the one that logs verdicts, or judge and judge_threshold"
+        )
 
 
 def check_groups(trainer: Any) -> None:

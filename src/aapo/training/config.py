@@ -6,6 +6,7 @@ from typing import Any
 from trl import GRPOConfig
 
 from aapo.errors import InputError
+from aapo.grading import Judge
 from aapo.objective import Objective, objective
 from aapo.sampling import SamplingSettings
 from aapo.training.curriculum import check_strategy
@@ -65,6 +66,8 @@ class AAPOConfig(GRPOConfig):
             every step, at twice the rollout cost, as the published code means to. With `sync_ref_model` the live
             reference follows the policy: every `ref_model_sync_steps` optimizer steps it becomes
             `ref_model_mixup_alpha` times the policy plus the rest of itself, as TRL's reference model does.
+        judge: The reward function whose verdicts say what is right; by default the first that logs verdicts.
+        judge_threshold: Of a judge that logs none: a completion is right where its reward is at least this.
         rollouts_dir: Folder that every step's rollouts are written to as Parquet; None writes none.
     """
 
@@ -85,6 +88,8 @@ class AAPOConfig(GRPOConfig):
     sample_strategy: str | None = field(default=None, metadata={"help": "uniform, hard, soft or medium."})
     curriculum: str | None = field(default=None, metadata={"help": "easy_to_hard."})
     reference: str = field(default="bank", metadata={"help": "bank or live."})
+    judge: str | None = field(default=None, metadata={"help": "Reward function that says what is right."})
+    judge_threshold: float | None = field(default=None, metadata={"help": "Least reward of a right completion."})
     rollouts_dir: str | None = field(default=None, metadata={"help": "Folder for rollouts as Parquet."})
     scale_rewards: str | bool | None = field(  # pyright: ignore[reportIncompatibleVariableOverride]
         default=None, metadata={"help": "group, batch or none."}
@@ -197,6 +202,11 @@ class AAPOConfig(GRPOConfig):
             max_completion_length=self.max_completion_length or 256,
             generation_kwargs=self.generation_kwargs if isinstance(self.generation_kwargs, dict) else None,
         )
+
+    @property
+    def judgement(self) -> Judge:
+        """What says which completions are right."""
+        return Judge(self.judge, self.judge_threshold)
 
     @property
     def chooses_prompts(self) -> bool:

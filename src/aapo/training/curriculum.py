@@ -6,7 +6,7 @@ so that they do not depend on the number of processes, and a resumed run goes on
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import ceil, isnan
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,7 +85,7 @@ class PromptChoice:
 
         Args:
             keys: Each prompt's, in the order of the data.
-            known: What each has paid the reference model.
+            known: What each has paid the reference model; a curriculum takes one of which nothing is known for hard.
             strategy: One of `STRATEGIES`.
             curriculum: One of `CURRICULA`, or None.
             seed: Of the draws.
@@ -93,7 +93,7 @@ class PromptChoice:
         Raises:
             InputError: A curriculum has nothing to go by.
         """
-        if curriculum is not None and not all(record.samples for record in known):
+        if curriculum is not None and not any(record.samples for record in known):
             raise InputError("curriculum goes by the reference bank's pass rates, and this run has no bank")
         self.keys = list(keys)
         self.strategy = strategy
@@ -176,12 +176,13 @@ class PromptChoice:
         self._records = {key: Record(*record) for key, record in state["records"].items()}
 
 
-def known_records(rates: Sequence[float | None], num_samples: int) -> list[Record]:
-    """What prompts paid the reference model, from their pass rates over `num_samples`; None where nothing is known."""
-    return [Record() if rate is None else Record(rate * num_samples, float(num_samples)) for rate in rates]
+def known_records(correct_PK: Iterable[Sequence[float | None]]) -> list[Record]:
+    """What prompts paid the reference model: of each, its samples 1 right, 0 wrong, None where nothing says."""
+    scored = ([value for value in correct_K if value is not None] for correct_K in correct_PK)
+    return [Record(sum(values), float(len(values))) for values in scored]
 
 
-def within(rates: Sequence[float | None], low: float | None, high: float | None) -> list[int]:
+def within(records: Sequence[Record], low: float | None, high: float | None) -> list[int]:
     """Places of the prompts whose pass rate is in [low, high]; one that is not known is not."""
     bounds = (0.0 if low is None else low, 1.0 if high is None else high)
-    return [i for i, rate in enumerate(rates) if rate is not None and bounds[0] <= rate <= bounds[1]]
+    return [i for i, (right, of) in enumerate(records) if of and bounds[0] <= right / of <= bounds[1]]

@@ -11,18 +11,16 @@ from datasets import Dataset
 
 from aapo.errors import InputError
 from aapo.files import write_json, write_text
-from aapo.grading import GRADER_VERSION, RewardFunction, grade_many, reward_name, reward_spec
+from aapo.grading import GRADER_VERSION, MATHEMATICAL, RewardFunction, grade_many, reward_name, reward_spec
 from aapo.progress import console
 from aapo.reference import ReferenceBank
 from aapo.runs import cache_folder
 from aapo.scoring import check_columns
 from aapo.tasks import Split, limit_prompts, load_prompts
-from aapo.training.curriculum import within
+from aapo.training.curriculum import known_records, within
 from aapo.training.recipe import Recipe
-from aapo.training.references import PASS_RATE_COLUMN
+from aapo.training.references import CORRECT_COLUMN
 
-# Reward functions that read the gold answer as mathematics.
-GRADED = ("accuracy", "cosine", "len")
 # An answer that agrees with no gold answer by its text, so that each gold has to be read.
 PROBE = r"\boxed{x_{probe}}"
 NUM_NAMED = 5
@@ -130,8 +128,9 @@ def by_pass_rate(recipe: Recipe, bank: ReferenceBank, rows: Dataset, tokenizer: 
         InputError: Too few are left for one batch.
     """
     run = recipe.run
-    rates = bank.attach(rows, tokenizer, **recipe.training.template_options)[PASS_RATE_COLUMN]
-    kept = within(rates, run.min_reference_pass_rate, run.max_reference_pass_rate)
+    judge, options = recipe.training.judgement, recipe.training.template_options
+    records = known_records(bank.attach(rows, tokenizer, judge=judge, **options)[CORRECT_COLUMN])
+    kept = within(records, run.min_reference_pass_rate, run.max_reference_pass_rate)
     console.print(f"{len(kept)} of {len(rows)} prompts have a reference pass rate within the bounds", markup=False)
     check_number(recipe, len(kept))
     return rows.select(kept)
@@ -142,7 +141,7 @@ def unparseable_golds(reward_funcs: Sequence[RewardFunction], golds: Sequence[st
 
     The workers of the grader decide, which takes a minute for ten thousand expressions; the cache keeps the result.
     """
-    graded = next((function for function in reward_funcs if reward_name(function) in GRADED), None)
+    graded = next((function for function in reward_funcs if reward_name(function) in MATHEMATICAL), None)
     if graded is None:
         return []
     grader = ((reward_spec(graded) or {}).get("parameters") or {}).get("grader", "aapo")

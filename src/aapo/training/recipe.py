@@ -13,9 +13,10 @@ from trl import ModelConfig
 from aapo.base import BaseModelConfig
 from aapo.errors import InputError, nearest
 from aapo.fields import field_types, make, parse_flags, read_mapping, typed
-from aapo.grading import RewardFunction, check_reward_names, reward_function
+from aapo.grading import RewardFunction, check_reward_names, reward_function, reward_name
 from aapo.sampling import SamplingSettings
 from aapo.tasks import DataConfig, with_style
+from aapo.training.checks import check_judge
 from aapo.training.config import AAPOConfig
 
 SHIPPED = files("aapo") / "recipes"
@@ -28,7 +29,7 @@ class RunConfig:
     Attributes:
         base_model: Settings of a small base model made here, instead of `model_name_or_path`.
         prompt_style: Named system prompt, prompt template and conversational; each of them, where set, wins.
-        reward_funcs: Names of reward functions; the first says which completions are right.
+        reward_funcs: Names of reward functions.
         reward_kwargs: Parameters of reward functions, by name as in `reward_funcs`: `{cosine: {max_len: 4096}}`.
         reward_failure: What an exception in a reward function does: `fail` ends the run, `skip` leaves the sample out.
         reference_bank: Folder of a bank; by default the cache's bank for exactly these settings, built when needed.
@@ -260,7 +261,8 @@ def _check_together(recipe: Recipe, given: dict[str, Any]) -> None:
                 raise InputError(f"{key} has no effect, because num_eval_prompts is 0; remove it, or set it to null")
     if recipe.data.num_eval_prompts == 0 and recipe.training.eval_strategy != "no":
         raise InputError("eval_strategy has no prompts to evaluate on, because num_eval_prompts is 0; set one of them")
-    reward_functions(recipe.run.reward_funcs, recipe.run.reward_kwargs, recipe.run.reward_failure)
+    names = [reward_name(function) for function in recipe.reward_funcs]
+    check_judge(recipe.training, names, filters=recipe.filters_prompts)
     if recipe.run.num_reference_samples < 1 or recipe.run.eval_num_samples < 1:
         raise InputError("num_reference_samples and eval_num_samples must be >= 1")
     weights = recipe.training.reward_weights

@@ -20,7 +20,7 @@ from aapo.reference import COLUMNS, ReferenceBank, bank_identity
 from aapo.sampling import tokenizer_identity
 from aapo.training.config import AAPOConfig
 
-KEY_COLUMN, REFERENCE_COLUMN, PASS_RATE_COLUMN = COLUMNS
+KEY_COLUMN, REFERENCE_COLUMN, CORRECT_COLUMN = COLUMNS
 # In a checkpoint, beside the policy: a reference that follows it is no longer the initial model.
 REFERENCE_FILE = "reference.safetensors"
 
@@ -43,7 +43,7 @@ def with_reference(
         check_bank(bank, args, tokenizer, reward_funcs)
         names = [reward_name(function) for function in reward_funcs]
         weights = dict(zip(names, args.reward_weights or [1.0] * len(names), strict=True))
-        return bank.attach(dataset, tokenizer, weights, **args.template_options)
+        return bank.attach(dataset, tokenizer, weights, args.judgement, **args.template_options)
     if needed and REFERENCE_COLUMN not in (dataset.column_names or []):
         reader = "has a margin" if args.objective.margin != "none" else "reads the reference"
         raise InputError(

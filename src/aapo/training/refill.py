@@ -16,20 +16,34 @@ from torch import Tensor
 Row = dict[str, Any]
 
 
+class Reference(NamedTuple):
+    """What the reference model's samples of prompts are worth.
+
+    Attributes:
+        rewards_PK: Weighted sums over the reward functions; NaN where none could score.
+        correct_PK: 1 for a right sample, 0 for a wrong one, NaN where nothing says.
+    """
+
+    rewards_PK: Tensor
+    correct_PK: Tensor
+
+
 class Scores(NamedTuple):
     """What rollouts are worth, of all processes in their order.
 
     Attributes:
         rewards_BF: Each reward function's values; NaN where it could not score.
+        correct_B: 1 for a right completion, 0 for a wrong one, NaN where nothing says.
         tokens_B: Completion tokens.
         truncated_B: Whether the completion was cut at the token limit.
-        reference_PK: Reference rewards of the prompts; None where the objective reads none.
+        reference: Of the prompts; None where the objective reads none.
     """
 
     rewards_BF: Tensor
+    correct_B: Tensor
     tokens_B: Tensor
     truncated_B: Tensor
-    reference_PK: Tensor | None
+    reference: Reference | None
 
 
 class Rollouts(NamedTuple):
@@ -127,12 +141,14 @@ def _replaced(scores: Scores, drawn: Scores, positions: list[int], groups: list[
     def put(old: Tensor, new: Tensor, index: list[int]) -> Tensor:
         return old.index_copy(0, torch.tensor(index, device=old.device), new[: len(index)])
 
-    reference_PK = None
-    if scores.reference_PK is not None and drawn.reference_PK is not None:
-        reference_PK = put(scores.reference_PK, drawn.reference_PK, groups)
+    reference = None
+    if scores.reference is not None and drawn.reference is not None:
+        pairs = zip(scores.reference, drawn.reference, strict=True)
+        reference = Reference(*(put(old_PK, new_PK, groups) for old_PK, new_PK in pairs))
     return Scores(
         put(scores.rewards_BF, drawn.rewards_BF, positions),
+        put(scores.correct_B, drawn.correct_B, positions),
         put(scores.tokens_B, drawn.tokens_B, positions),
         put(scores.truncated_B, drawn.truncated_B, positions),
-        reference_PK,
+        reference,
     )

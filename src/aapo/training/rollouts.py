@@ -8,18 +8,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from torch import Tensor
 
 from aapo.files import write_parquet
 from aapo.grading import completion_text
 from aapo.objective import Advantages
-from aapo.scoring import SUCCESS_THRESHOLD, Notes, beside, last_question
-
-
-def correctness(rewards: Tensor) -> Tensor:
-    """1 where a reward is a right completion's, 0 where it is not, NaN where it is missing; the shape stays."""
-    return (rewards >= SUCCESS_THRESHOLD).to(rewards.dtype).masked_fill(rewards.isnan(), torch.nan)
+from aapo.scoring import Notes, beside, last_question
 
 
 def write_rollouts(
@@ -35,6 +29,7 @@ def write_rollouts(
     rewards_BF: Tensor,
     reward_names: list[str],
     notes: Notes,
+    correct_B: Tensor,
     total_B: Tensor,
     tokens_B: Tensor,
     loss_tokens_B: Tensor,
@@ -46,7 +41,7 @@ def write_rollouts(
 
     Columns: step, batch (index of the generation batch in the step), group (index in the batch), sample (index in its
     group), prompt_key, prompt (the question), gold, completion, completion_tokens, loss_tokens (those that the loss
-    counts, none of a truncated completion that is masked), truncated, correct (1 or 0, by the first function), reward
+    counts, none of a truncated completion that is masked), truncated, correct (1 or 0, by the judge), reward
     (the weighted sum), reward/NAME for each function, advantage, margin, augmented, reference_rewards (K floats) when
     there are any, and as text what the reward functions logged, such as verdict/NAME. NaN rewards are stored as null.
     With `append` the rows follow those of earlier generation batches of the same step.
@@ -65,7 +60,7 @@ def write_rollouts(
         "completion_tokens": tokens_B.int().tolist(),
         "loss_tokens": loss_tokens_B.int().tolist(),
         "truncated": truncated_B.tolist(),
-        "correct": _nullable(correctness(rewards_BF[:, 0])),
+        "correct": _nullable(correct_B),
         "reward": _nullable(total_B),
         **{f"reward/{name}": _nullable(rewards_BF[:, i]) for i, name in enumerate(reward_names)},
         "advantage": result.advantage_PG.flatten().tolist(),

@@ -25,6 +25,7 @@ from aapo.evaluation import (
     result_rows,
     save_results,
 )
+from aapo.grading import reward_name
 from aapo.progress import console, progress, told_progress
 from aapo.reference import ReferenceBank
 from aapo.runs import RunDirectory, cache_folder
@@ -75,7 +76,9 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False) -> TrainingResu
     if state.is_main_process and not resume:
         run.write_recipe(recipe.resolved())
     if state.is_main_process:
-        for note in checked.notes():
+        names = [reward_name(function) for function in recipe.reward_funcs]
+        judge = recipe.training.judgement
+        for note in (*checked.notes(), *([] if judge.known(names) else [f"right answers: {judge.describe(names)}"])):
             console.print(note, markup=False)
         checked.write_unparseable(run.unparseable_golds)
     bank = prepare_bank(recipe, prompts, tokenizer) if recipe.uses_bank else None
@@ -247,6 +250,7 @@ def evaluate_model(recipe: Recipe, source: ModelSource, task: str, prompts: Data
         recipe.reward_funcs,
         identity,
         cache_folder() / "evaluations",
+        recipe.training.judgement,
         recipe.training.template_options,
     )
     with told_progress(f"evaluating {source.name}", visible=state.is_main_process) as tell:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from accelerate.utils import gather, gather_object
 from datasets import Dataset
@@ -44,13 +45,13 @@ from aapo.reference import ReferenceBank
 from aapo.sampling import generate_ids, load_tokenizer, sample_seed
 from aapo.scoring import Notes, as_notes, grading_shares
 from aapo.tasks import encode_prompt, prompt_key, render_prompt
-from aapo.training.checks import check_groups, check_refill, kept_from_trl
+from aapo.training.checks import check_groups, check_judge, check_refill, kept_from_trl
 from aapo.training.config import AAPOConfig
 from aapo.training.curriculum import PromptChoice, known_records
 from aapo.training.order import EpochOrder, EpochSampler, FreshPrompts
 from aapo.training.references import (
+    CORRECT_COLUMN,
     KEY_COLUMN,
-    PASS_RATE_COLUMN,
     REFERENCE_COLUMN,
     as_reference,
     live_reference,
@@ -58,8 +59,8 @@ from aapo.training.references import (
     save_reference,
     with_reference,
 )
-from aapo.training.refill import Rollouts, Scores, refill
-from aapo.training.rollouts import correctness, write_rollouts
+from aapo.training.refill import Reference, Rollouts, Scores, refill
+from aapo.training.rollouts import write_rollouts
 
 logger = logging.getLogger(__name__)
 
@@ -139,6 +140,7 @@ class AAPOTrainer(GRPOTrainer):
                 **kwargs,
             )
         self.objective = point
+        check_judge(args, self.reward_func_names)
         check_groups(self)
         check_refill(self)
         # TRL's losses with every aggregation folded into the advantages: cispo is the cross-entropy with a truncated
@@ -178,11 +180,10 @@ class AAPOTrainer(GRPOTrainer):
         rows, args = self.train_dataset, self.args
         if not isinstance(rows, Dataset):
             raise InputError("weighted_sample and curriculum need a data set that is not streamed; leave them out")
-        rates = rows[PASS_RATE_COLUMN] if PASS_RATE_COLUMN in rows.column_names else [None] * len(rows)
-        samples = len(rows[0][REFERENCE_COLUMN]) if REFERENCE_COLUMN in rows.column_names else 0
+        correct_PK = rows[CORRECT_COLUMN] if CORRECT_COLUMN in rows.column_names else [[]] * len(rows)
         return PromptChoice(
             [self._key(dict(row)) for row in rows],
-            known_records(rates, samples),
+            known_records(correct_PK),
             strategy=args.sample_strategy or "uniform",
             curriculum=args.curriculum,
             seed=args.seed,
@@ -280,25 +281,36 @@ class AAPOTrainer(GRPOTrainer):
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         rewards_BF = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         tokens_B, truncated_B = self._lengths(completion_ids_list)
+        notes = self._notes(len(prompts))
         self._captured = {
             "rewards_BF": rewards_BF,
-            "notes": self._notes(len(prompts)),
+            "correct_B": self._correct(rewards_BF, notes),
+            "notes": notes,
             "truncated_B": truncated_B,
             "tokens_B": tokens_B,
         }
         return rewards_BF
 
-    def _score(self, rows: list[dict[str, Any]], token_ids: list[list[int]]) -> Tensor:
-        """Rewards of completions of these rows, of all processes, shape (B, F); nothing that is logged is kept."""
+    def _score(self, rows: list[dict[str, Any]], token_ids: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Rewards (B, F) of completions of these rows, of all processes, and which are right (B,).
+
+        Nothing that reward functions log of them is kept.
+        """
         prompts = [row["prompt"] for row in rows]
         texts = self._tokenizer.batch_decode(token_ids, skip_special_tokens=True)
         chat = is_conversational({"prompt": prompts[0]})
         completions = [[{"role": "assistant", "content": text}] if chat else text for text in texts]
         rewards_BF = super()._calculate_rewards(rows, prompts, completions, token_ids)
+        correct_B = self._correct(rewards_BF, self._notes(len(rows)))
         # What reward functions log is about the completions that are trained on, which are scored later.
         self._pending_extra_logs.clear()
         self._pending_metrics.clear()
-        return rewards_BF
+        return rewards_BF, correct_B
+
+    def _correct(self, rewards_BF: Tensor, notes: Notes) -> Tensor:
+        """1 for a right completion, 0 for a wrong one, NaN where nothing says; shape (B,)."""
+        rewards = dict(zip(self.reward_func_names, rewards_BF.T.tolist(), strict=True))
+        return self._with_nan(self.args.judgement.correct(rewards, notes))
 
     def _lengths(self, token_ids: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Completion tokens, and whether the limit cut them, of all processes; shape (B,)."""
@@ -324,23 +336,27 @@ class AAPOTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.model.training:
             output = super()._generate_and_score_completions(inputs)
-            correct_B = correctness(self._captured["rewards_BF"][:, 0])
+            correct_B = self._captured["correct_B"]
             if not correct_B.isnan().all():
                 self._metrics["eval"]["rollout/accuracy"].append(correct_B.nanmean().item())
             return output
         if self._choice is not None:
             inputs = self._chosen(len(inputs))
         if self.objective.min_live_frac > 0:
-            inputs, reference_PK = self._refilled(inputs)
+            inputs, reference = self._refilled(inputs)
         else:
-            reference_PK = self._reference_rewards(inputs)
+            reference = self._reference(inputs)
         output = super()._generate_and_score_completions(inputs)
         scores = Scores(
-            self._captured["rewards_BF"], self._captured["tokens_B"], self._captured["truncated_B"], reference_PK
+            rewards_BF=self._captured["rewards_BF"],
+            correct_B=self._captured["correct_B"],
+            tokens_B=self._captured["tokens_B"],
+            truncated_B=self._captured["truncated_B"],
+            reference=reference,
         )
         if self._choice is not None:
             keys = gather_object([self._key(row) for row in inputs])
-            self._choice.observe(keys, correctness(scores.rewards_BF[:, 0]))
+            self._choice.observe(keys, scores.correct_B)
         rewards_PG = self._total(scores.rewards_BF).view(-1, self.num_generations)
         result = self._advantages(scores)
         mask_bT = (
@@ -352,14 +368,14 @@ class AAPOTrainer(GRPOTrainer):
         scaled_B = result.augmented_PG.flatten() * (weights_B * lengths_B.sum().clamp(min=1))
         first = self.accelerator.process_index * len(inputs)
         output["advantages"] = scaled_B[first : first + len(inputs)]
-        self._log_signal(result, rewards_PG, reference_PK, weights_B * lengths_B)
+        self._log_signal(result, rewards_PG, reference, weights_B * lengths_B)
         if self.objective.overlong_buffer:
             limit, buffer = self.args.sampling.max_completion_length, self.objective.overlong_buffer
             penalty = overlong_penalty(scores.tokens_B, limit, buffer).mean().item()
             self._metrics["train"]["rollout/overlong_penalty"].append(penalty)
         self._replace_logged(result)
         if self.args.rollouts_dir is not None:
-            self._write_rollouts(inputs, result, reference_PK, lengths_B)
+            self._write_rollouts(inputs, result, reference, lengths_B)
         return output
 
     def _advantages(self, scores: Scores) -> Advantages:
@@ -368,16 +384,16 @@ class AAPOTrainer(GRPOTrainer):
         return augmented_advantages(
             self.objective,
             self._total(scores.rewards_BF).view(groups),
-            scores.reference_PK,
+            None if scores.reference is None else scores.reference.rewards_PK,
             shift=self.state.global_step,
-            correct_PG=correctness(scores.rewards_BF[:, 0]).view(groups),
+            correct_PG=scores.correct_B.view(groups),
             lengths_PG=scores.tokens_B.view(groups),
             truncated_PG=scores.truncated_B.view(groups),
             max_completion_length=self.args.sampling.max_completion_length,
         )
 
-    def _refilled(self, inputs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], Tensor | None]:
-        """The rows that are trained on, and their reference rewards; TRL is handed their completions, drawn here."""
+    def _refilled(self, inputs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], Reference | None]:
+        """The rows that are trained on, and their reference; TRL is handed their completions, drawn here."""
         keys = gather_object([self._key(row) for row in inputs])
         assert self.args.max_refill_rounds and isinstance(self.train_dataset, Dataset)
         order = None if self._choice is None else self._choice.order("refill")
@@ -395,7 +411,7 @@ class AAPOTrainer(GRPOTrainer):
         metrics["rollout/refill_rounds"].append(result.num_rounds)
         metrics["rollout/refilled_group_frac"].append(result.num_refilled / num_groups)
         self._drawn = result.rollouts
-        return result.rollouts.rows, result.rollouts.scores.reference_PK
+        return result.rollouts.rows, result.rollouts.scores.reference
 
     def _roll_out(self, rows: list[dict[str, Any]], positions: Sequence[int]) -> Rollouts:
         """Completions of rows that are at these positions in the batch of all processes, and what they are worth."""
@@ -404,26 +420,35 @@ class AAPOTrainer(GRPOTrainer):
         token_ids, logprobs = self._generate_single_turn(
             prompt_ids, images, fields, self.num_generations, positions=positions
         )
-        rewards_BF, (tokens_B, truncated_B) = self._score(rows, token_ids), self._lengths(token_ids)
-        reference_PK = self._reference_rewards(rows, positions)
-        return Rollouts(rows, token_ids, logprobs, Scores(rewards_BF, tokens_B, truncated_B, reference_PK))
+        scores = Scores(*self._score(rows, token_ids), *self._lengths(token_ids), self._reference(rows, positions))
+        return Rollouts(rows, token_ids, logprobs, scores)
 
-    def _reference_rewards(self, inputs: list[dict[str, Any]], positions: Sequence[int] | None = None) -> Tensor | None:
-        """Reference rewards of the rows' prompts, shape (P, K), or None when the objective reads none."""
+    def _reference(self, inputs: list[dict[str, Any]], positions: Sequence[int] | None = None) -> Reference | None:
+        """What the reference is worth on the rows' prompts, or None when the objective reads none."""
         if not self.objective.needs_reference:
             return None
         if self._reference_model is not None:
-            return self._live_rewards(inputs, positions)
-        rewards_bK = torch.tensor([row[REFERENCE_COLUMN] for row in inputs], device=self.accelerator.device)
-        return _gather(rewards_bK)[:: self.num_generations].float()
+            return self._live(inputs, positions)
+        # Data may bring reference rewards of its own, without verdicts.
+        unknown = [None] * len(inputs[0][REFERENCE_COLUMN])
+        columns = (
+            [row[REFERENCE_COLUMN] for row in inputs],
+            [row.get(CORRECT_COLUMN, unknown) for row in inputs],
+        )
+        tensors_bK = (self._with_nan(values) for values in columns)
+        return Reference(*(_gather(values_bK)[:: self.num_generations] for values_bK in tensors_bK))
+
+    def _with_nan(self, values: list) -> Tensor:
+        """The values as a tensor, None as NaN."""
+        return torch.tensor(np.array(values, dtype=np.float32), device=self.accelerator.device)
 
     def _log_signal(
-        self, result: Advantages, rewards_PG: Tensor, reference_PK: Tensor | None, weights_B: Tensor
+        self, result: Advantages, rewards_PG: Tensor, reference: Reference | None, weights_B: Tensor
     ) -> None:
-        groups = rewards_PG.shape
-        correct_PG = correctness(self._captured["rewards_BF"][:, 0]).view(groups)
+        groups, reference_PK = rewards_PG.shape, None if reference is None else reference.rewards_PK
+        correct_PG = self._captured["correct_B"].view(groups)
         clipped = clipped_shares(self.objective, rewards_PG, reference_PK, shift=self.state.global_step)
-        shares = grading_shares(self.reward_func_names, self._captured["notes"])
+        shares = grading_shares(self.args.judgement, self.reward_func_names, self._captured["notes"])
         zero_gradient = bool(silent_groups(result.augmented_PG).all())
         values = {
             **rollout_diagnostics(correct_PG, self._captured["tokens_B"].view(groups)),
@@ -433,8 +458,8 @@ class AAPOTrainer(GRPOTrainer):
             **signal_diagnostics(result, rewards_PG, correct_PG, reference_PK),
             **margin_diagnostics(result, weights_B.view(groups), clipped, reference_PK),
         }
-        if reference_PK is not None:
-            values |= difficulty_diagnostics(result, rewards_PG, correct_PG, correctness(reference_PK))
+        if reference is not None and not reference.correct_PK.isnan().all():
+            values |= difficulty_diagnostics(result, rewards_PG, correct_PG, reference.correct_PK)
         for key, value in values.items():
             self._metrics["train"][key].append(value)
         # A total, which is not averaged over the batches of a step.
@@ -458,7 +483,7 @@ class AAPOTrainer(GRPOTrainer):
         self._logs["advantages"].extend(logged + augmented)
 
     def _write_rollouts(
-        self, inputs: list[dict[str, Any]], result: Advantages, reference_PK: Tensor | None, lengths_B: Tensor
+        self, inputs: list[dict[str, Any]], result: Advantages, reference: Reference | None, lengths_B: Tensor
     ) -> None:
         rows = gather_object([{"answer": str(row.get("answer", "")), "key": self._key(row)} for row in inputs])
         if not self.accelerator.is_main_process:
@@ -477,12 +502,13 @@ class AAPOTrainer(GRPOTrainer):
             rewards_BF=self._captured["rewards_BF"],
             reward_names=self.reward_func_names,
             notes=self._captured["notes"],
+            correct_B=self._captured["correct_B"],
             total_B=self._total(self._captured["rewards_BF"]),
             tokens_B=self._captured["tokens_B"],
             loss_tokens_B=lengths_B,
             truncated_B=self._captured["truncated_B"],
             result=result,
-            reference_PK=reference_PK,
+            reference_PK=None if reference is None else reference.rewards_PK,
         )
         self._rollouts_step = self.state.global_step
 
@@ -502,12 +528,14 @@ class AAPOTrainer(GRPOTrainer):
         model = self.accelerator.unwrap_model(self.model)
         return live_reference(model, self.accelerator.device, follows=self.args.sync_ref_model)
 
-    def _live_rewards(self, inputs: list[dict[str, Any]], positions: Sequence[int] | None = None) -> Tensor:
-        """Rewards of one fresh reference completion per rollout, shape (P, G): the published sampling, done right."""
+    def _live(self, inputs: list[dict[str, Any]], positions: Sequence[int] | None = None) -> Reference:
+        """One fresh reference completion per rollout, so K is G: the published sampling, done right."""
         prompt_ids = self._tokenize_prompts(copy.deepcopy([row["prompt"] for row in inputs]))[0]
         with as_reference(self._reference_model) as reference:
             token_ids = self._draw(reference, prompt_ids, "reference", positions)
-        return self._total(self._score(inputs, token_ids)).view(-1, self.num_generations)
+        rewards_BF, correct_B = self._score(inputs, token_ids)
+        groups = (-1, self.num_generations)
+        return Reference(self._total(rewards_BF).view(groups), correct_B.view(groups))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
