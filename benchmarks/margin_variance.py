@@ -97,7 +97,7 @@ def _measure(trainer: AAPOTrainer, num_batches: int, update: Any) -> dict[str, l
             inputs = next(batches)
         output = trainer._generate_and_score_completions(inputs)
         rewards_PG = trainer._total(trainer._captured["rewards_BF"]).view(-1, trainer.num_generations)
-        reference_PK = trainer._reference_rewards(inputs)
+        reference_PK = trainer._reference(inputs)
         assert reference_PK is not None
         for part in PARTS:
             moments[part].append(_of_batch(trainer, output, rewards_PG, reference_PK, part))

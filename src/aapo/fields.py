@@ -85,6 +85,8 @@ def field_types(config: type) -> dict[str, Any]:
 def typed(key: str, value: Any, kind: Any) -> Any:
     """`value` as the field's type where YAML reads it as another (`1e-4` is text to YAML).
 
+    A list may be given with commas, and one of a single item as the item; each item is typed as well.
+
     Raises:
         InputError: It does not fit.
     """
@@ -102,14 +104,26 @@ def typed(key: str, value: Any, kind: Any) -> Any:
         except ValueError:
             if str not in plain:
                 raise InputError(f"{key} is {value!r}; it must be a number") from None
+    if list in plain and not isinstance(value, (dict, *(option for option in plain if option in _SCALARS))):
+        return [typed(key, item, inner) for item, inner in _items(value, allowed[plain.index(list)])]
     known = [option for option in plain if isinstance(option, type)]
     if known and not isinstance(value, tuple(known)) and len(known) == len(plain):
-        if list in known and isinstance(value, str):
-            return [part.strip() for part in value.split(",")]
         if str in known:
             return str(value)
         raise InputError(f"{key} is {value!r}; it must be {_names(plain)}")
     return value
+
+
+_SCALARS = (str, int, float, bool)
+
+
+def _items(value: Any, kind: Any) -> list[tuple[Any, Any]]:
+    """The items of a list, each with the type that it must have; `value` may be text with commas or a single item."""
+    (inner,) = typing.get_args(kind) or (typing.Any,)
+    if isinstance(value, str):
+        parts = [part.strip() for part in value.split(",")]
+        value = parts if inner in (str, typing.Any) else [yaml.safe_load(part) for part in parts]
+    return [(item, inner) for item in (value if isinstance(value, (list, tuple)) else [value])]
 
 
 def _is_union(kind: Any) -> bool:

@@ -76,10 +76,11 @@ class RunDirectory:
         """One dictionary a logged step, in order of steps.
 
         Lines of one step, such as training and evaluation, are merged; where a resumed run repeats one the later wins.
+        A last line without its end is what a killed run was writing, and does not count.
         """
         if not self.metrics_file.exists():
             return []
-        lines = self.metrics_file.read_text(encoding="utf-8").splitlines()
+        *lines, _ = self.metrics_file.read_text(encoding="utf-8").split("\n")
         by_step: dict[int, dict[str, Any]] = {}
         for row in map(json.loads, filter(str.strip, lines)):
             by_step[row["step"]] = by_step.get(row["step"], {}) | row
@@ -94,9 +95,14 @@ class RunDirectory:
         return sorted(int(file.stem.removeprefix("step-")) for file in self.samples.glob("step-*.parquet"))
 
     def append_metrics(self, row: dict[str, Any]) -> None:
-        """Add one line to metrics.jsonl."""
-        with self.metrics_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        """Add one line to metrics.jsonl, in the place of one that a killed run did not end."""
+        with self.metrics_file.open("a+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - 1, 0))
+            if file.read() not in (b"", b"\n"):
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+            file.write((json.dumps(row) + "\n").encode())
 
     def write_recipe(self, recipe: dict[str, Any]) -> None:
         """Store the resolved recipe."""

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -29,8 +30,8 @@ SMALL = {
         "min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1, "operators": ["+"],
         "allow_parentheses": False,
     },
-    "num_train_prompts": 16, "num_eval_prompts": 8, "reward_funcs": ["accuracy", "format"],
-    "reward_weights": [1.0, 0.2], "num_reference_samples": 3, "eval_num_samples": 2, "num_generations": 4,
+    "num_train_prompts": 16, "num_eval_prompts": 8, "reward_funcs": ["format", "accuracy"],
+    "reward_weights": "0.2,1.0", "num_reference_samples": 3, "eval_num_samples": 2, "num_generations": 4,
     "per_device_train_batch_size": 16, "max_completion_length": 24, "learning_rate": 1.0e-3, "max_steps": 4,
     "save_steps": 2, "activation_checkpointing": False, "bf16": False, "use_cpu": True,
 }  # fmt: skip
@@ -244,12 +245,53 @@ def test_eval_of_a_run_and_of_a_file(trained, workplace, capsys):
     assert {row["protocol"].partition("@")[0] for row in rows} == {"recipe+num_samples"}
 
 
+def test_another_evaluation_of_a_run_leaves_the_earlier_ones(trained, workplace, capsys):
+    whole = ("eval", "run", "--tasks", "held_out")
+    folders = set()
+    for flags in ((), ("--num-samples", "1"), ("--temperature", "0.5"), ("--num_problems", "4"), ("--seed", "1"),
+                  ("--against", "base"), ("--judge", "format", "--judge_threshold", "1.0")):  # fmt: skip
+        out = lines_of(capsys, *whole, *flags)
+        (results,) = (line.removeprefix("results ") for line in out.splitlines() if line.startswith("results "))
+        folders.add(Path(results).parent)
+    assert len(folders) == 7 and all((folder / "results.json").exists() for folder in folders)
+    assert (workplace / "run" / "evaluation" / "results.json").exists()
+    before = {folder: (folder / "results.json").stat().st_mtime_ns for folder in folders}
+    lines_of(capsys, *whole)  # the same once more is the same folder
+    assert set((workplace / "run" / "evaluation").glob("*/results.json")) == {
+        f.absolute() / "results.json" for f in folders
+    }
+    assert sum((folder / "results.json").stat().st_mtime_ns != before[folder] for folder in folders) == 1
+
+
+def test_resume_takes_the_newest_run_of_this_recipe_and_no_other(workplace, monkeypatch):
+    from aapo.errors import InputError
+    from aapo.training import load_recipe
+    from aapo.training.run import newest_run
+
+    recipe = load_recipe("small.yaml")
+    monkeypatch.chdir(workplace)
+    (workplace / "elsewhere").mkdir()
+    monkeypatch.chdir(workplace / "elsewhere")
+    for name in ("small-lora-20260101-000002", "small-20260101-000000", "small-20260101-000001", "small-best"):
+        (Path("runs") / name).mkdir(parents=True)
+        if name != "small-20260101-000001":  # the newest has not begun
+            (Path("runs") / name / "recipe.yaml").write_text("{}")
+    assert newest_run(recipe) == Path("runs/small-20260101-000000")
+    shutil.rmtree("runs/small-20260101-000000")
+    with pytest.raises(InputError, match="there is no run of small in runs/ to resume"):
+        newest_run(recipe)
+
+
 def test_a_sweep_over_checkpoints(trained, workplace, capsys):
     sweep = ("eval", "run", "--checkpoints", "base,2,all", "--tasks", "held_out", "--output", "sweep")
     assert "two models are called run@2" in refused(capsys, *sweep)
     sweep = ("eval", "run", "--checkpoints", "base,all", "--against", "base", "--output", "sweep")
     out = lines_of(capsys, *sweep, "--tasks", "held_out")
-    assert "selected on the test" in " ".join(out.split())
+    assert "was selected on the test" in " ".join(out.split()) and "Models of the run run." in out
+    shown = {line.strip().split("  ")[0] for line in out.splitlines()}
+    assert {"base", "step 2", "step 4", "trained"} <= shown and not any(
+        "run@" in line and "[" in line for line in out.splitlines()
+    )
     rows = json.loads((workplace / "sweep" / "results.json").read_text())
     models = ["run@base", "run@2", "run@4", "run"]
     assert [row["model"] for row in rows if row["metric"] == "avg@2"] == models
@@ -445,7 +487,7 @@ class TestBadInput:
         assert "reward function 'acuracy' is unknown (did you mean accuracy?)" in refused(
             capsys, *rescore, "--reward_funcs", "acuracy"
         )
-        assert "reward_kwargs has parameters for 'cosine'; reward_funcs are accuracy, format" in refused(
+        assert "reward_kwargs has parameters for 'cosine'; reward_funcs are format, accuracy" in refused(
             capsys, *rescore, "--reward_kwargs", "{cosine: {max_len: 10}}"
         )
         assert "--reward_kwargs is 'accuracy'; it must be a mapping" in refused(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ SYSTEM = "Answer `briefly` in <b>one</b> word.\n```\nStay inside."
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, tiny_folder) -> dict[str, Path]:
-    """A run of all weights, evaluated, and one with LoRA."""
+    """A run of all weights, evaluated, and one with LoRA, of which nothing says what is right."""
     folder = tmp_path_factory.mktemp("runs")
     patch = pytest.MonkeyPatch()
     patch.setenv("AAPO_CACHE", str(folder / "cache"))
@@ -37,7 +38,10 @@ def runs(tmp_path_factory, tiny_folder) -> dict[str, Path]:
         "max_steps": 2, "bf16": False, "activation_checkpointing": False, "save_strategy": "no", "temperature": 0.7,
         "learning_rate": 0.1,
     }  # fmt: skip
-    for name, more in (("full", {}), ("lora", {"use_peft": True, "lora_r": 2, "lora_target_modules": "all-linear"})):
+    for name, more in (
+        ("full", {"judge_threshold": 1.0}),
+        ("lora", {"use_peft": True, "lora_r": 2, "lora_target_modules": "all-linear"}),
+    ):
         (folder / f"{name}.yaml").write_text(yaml.safe_dump({**common, **more}))
         assert aapo(["train", str(folder / f"{name}.yaml"), "--output_dir", str(folder / name)]) == 0
     patch.undo()
@@ -141,6 +145,18 @@ def test_chat_answers_a_question_from_a_pipe_and_the_same_one_again(runs, monkey
     assert ask("--max_completion_length", "1") != first
 
 
+def test_chat_without_a_question_shows_some_that_the_run_knows(runs, monkeypatch, capsys):
+    from aapo.cli.chat import example_questions
+
+    examples = example_questions(str(runs["full"]))
+    assert len(examples) == 2 and all(re.fullmatch(r"\d+ \+ 1\?", question) for question in examples)
+    assert example_questions(str(runs["full"] / "model")) == []
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    assert aapo(["chat", str(runs["full"])]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "there is no question" in said and all(repr(text) in said for text in examples)
+
+
 def test_chat_at_a_terminal(runs, monkeypatch, capsys):
     from aapo.cli import chat as talking
 
@@ -155,7 +171,10 @@ def test_chat_at_a_terminal(runs, monkeypatch, capsys):
     assert aapo(["chat", str(runs["full"])]) == 0
     assert [message["role"] for message in prompts[1]] == ["system", "user", "assistant", "user"]
     assert prompts[0][0]["content"] == "Be loud." and next(lines) == "never read"
-    assert "/reset forgets" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "/reset forgets" in said and all(
+        question in said for question in talking.example_questions(str(runs["full"]))
+    )
 
 
 def test_control_characters_of_a_model_are_shown_and_not_obeyed(capsys):

@@ -2,20 +2,24 @@
 
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TextStreamer
 
+from aapo.errors import InputError
 from aapo.evaluation import model_sources
 from aapo.progress import console
 from aapo.runs import RunDirectory
 from aapo.sampling import SamplingSettings, generate_ids, load_model, load_tokenizer, sample_seed
-from aapo.tasks import PromptStyle, encode_prompt
+from aapo.scoring import last_question
+from aapo.tasks import PromptStyle, encode_prompt, load_prompts
+from aapo.tasks.prompts import MissingSourceError
 from aapo.training import load_recipe
 
+NUM_EXAMPLES = 2
 HELP = "/reset forgets the conversation, /system TEXT sets the system prompt, /quit ends; Ctrl-C stops an answer"
 # Everything that moves the cursor, sets colours or rings: all control characters but newline and tab.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -67,12 +71,25 @@ class Conversation:
 
 
 def chat(model: str, temperature: float | None, max_completion_length: int | None, seed: int) -> None:
-    """Talk to a model: at a terminal turn by turn, from a pipe one question."""
+    """Talk to a model: at a terminal turn by turn, from a pipe one question.
+
+    Raises:
+        InputError: The pipe has no question; the message has some that a run was trained for.
+    """
+    asked = None if sys.stdin.isatty() else sys.stdin.read().strip()
+    examples = example_questions(model) if not asked else []
+    if asked == "":
+        tried = f", such as {' or '.join(map(repr, examples))}" if examples else ""
+        raise InputError(f"there is no question; write one to the command's input{tried}")
     conversation = _begin(model, temperature, max_completion_length, seed)
-    if not sys.stdin.isatty():
-        conversation.ask(sys.stdin.read().strip())
+    if asked:
+        conversation.ask(asked)
         return
     console.print(HELP, markup=False)
+    if examples:
+        console.print("Questions of the kind that this run was trained on:", markup=False)
+        for question in examples:
+            console.print(f"  {question}", markup=False)
     while True:
         try:
             line = input("> ").strip()
@@ -94,6 +111,22 @@ def chat(model: str, temperature: float | None, max_completion_length: int | Non
                 conversation.ask(line)
             except KeyboardInterrupt:
                 print()
+
+
+def example_questions(model: str) -> list[str]:
+    """Questions that a run was evaluated on, else trained on, as a user would type them.
+
+    None of another model, or where the run's data is no longer there.
+    """
+    if not RunDirectory(Path(model)).recipe_file.exists():
+        return []
+    data = load_recipe(model).data
+    bare = replace(data, system_prompt=None, prompt_template="{question}", conversational=False)
+    try:
+        rows = load_prompts(bare, "test" if data.num_eval_prompts else "train")
+    except MissingSourceError:
+        return []
+    return [last_question(prompt).strip() for prompt in rows["prompt"][:NUM_EXAMPLES]]
 
 
 def _begin(model: str, temperature: float | None, max_completion_length: int | None, seed: int) -> Conversation:

@@ -18,7 +18,7 @@ from aapo.reporting import write_report
 from aapo.training import Recipe, load_recipe
 from aapo.training import train as train_recipe
 from aapo.training.models import prepare_model
-from aapo.training.run import default_output
+from aapo.training.run import default_output, newest_run
 
 transformers_logging.disable_progress_bar()
 datasets.disable_progress_bars()
@@ -55,10 +55,7 @@ def _output(recipe: Recipe, source: str, flags: Sequence[str], *, resume: bool) 
     if "output_dir" in recipe.given:
         return Path(recipe.given["output_dir"])
     if resume:
-        runs = sorted(path for path in Path("runs").glob(f"{recipe.name}-*") if (path / "recipe.yaml").exists())
-        if not runs:
-            raise InputError(f"there is no run of {recipe.name} in runs/ to resume; name its folder with --output_dir")
-        return runs[-1]
+        return newest_run(recipe)
     return broadcast_object_list([default_output(recipe)])[0]
 
 

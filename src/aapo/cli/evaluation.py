@@ -41,7 +41,8 @@ from aapo.evaluation import (
     score_table,
     select,
 )
-from aapo.evaluation.results import RESULTS, headline_differences
+from aapo.evaluation.published import Published
+from aapo.evaluation.results import RESULTS, Row, Selection, headline_differences, with_short_names
 from aapo.evaluation.tables import difference_sentence
 from aapo.fields import field_types, parse_flags, typed
 from aapo.files import write_text
@@ -49,7 +50,7 @@ from aapo.grading import Judge, RewardFunction, reward_name
 from aapo.progress import console, told_progress
 from aapo.reporting import write_report
 from aapo.runs import RunDirectory, cache_folder
-from aapo.samples import bank_identity
+from aapo.samples import bank_identity, digest
 from aapo.sampling import (
     Engine,
     LazyEngine,
@@ -144,20 +145,17 @@ def evaluate_models(models: Sequence[str], options: Options, flags: Sequence[str
         held_against = [item for item in everything if others is not None and item.model == others.name]
     rows, differences = result_rows(everything, options.ks), difference_rows(evaluations, held_against)
     check_protocols(rows, mix=options.mix_protocols)
-    notes = []
+    selected = None
     if len(sources) > 1 and options.checkpoints is not None:
-        notes.append(select([source.name for source in sources], development, evaluations).sentence)
-    output = options.output or _default_output(models[0], protocol)
+        selected = select([source.name for source in sources], development, evaluations)
+    notes = [] if selected is None else [selected.sentence]
+    output = options.output or _default_output(models[0], protocol, jobs, options)
     protocols = protocol.describe()
     save_results(output, everything, rows, differences, protocols, notes=notes, published=options.published)
     main = score_table(rows, published, notes)
     write_text(output / "table.md", markdown(main))
     write_text(output / "table.tex", latex(main))
-    print_table(main)
-    for table in (metric_table(rows), quality_table(rows), difference_table(differences) if differences else None):
-        if table is not None:
-            print_table(table)
-    _print_verdicts(differences)
+    _print_results(rows, differences, published, selected)
     console.print(f"results {output / RESULTS}", markup=False)
     console.print(f"report {write_report([output])}", markup=False)
 
@@ -345,11 +343,13 @@ class Candidate:
         return TransformersEngine(model.to(PartialState().device), self.tokenizer, self.protocol.sampling, batch_size)
 
 
-def _default_output(model: str, protocol: Protocol) -> Path:
-    """In a run directory a folder of the protocol, else `evaluations/NAME-DATE-TIME`."""
+def _default_output(model: str, protocol: Protocol, jobs: Sequence[EvaluationJob], options: Options) -> Path:
+    """In a run directory a folder of this evaluation and no other, else `evaluations/NAME-DATE-TIME`."""
     run = RunDirectory(model)
     if run.recipe_file.exists():
-        return run.evaluation / protocol.label.replace("@", "-")
+        what = [[job.model, job.task, job.path.name, job.identity["rewards"], vars(job.judge)] for job in jobs]
+        asked = [options.against, options.published, options.ks, options.dev_tasks]
+        return run.evaluation / f"{protocol.label.replace('@', '-')}-{digest([what, asked])[:6]}"
     name = f"{Path(model).resolve().name}-{time.strftime('%Y%m%d-%H%M%S')}"
     return Path(broadcast_object_list([str(Path("evaluations") / name)])[0])
 
@@ -360,12 +360,14 @@ def show_tables(paths: Sequence[Path], form: str, published: str | None, *, mix_
         raise InputError(f"--format is {form!r}{nearest(form, FORMATS)}; it must be {', '.join(FORMATS)}")
     rows = [row for path in paths for row in read_results(path)]
     check_protocols(rows, mix=mix_protocols)
-    table = score_table(rows, published_rows(published) if published else [])
+    beside = published_rows(published) if published else []
     if form == "terminal":
-        print_table(table)
+        shown = with_short_names(rows)
+        print_table(score_table(shown.rows, beside, shown.notes))
     elif form == "json":
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     else:
+        table = score_table(rows, beside)
         print(markdown(table) if form == "markdown" else latex(table), end="")
 
 
@@ -382,8 +384,17 @@ def print_table(table: ScoreTable) -> None:
     console.print(shown, markup=False)
 
 
-def _print_verdicts(differences: Sequence[dict[str, Any]]) -> None:
-    """One sentence for each pair of models, about the average, or the only task."""
-    for row in headline_differences(differences):
-        if row["difference"] is not None:
-            console.print(difference_sentence(row), markup=False)
+def _print_results(
+    rows: Sequence[Row], differences: Sequence[Row], published: Sequence[Published], selected: Selection | None
+) -> None:
+    """Print the tables, and one sentence for each pair of models, about the average, or the only task."""
+    shown = with_short_names(rows, differences)
+    notes = [] if selected is None else [selected._replace(model=shown.names[selected.model]).sentence]
+    tables = [score_table(shown.rows, published, [*shown.notes, *notes])]
+    tables += [metric_table(shown.rows), quality_table(shown.rows)]
+    tables += [difference_table(shown.differences) if differences else None]
+    for table in tables:
+        if table is not None:
+            print_table(table)
+    for row in headline_differences(shown.differences):
+        console.print(difference_sentence(row), markup=False)

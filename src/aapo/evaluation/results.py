@@ -227,9 +227,39 @@ def check_protocols(rows: Sequence[Row], *, mix: bool) -> list[str]:
 
 
 def headline_differences(differences: Sequence[Row]) -> list[Row]:
-    """Of each pair of models the difference of their averages, or of the only task."""
+    """Of each pair of models the known difference of their averages, or of the only task."""
+    differences = [row for row in differences if row["difference"] is not None]
     pairs = {(row["model"], row["against"]) for row in differences if row["task"] == AVERAGE}
     return [row for row in differences if row["task"] == AVERAGE or (row["model"], row["against"]) not in pairs]
+
+
+class Shown(NamedTuple):
+    """Rows with names as they are printed, and a note that says what those are short for, if anything."""
+
+    rows: list[Row]
+    differences: list[Row]
+    names: dict[str, str]
+    notes: list[str]
+
+
+def with_short_names(rows: Sequence[Row], differences: Sequence[Row] = ()) -> Shown:
+    """The rows with short names where all models are of one run.
+
+    Its models are called by its name, `NAME@base` and `NAME@40`, which become trained, base and step 40. Rows of
+    several runs, or of none, stay as they are.
+    """
+    keys = ("model", "against")
+    names = {row[key] for row in (*rows, *differences) for key in keys if key in row}
+    runs = {name.partition("@")[0] for name in names}
+    if len(runs) != 1 or runs == names:
+        return Shown(list(rows), list(differences), {name: name for name in names}, [])
+    marks = {name: name.partition("@")[2] for name in names}
+    short = {name: f"step {mark}" if mark.isdecimal() else mark or "trained" for name, mark in marks.items()}
+
+    def renamed(part: Sequence[Row]) -> list[Row]:
+        return [{**row, **{key: short[row[key]] for key in keys if key in row}} for row in part]
+
+    return Shown(renamed(rows), renamed(differences), short, [f"Models of the run {runs.pop()}."])
 
 
 def clear_leaders(evaluations: Sequence[Evaluation]) -> set[tuple[str, str]]:

@@ -115,7 +115,7 @@ def evaluation_section(folder: Path, name: str) -> EvaluationSection:
 
 def judge(rows: Sequence[Row], differences: Sequence[Row]) -> Verdict:
     """What an evaluation says: the paired differences where there are any, else the scores themselves."""
-    decisive = [row for row in headline_differences(differences) if row["difference"] is not None]
+    decisive = headline_differences(differences)
     if not decisive:
         return _without_pair(rows)
     sentences = [difference_sentence(row) for row in decisive]
@@ -164,7 +164,7 @@ def _where(row: Row) -> str:
 
 def _numbers(rows: Sequence[Row], differences: Sequence[Row]) -> list[Number]:
     decisive = headline_differences(differences)
-    if len(decisive) != 1 or decisive[0]["difference"] is None:
+    if len(decisive) != 1:
         return []
     row = decisive[0]
     sides = {item["model"]: item for item in _headline_scores(rows) if item["task"] == row["task"]}

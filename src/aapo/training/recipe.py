@@ -99,7 +99,7 @@ class Recipe:
 
     Attributes:
         name: Of the file or shipped recipe, for run directories.
-        given: The fields as written, flags included; enough to resolve it again.
+        given: The fields that were written, flags included, each of its type; enough to resolve it again.
         run: Our own settings.
         data: Where prompts come from.
         model: TRL's ModelConfig.
@@ -202,7 +202,7 @@ def load_recipe(source: str, flags: Sequence[str] = ()) -> Recipe:
 
 def resolve(name: str, given: dict[str, Any]) -> Recipe:
     """The recipe that the fields in `given` make."""
-    parts: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
+    given, parts = dict(given), {part: {} for part in PARTS}
     types_of = {key: (part, kind) for part, config in PARTS.items() for key, kind in field_types(config).items()}
     for key, value in given.items():
         if value is None:
@@ -212,7 +212,7 @@ def resolve(name: str, given: dict[str, Any]) -> Recipe:
         if key in FIXED:
             raise InputError(f"{key} cannot be set, because {FIXED[key]}; remove it")
         part, kind = types_of[key]
-        parts[part][key] = typed(key, value, kind)
+        given[key] = parts[part][key] = typed(key, value, kind)
     run = RunConfig(**parts["run"])
     prompts = with_style({"prompt_style": run.prompt_style, **parts["data"]})
     prompts.pop("choice_template", None)  # training prompts have no lettered options

@@ -1,6 +1,7 @@
 """Run a recipe: base model, prompts, reference bank, training, evaluation; every part reused where it exists."""
 
 import gc
+import re
 import shutil
 import time
 from copy import copy
@@ -42,6 +43,7 @@ from aapo.training.trainer import AAPOTrainer
 # A checkpoint holds the weights and two Adam moments of the same size.
 COPIES_PER_CHECKPOINT = 3
 SLACK_BYTES = 200 * 2**20
+RUNS = Path("runs")
 
 
 @dataclass(frozen=True)
@@ -295,4 +297,17 @@ def _check_space(recipe: Recipe, output: Path, model: str) -> None:
 
 def default_output(recipe: Recipe) -> Path:
     """`runs/NAME-DATE-TIME`, for a run that names no output_dir."""
-    return Path("runs") / f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return RUNS / f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def newest_run(recipe: Recipe) -> Path:
+    """The newest run of the recipe that named no output_dir.
+
+    Raises:
+        InputError: There is none.
+    """
+    form = re.compile(re.escape(recipe.name) + r"-\d{8}-\d{6}")  # NAME-lora begins with NAME, too
+    runs = [path for path in RUNS.glob("*/recipe.yaml") if form.fullmatch(path.parent.name)]
+    if not runs:
+        raise InputError(f"there is no run of {recipe.name} in {RUNS}/ to resume; name its folder with --output_dir")
+    return max(runs).parent
