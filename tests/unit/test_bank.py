@@ -280,6 +280,13 @@ def test_a_recipes_bank_can_be_sampled_by_vllm(tiny_folder, tmp_path, cache, mon
     command = ["bank", "build", str(tmp_path / "recipe.yaml"), "--output", str(tmp_path / "bank")]
     assert aapo([*command, "--engine", "vllm"]) == 0
     assert made == [(str(tiny_folder), {"revision": "main", "dtype": "float32", "trust_remote_code": False})]
-    assert len(ReferenceBank.open(tmp_path / "bank")) == 2
+    bank = ReferenceBank.open(tmp_path / "bank")
+    assert len(bank) == 2 and bank.identity["model"]["engine"] == "vllm"
+    # It is no bank that Transformers sampled, but a run that names it takes it.
+    assert aapo(command) == 2
+    assert "model.engine: bank has vllm, run has None" in capsys.readouterr().err
+    plan = ["train", str(tmp_path / "recipe.yaml"), "--dry-run", "--output_dir", str(tmp_path / "run")]
+    assert aapo([*plan, "--reference_bank", str(tmp_path / "bank")]) == 0
+    assert f"bank: {tmp_path / 'bank'} (reused: 2 prompts)" in capsys.readouterr().out.replace("\n", "")
     assert aapo([*command, "--engine", "sglang"]) == 2
     assert "--engine is 'sglang'; it must be transformers or vllm" in capsys.readouterr().err

@@ -19,6 +19,7 @@ from aapo.sampling import (
     load_tokenizer,
     model_identity,
     sample_seed,
+    tokenizer_identity,
 )
 from aapo.tasks import encode_prompt
 
@@ -172,7 +173,73 @@ def test_model_folders_are_checked_and_identified_by_their_weights(tiny_folder, 
         load_tokenizer(str(tmp_path))
     assert model_identity(str(tiny_folder)) == model_identity(str(tiny_folder))
     assert model_identity(str(tiny_folder)) != model_identity(str(tmp_path))
-    assert model_identity("org/name", "v1") == {"name": "org/name", "revision": "v1"}
+
+
+def test_all_that_changes_a_sample_is_in_a_folders_identity(tiny_folder, tmp_path):
+    before = model_identity(str(tiny_folder))
+    for number, (file, change) in enumerate([
+        ("config.json", {"rope_theta": 777.0}), ("generation_config.json", {"eos_token_id": [1, 5]}),
+    ]):  # fmt: skip
+        folder = shutil.copytree(tiny_folder, tmp_path / str(number))
+        assert model_identity(str(folder)) == before
+        said = json.loads((folder / file).read_text()) if (folder / file).exists() else {}
+        (folder / file).write_text(json.dumps({**said, "transformers_version": "0.1", "_name_or_path": "elsewhere"}))
+        unchanged = model_identity(str(folder))
+        assert {**unchanged, "generation_config": None} == {**before, "generation_config": None}
+        (folder / file).write_text(json.dumps({**said, **change}))
+        assert model_identity(str(folder)) not in (before, unchanged)
+
+
+def test_a_hub_model_is_identified_by_the_commit_that_its_revision_is(tmp_path, monkeypatch):
+    """The Hub's cache as huggingface_hub lays it out, read without a network."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path), raising=False)
+    commits = {"main": "1" * 40, "v1": "2" * 40}
+    for revision, commit in commits.items():
+        snapshot = tmp_path / "models--org--name" / "snapshots" / commit
+        snapshot.mkdir(parents=True)
+        (snapshot / "config.json").write_text("{}")
+        (tmp_path / "models--org--name" / "refs").mkdir(exist_ok=True)
+        (tmp_path / "models--org--name" / "refs" / revision).write_text(commit)
+    for asked, commit in ((None, commits["main"]), ("main", commits["main"]), ("v1", commits["v1"])):
+        assert model_identity("org/name", asked) == {"name": "org/name", "commit": commit}
+    assert model_identity("org/name", commits["v1"]) == model_identity("org/name", "v1")
+    (tmp_path / "models--org--name" / "refs" / "main").write_text(commits["v1"])  # which moves
+    assert model_identity("org/name") == model_identity("org/name", "v1")
+    with pytest.raises(InputError, match="cannot load the model of 'org/gone'"):
+        model_identity("org/gone")
+
+
+def test_all_that_changes_tokens_is_in_a_tokenizers_identity(tiny_folder):
+    from tokenizers import AddedToken, normalizers, pre_tokenizers
+
+    before = tokenizer_identity(load_tokenizer(str(tiny_folder)))
+    used = load_tokenizer(str(tiny_folder))
+    used(["a", "abc"], padding=True, truncation=True, max_length=2)  # which sets the backend's padding
+    assert tokenizer_identity(used) == before
+
+    def normalised(tokenizer):
+        tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+
+    def split(tokenizer):
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+
+    def ended(tokenizer):
+        tokenizer.eos_token = "a"
+
+    def templated(tokenizer):
+        tokenizer.chat_template = "{{ messages[0]['content'] }}"
+
+    def added(tokenizer):
+        tokenizer.add_tokens([AddedToken("ab", lstrip=True)])
+
+    found = [before]
+    for change in (normalised, split, ended, templated, added):
+        tokenizer = load_tokenizer(str(tiny_folder))
+        change(tokenizer)
+        found.append(tokenizer_identity(tokenizer))
+    assert len({json.dumps(identity) for identity in found}) == 6
 
 
 @pytest.fixture
@@ -222,7 +289,9 @@ def test_an_adapter_is_identified_by_weights_scale_and_base(tiny_folder, adapter
     change_adapter(adapter, lora_alpha=8)
     assert model_identity(str(adapter)) != before
     change_adapter(adapter, lora_alpha=16, base_model_name_or_path="org/name", revision="v1")
-    assert model_identity(str(adapter)) == {**before, "base": {"name": "org/name", "revision": "v1"}}
+    with pytest.raises(InputError, match="cannot load the model of 'org/name'"):
+        model_identity(str(adapter))
+    change_adapter(adapter, base_model_name_or_path=str(moved), revision=None)
     (adapter / "adapter_model.safetensors").write_bytes(b"0")
     assert model_identity(str(adapter))["weights"] != before["weights"]
 

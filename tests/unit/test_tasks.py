@@ -164,3 +164,15 @@ def test_long_prompts_are_counted_and_named_or_dropped(tiny_folder, addition):
     assert list(limit_prompts(long, tokenizer, limit, drop=True)["answer"]) == list(addition["answer"])
     with pytest.raises(InputError, match="9 of 9 prompts"):
         limit_prompts(long, tokenizer, 1, drop=True)
+
+
+def test_a_template_that_prints_the_date_prints_the_same_every_day(tiny_folder, monkeypatch):
+    tokenizer = load_tokenizer(str(tiny_folder))
+    # As Llama 3 Instruct has it.
+    tokenizer.chat_template = (
+        "{%- if not date_string is defined %}{%- set date_string = strftime_now('%d %b %Y') %}{%- endif %}"
+        "Today Date: {{ date_string }} {{ messages[0]['content'] }}"
+    )
+    prompt = [{"role": "user", "content": "Hi"}]
+    assert render_prompt(prompt, tokenizer) == "Today Date: 26 Jul 2024 Hi"
+    assert render_prompt(prompt, tokenizer, date_string="1 Jan 2026") == "Today Date: 1 Jan 2026 Hi"

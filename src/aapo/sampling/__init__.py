@@ -2,8 +2,9 @@
 
 from aapo.sampling.engine import Engine, TransformersEngine, end_tokens
 from aapo.sampling.generation import generate_ids
+from aapo.sampling.identity import Identity, model_identity, tokenizer_identity
 from aapo.sampling.lazy import LazyEngine
-from aapo.sampling.loading import Identity, load_model, load_tokenizer, model_identity, tokenizer_identity
+from aapo.sampling.loading import load_model, load_tokenizer
 from aapo.sampling.noise import keyed_gumbel, sample_seed
 from aapo.sampling.settings import Completion, SamplingSettings
 from aapo.sampling.vllm import VLLMEngine

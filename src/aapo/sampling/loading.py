@@ -1,9 +1,8 @@
-"""Models, LoRA adapters and tokenizers by name, and what identifies them.
+"""Models, LoRA adapters and tokenizers by name.
 
 An adapter is a folder as PEFT saves it: adapter_config.json, which names the base model, and adapter_model.safetensors.
 """
 
-import hashlib
 import json
 import re
 from pathlib import Path
@@ -14,7 +13,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from aapo.errors import InputError
 
-Identity = dict[str, Any]
 _HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -97,7 +95,7 @@ def load_tokenizer(name: str, revision: str | None = None, *, trust_remote_code:
             name, revision=revision, padding_side="left", trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError) as error:
-        raise InputError(_cannot_load("tokenizer", name, error)) from error
+        raise InputError(cannot_load("tokenizer", name, error)) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -117,7 +115,7 @@ def load_model(name: str, revision: str | None = None, **options: Any) -> PreTra
     try:
         return AutoModelForCausalLM.from_pretrained(name, revision=revision, use_safetensors=True, **options)
     except (OSError, ValueError) as error:
-        raise InputError(_cannot_load("model", name, error)) from error
+        raise InputError(cannot_load("model", name, error)) from error
 
 
 def _load_merged(name: str, base: Base, options: dict[str, Any]) -> PreTrainedModel:
@@ -147,46 +145,9 @@ def _no_base(adapter: str | Path, base: Base, error: Exception) -> str:
     )
 
 
-def _cannot_load(what: str, name: str, error: Exception) -> str:
+def cannot_load(what: str, name: str, error: Exception) -> str:
+    """One line of why `what` of the model `name` is not there, and what to do."""
     return (
         f"cannot load the {what} of {name!r}: {str(error).strip().splitlines()[0]}; give a local folder or the name of "
         "a Hub model that this machine can reach"
     )
-
-
-def model_identity(name: str, revision: str | None = None) -> Identity:
-    """What identifies a model: the hash of its weights for a local folder, name and revision for a Hub model.
-
-    An adapter is identified by its weights, its configuration (which scales them) and its base model.
-    """
-    folder = Path(name)
-    if not folder.is_dir():
-        return {"name": name, "revision": revision or "main"}
-    if (base := adapter_base(name)) is None:
-        return {"weights": _hash_files(sorted(folder.glob("*.safetensors")))}
-    config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    # The base model counts by what it is, not by where it lies.
-    kept = {key: value for key, value in config.items() if key not in ("base_model_name_or_path", "revision")}
-    return {
-        "weights": _hash_files([folder / ADAPTER_WEIGHTS]),
-        "adapter_config": hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16],
-        "base": model_identity(*base),
-    }
-
-
-def _hash_files(files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:32]
-
-
-def tokenizer_identity(tokenizer: Any) -> Identity:
-    """What identifies a tokenizer: hashes of its vocabulary and of its chat template."""
-    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items())).encode()
-    template = json.dumps(tokenizer.chat_template).encode()
-    return {
-        "vocabulary": hashlib.sha256(vocabulary).hexdigest()[:16],
-        "chat_template": hashlib.sha256(template).hexdigest()[:16],
-    }

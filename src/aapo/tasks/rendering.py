@@ -1,17 +1,24 @@
 """Prompts as the model reads them, and the key that identifies one."""
 
 import hashlib
+import re
+from datetime import date
 from typing import Any
 
 from datasets import Dataset
 
 from aapo.errors import InputError
 
+# Templates that print today's date, such as Llama 3's, print this one: else a prompt would be another every day.
+TEMPLATE_DATE = date(2024, 7, 26)
+_TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+
 
 def render_prompt(prompt: str | list[dict[str, Any]], tokenizer: Any, **template_options: Any) -> str:
     """The text that the model is given: messages through the chat template, plain text as it is.
 
-    A last message by the assistant is a prefill that the model goes on from.
+    A last message by the assistant is a prefill that the model goes on from. A template that asks for the date gets
+    26 July 2024, Llama 3's own fallback, unless `template_options` has its variable (`date_string`).
 
     Raises:
         InputError: The prompt is conversational and the tokenizer has no chat template.
@@ -29,8 +36,14 @@ def render_prompt(prompt: str | list[dict[str, Any]], tokenizer: Any, **template
         tokenize=False,
         add_generation_prompt=not prefilled,
         continue_final_message=prefilled,
+        chat_template=_TODAY.sub(_fixed_date, tokenizer.get_chat_template()),
         **template_options,
     )
+
+
+def _fixed_date(call: re.Match[str]) -> str:
+    """A call of Transformers' `strftime_now` in a template, as the text that it would give on the fixed date."""
+    return repr(TEMPLATE_DATE.strftime(call.group(2)))
 
 
 def encode_prompt(prompt: str | list[dict[str, Any]], tokenizer: Any, **template_options: Any) -> list[int]:

@@ -10,16 +10,27 @@ from aapo.errors import InputError
 from aapo.progress import told_progress
 from aapo.reference import BankIdentity, ReferenceBank, bank_identity
 from aapo.runs import cache_folder
-from aapo.samples import digest, find_score_set, missing_prompts, num_prompts, sample_files, sample_identity
+from aapo.samples import (
+    digest,
+    find_score_set,
+    missing_prompts,
+    num_prompts,
+    read_identity,
+    sample_files,
+    sample_identity,
+)
 from aapo.sampling import Engine, LazyEngine, model_identity, tokenizer_identity
 from aapo.training.models import make_engine, precision, reference_model
 from aapo.training.recipe import Recipe
 
+TRANSFORMERS = "transformers"
 
-def identity_of_bank(recipe: Recipe, tokenizer: Any) -> BankIdentity:
-    """The identity of the bank that the recipe needs."""
+
+def identity_of_bank(recipe: Recipe, tokenizer: Any, engine: str = TRANSFORMERS) -> BankIdentity:
+    """The identity of the bank that the recipe needs, sampled by this engine, whose noise is its own."""
+    model = {**model_identity(*reference_model(recipe)), "precision": precision(recipe)}
     return bank_identity(
-        model={**model_identity(*reference_model(recipe)), "precision": precision(recipe)},
+        model=model if engine == TRANSFORMERS else {**model, "engine": engine},
         tokenizer=tokenizer_identity(tokenizer),
         sampling=recipe.training.sampling.describe(),
         reward_funcs=recipe.reward_funcs,
@@ -36,7 +47,7 @@ def bank_path(recipe: Recipe, identity: BankIdentity) -> Path:
 
 
 def prepare_bank(
-    recipe: Recipe, prompts: Dataset, tokenizer: Any, output: Path | None = None, engine: str = "transformers"
+    recipe: Recipe, prompts: Dataset, tokenizer: Any, output: Path | None = None, engine: str = TRANSFORMERS
 ) -> ReferenceBank:
     """The recipe's bank with all of `prompts`: opened, completed, scored or built.
 
@@ -47,11 +58,11 @@ def prepare_bank(
         prompts: Training prompts.
         tokenizer: The model's.
         output: Folder to build in; the cache's by default.
-        engine: What samples: transformers or vllm, whose noise is its own; the bank's identity is the same.
+        engine: What samples: transformers or vllm.
     """
-    identity = identity_of_bank(recipe, tokenizer)
     if recipe.run.reference_bank is not None and output is None:
-        return ReferenceBank.matching(recipe.run.reference_bank, identity)
+        return _named_bank(recipe, tokenizer)
+    identity = identity_of_bank(recipe, tokenizer, engine)
     path, state = output or bank_path(recipe, identity), PartialState()
 
     def load() -> Engine:
@@ -73,18 +84,25 @@ def prepare_bank(
         )
 
 
+def _named_bank(recipe: Recipe, tokenizer: Any) -> ReferenceBank:
+    """The bank that the recipe names, whichever engine it was sampled by: all draw from the same distribution."""
+    path = Path(recipe.run.reference_bank or "")
+    engine = read_identity(path)["model"].get("engine", TRANSFORMERS)
+    return ReferenceBank.matching(path, identity_of_bank(recipe, tokenizer, engine))
+
+
 def bank_plan(recipe: Recipe, prompts: Dataset, tokenizer: Any) -> str:
     """Where the recipe's bank is, and whether it is reused, will be rescored or will be built.
 
     Raises:
         InputError: The recipe names a bank that is not there or does not match.
     """
+    if (named := recipe.run.reference_bank) is not None:
+        if not Path(named).exists():
+            raise InputError(f"reference_bank is {named}, and there is no bank; build it with `aapo bank build RECIPE`")
+        return f"{named} (reused: {len(_named_bank(recipe, tokenizer))} prompts)"
     identity = identity_of_bank(recipe, tokenizer)
-    path, named = bank_path(recipe, identity), recipe.run.reference_bank is not None
-    if named and not path.exists():
-        raise InputError(f"reference_bank is {path}, and there is no bank; build it with `aapo bank build RECIPE`")
-    if named:
-        return f"{path} (reused: {len(ReferenceBank.matching(path, identity))} prompts)"
+    path = bank_path(recipe, identity)
     samples = sample_files(path)
     scores = find_score_set(path, identity["rewards"])
     missing = missing_prompts(path, prompts, tokenizer, **recipe.training.template_options)
