@@ -97,10 +97,10 @@ def _measure(trainer: AAPOTrainer, num_batches: int, update: Any) -> dict[str, l
             inputs = next(batches)
         output = trainer._generate_and_score_completions(inputs)
         rewards_PG = trainer._total(trainer._captured["rewards_BF"]).view(-1, trainer.num_generations)
-        reference_PK = trainer._reference(inputs)
-        assert reference_PK is not None
+        reference = trainer._reference(inputs)
+        assert reference is not None
         for part in PARTS:
-            moments[part].append(_of_batch(trainer, output, rewards_PG, reference_PK, part))
+            moments[part].append(_of_batch(trainer, output, rewards_PG, reference.rewards_PK, part))
         update(place + 1, "")
     return moments
 

@@ -61,6 +61,25 @@ def test_an_own_algorithm_is_planned_trained_and_replayed(recipe, capsys):
     assert again["bias"] == pytest.approx(own["bias"], abs=1e-6)
 
 
+def test_a_margin_of_ones_own_is_planned_trained_and_replayed(recipe, capsys):
+    Path("my_margin.py").write_text((ROOT / "examples" / "my_margin.py").read_text(encoding="utf-8"))
+    own = ("--algorithm", "aapo", "--margin", "my_margin.py:over_the_mean", "--max_steps", "1")
+    assert run(["train", recipe, *own, "--dry-run", "--output_dir", "run"]) == 0
+    assert "margin: my_margin.py:over_the_mean" in capsys.readouterr().out
+    assert run(["train", recipe, *own, "--output_dir", "run"]) == 0
+    rows = RunDirectory(Path("run")).rollouts(1)
+    for row in rows:
+        difference = row["reward"] - sum(row["reference_rewards"]) / 3
+        assert row["margin"] == pytest.approx(min(max(difference, -0.2), 0.28), abs=1e-6)
+    (logged,) = RunDirectory(Path("run")).metrics()
+    differences = [row["reward"] - sum(row["reference_rewards"]) / 3 for row in rows]
+    assert logged["margin/clipped_low_frac"] == pytest.approx(sum(d < -0.2 for d in differences) / 16)
+    assert logged["margin/clipped_high_frac"] == pytest.approx(sum(d > 0.28 for d in differences) / 16)
+    assert len({row["margin"] for row in rows}) > 1
+    assert run(["train", recipe, *own[:2], "--margin", "my_margin.py:gone", "--output_dir", "other"]) == 2
+    assert "cannot load margin 'my_margin.py:gone'" in capsys.readouterr().err
+
+
 def test_an_algorithm_that_is_not_there_is_one_line(recipe, capsys):
     assert run(["train", recipe, "--algorithm", "my_algorithm.py:HARDFIRST"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()

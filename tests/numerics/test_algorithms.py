@@ -21,6 +21,10 @@ from aapo.objective import (
     register,
 )
 
+MARGIN_NAMES = (
+    "it must be none, expected, paired, or a function of your own as path/to/file.py:NAME or package.module:NAME"
+)
+
 
 def f64(rows):
     return torch.tensor(rows, dtype=torch.float64)
@@ -163,8 +167,9 @@ def test_no_shipped_algorithm_sets_a_field_that_does_nothing():
     [
         ({"baseline": "mean"}, "baseline is 'mean'; it must be one of group_mean, leave_one_out, batch_mean, none"),
         ({"scale": "std"}, "scale is 'std'; it must be one of group, batch, none"),
-        ({"margin": "average"}, "margin is 'average'; it must be one of expected, paired, none"),
-        ({"margin": None}, "margin is None; it must be one of expected, paired, none"),
+        ({"margin": "average"}, f"margin is 'average'; {MARGIN_NAMES}"),
+        ({"margin": "pared"}, f"margin is 'pared' (did you mean paired?); {MARGIN_NAMES}"),
+        ({"margin": None}, f"margin is None; {MARGIN_NAMES}"),
         ({"loss": "ppo"}, "loss is 'ppo'; it must be one of cross_entropy, clipped_surrogate"),
         ({"ratio_level": "word"}, "ratio_level is 'word'; it must be one of token, sequence"),
         ({"aggregation": "sum"}, "aggregation is 'sum'; it must be one of token_mean, sequence_mean, constant"),
@@ -331,6 +336,7 @@ def test_a_change_may_make_another_effective():
 
 OWN = """
 from aapo.objective import Objective
+
 
 def plain(groups):
     return groups.rewards_PG

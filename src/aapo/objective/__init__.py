@@ -4,9 +4,7 @@ from aapo.objective.advantages import (
     Advantages,
     augmented_advantages,
     dead_groups,
-    expected_margin,
     overlong_penalty,
-    paired_margin,
     reward_scale,
     silent_groups,
     subtract_baseline,
@@ -29,14 +27,18 @@ from aapo.objective.diagnostics import (
     signal_diagnostics,
 )
 from aapo.objective.losses import completion_weights, policy_loss, token_losses
+from aapo.objective.margins import MARGINS, Margin, MarginFunction, expected_margin, paired_margin, register_margin
 
 __all__ = [
     "ALGORITHMS",
+    "MARGINS",
     "OBJECTIVE_FIELDS",
     "AdvantageFunction",
     "Advantages",
     "ClippedShares",
     "Groups",
+    "Margin",
+    "MarginFunction",
     "Objective",
     "augmented_advantages",
     "clipped_shares",
@@ -50,6 +52,7 @@ __all__ = [
     "paired_margin",
     "policy_loss",
     "register",
+    "register_margin",
     "reward_scale",
     "rollout_diagnostics",
     "signal_diagnostics",

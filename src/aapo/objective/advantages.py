@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from aapo.errors import InputError
 from aapo.objective.algorithms import AdvantageFunction, Baseline, Groups, Objective, Scale
+from aapo.objective.margins import check_values, margin_of
 
 EPSILON = 1e-4
 # Below this an augmented advantage is float32 rounding noise of a margin whose differences cancel.
@@ -111,40 +111,6 @@ def overlong_penalty(lengths: Tensor, max_completion_length: int, buffer: float)
     return -((lengths.float() - (max_completion_length - cache)) / cache).clamp(0, 1)
 
 
-def expected_margin(rewards_PG: Tensor, reference_rewards_PK: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
-    """Margin over the mean of all reference samples, and its clipped share; both of shape (P, G).
-
-        margin_i = 1/K sum_k clip(r_i - r_ref_k, low, high)
-
-    Where all reference samples are scored it equals the average of `paired_margin` over all shifts, hence the same
-    expected gradient with less variance. NaN reference rewards are left out of the mean; without any, or for a NaN
-    reward, margin and share are 0.
-    Source: arXiv 2505.14264, averaged over K samples.
-    """
-    difference_PGK = rewards_PG.unsqueeze(2) - reference_rewards_PK.unsqueeze(1)
-    margin_PG = difference_PGK.clamp(low, high).nanmean(2).nan_to_num(0.0)
-    outside_PGK = ((difference_PGK < low) | (difference_PGK > high)).to(rewards_PG.dtype)
-    clipped_PG = outside_PGK.masked_fill(difference_PGK.isnan(), torch.nan).nanmean(2).nan_to_num(0.0)
-    return margin_PG, clipped_PG
-
-
-def paired_margin(
-    rewards_PG: Tensor, reference_rewards_PK: Tensor, low: float, high: float, shift: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Margin over one reference sample each, and whether it was clipped; both of shape (P, G).
-
-        margin_i = clip(r_i - r_ref_k, low, high),  k = (i + shift) mod K
-
-    With K = G and shift 0 this is the published form. NaN on either side gives 0.
-    Source: arXiv 2505.14264.
-    """
-    num_rollouts, num_samples = rewards_PG.shape[1], reference_rewards_PK.shape[1]
-    partner_G = (torch.arange(num_rollouts, device=rewards_PG.device) + shift) % num_samples
-    difference_PG = rewards_PG - reference_rewards_PK[:, partner_G]
-    clipped_PG = ((difference_PG < low) | (difference_PG > high)).to(rewards_PG.dtype)
-    return difference_PG.clamp(low, high).nan_to_num(0.0), clipped_PG
-
-
 def augmented_advantages(
     objective: Objective,
     rewards_PG: Tensor,
@@ -167,29 +133,27 @@ def augmented_advantages(
         objective: Gives b, s (or the advantage function), the margin, the overlong buffer and alpha.
         rewards_PG: Rewards; NaN marks a sample that no reward function scored.
         reference_rewards_PK: The reference model's rewards on the same prompts; needed when the objective has a margin.
-        shift: Which reference sample a `paired` margin starts from; callers advance it from step to step so that all
-            pairings are used.
+        shift: Given to the margin: which reference sample a `paired` one starts from; callers advance it from step to
+            step so that all pairings are used.
         correct_PG: 1, 0 or NaN, for an advantage function that reads it.
         lengths_PG: Completion tokens. Without them there is no overlong penalty.
         truncated_PG: Whether a completion was cut, for an advantage function that reads it.
         max_completion_length: The token limit of a completion; needed with an overlong buffer and lengths.
 
     Raises:
-        InputError: The objective's own advantage function returned another shape, or values that are not finite.
+        InputError: The objective's own advantage or margin function returned another shape, or values that are not
+            finite.
 
     Degenerate cases: NaN rewards take no part in any statistic and get 0 everywhere. A dead group's advantage is
     exactly 0 where the baseline is that of the group. Alpha counts as dead the groups that the margin does not revive
     either; with every group dead it is 1.
     """
-    low, high = objective.margin_low, objective.margin_high
     if objective.margin == "none":
         margin_PG = clipped_PG = torch.zeros_like(rewards_PG)
     else:
         assert reference_rewards_PK is not None, f"a {objective.margin} margin needs reference rewards"
-        if objective.margin == "expected":
-            margin_PG, clipped_PG = expected_margin(rewards_PG, reference_rewards_PK, low, high)
-        else:
-            margin_PG, clipped_PG = paired_margin(rewards_PG, reference_rewards_PK, low, high, shift)
+        bounds = objective.margin_low, objective.margin_high
+        margin_PG, clipped_PG = margin_of(objective.margin, rewards_PG, reference_rewards_PK, *bounds, shift)
 
     shaped_PG = rewards_PG
     if objective.overlong_buffer and lengths_PG is not None:
@@ -213,16 +177,4 @@ def augmented_advantages(
 
 def _own_advantage(function: AdvantageFunction, groups: Groups) -> Tensor:
     """What a user's advantage function makes of the groups, checked: shape (P, G), finite where a reward is."""
-    rewards_PG = groups.rewards_PG
-    advantage_PG = function(groups).detach().to(rewards_PG)
-    if advantage_PG.shape != rewards_PG.shape:
-        raise InputError(
-            f"the advantage function returned shape {tuple(advantage_PG.shape)}; it must return one advantage a "
-            f"rollout, {tuple(rewards_PG.shape)}"
-        )
-    if not advantage_PG[~rewards_PG.isnan()].isfinite().all():
-        raise InputError(
-            "the advantage function returned values that are not finite; it must return a number for every scored "
-            "rollout (rewards_PG is NaN where a rollout has no score)"
-        )
-    return advantage_PG
+    return check_values("advantage", function(groups).detach().to(groups.rewards_PG), groups.rewards_PG)

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from aapo.errors import InputError, nearest
 from aapo.named import load_named
+from aapo.objective.margins import MarginFunction, margin_function
 
 Baseline = Literal["group_mean", "leave_one_out", "batch_mean", "none"]
 Scale = Literal["group", "batch", "none"]
-Margin = Literal["expected", "paired", "none"]
 Loss = Literal["cross_entropy", "clipped_surrogate"]
 RatioLevel = Literal["token", "sequence"]
 Aggregation = Literal["token_mean", "sequence_mean", "constant"]
@@ -61,7 +61,8 @@ class Objective:
         advantage: A function from `Groups` to advantages of shape (P, G) that takes the place of baseline and scale.
         reads_reference: Whether `advantage` reads reference rewards where there is no margin.
         margin: How the clipped difference to the reference rewards is added: averaged over all K reference samples
-            (`expected`), against one of them (`paired`, the published form), not at all.
+            (`expected`), against one of them (`paired`, the published form), not at all (`none`), or by a function of
+            your own, given or named by path/to/file.py:NAME or package.module:NAME.
         margin_low: Lower clip bound of the margin, <= 0.
         margin_high: Upper clip bound of the margin, >= 0.
         rescale_dead_groups: Multiply by alpha = P / (groups with a gradient), as GPG does (arXiv 2504.02546), so that
@@ -86,7 +87,7 @@ class Objective:
     scale: Scale = "group"
     advantage: AdvantageFunction | None = None
     reads_reference: bool = False
-    margin: Margin = "none"
+    margin: str | MarginFunction = "none"
     margin_low: float = -0.2
     margin_high: float = 0.28
     rescale_dead_groups: bool = False
@@ -118,6 +119,8 @@ class Objective:
         for name in ("rescale_dead_groups", "reads_reference"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} is {getattr(self, name)!r}; it must be true or false")
+        if self.margin != "none":
+            margin_function(self.margin)
         if self.advantage is not None and not callable(self.advantage):
             raise InputError(f"advantage is {self.advantage!r}; it must be a function of Groups, or None")
         if self.reads_reference and self.advantage is None:
@@ -172,11 +175,12 @@ class Objective:
         return None
 
     def describe(self) -> dict[str, Any]:
-        """The fields by name, for YAML and JSON; an advantage function is named by `module:function`."""
+        """The fields by name, for YAML and JSON; functions are named by `module:function`."""
         values = {name: getattr(self, name) for name in OBJECTIVE_FIELDS}
-        if self.advantage is not None:
-            place = getattr(self.advantage, "__qualname__", type(self.advantage).__qualname__)
-            values["advantage"] = f"{self.advantage.__module__}:{place}"
+        for name in ("advantage", "margin"):
+            if callable(function := values[name]):
+                place = getattr(function, "__qualname__", type(function).__qualname__)
+                values[name] = f"{function.__module__}:{place}"
         return values
 
 
@@ -185,8 +189,7 @@ _NUMBERS = (
     "generations_factor",
 )  # fmt: skip
 _AXES = {
-    "baseline": Baseline, "scale": Scale, "margin": Margin, "loss": Loss, "ratio_level": RatioLevel,
-    "aggregation": Aggregation,
+    "baseline": Baseline, "scale": Scale, "loss": Loss, "ratio_level": RatioLevel, "aggregation": Aggregation,
 }  # fmt: skip
 
 # docs/algorithms.md gives each equation, its source and what differs from it.

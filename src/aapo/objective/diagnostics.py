@@ -11,8 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from aapo.objective.advantages import SILENCE, Advantages, expected_margin, paired_margin, silent_groups
+from aapo.objective.advantages import SILENCE, Advantages, silent_groups
 from aapo.objective.algorithms import Objective
+from aapo.objective.margins import margin_of
 
 
 class ClippedShares(NamedTuple):
@@ -139,9 +140,8 @@ def clipped_shares(
     if objective.margin == "none" or reference_PK is None:
         return ClippedShares(torch.zeros_like(rewards_PG), torch.zeros_like(rewards_PG))
     bounds = ((low, torch.inf), (-torch.inf, high))
-    if objective.margin == "expected":
-        return ClippedShares(*(expected_margin(rewards_PG, reference_PK, *pair)[1] for pair in bounds))
-    return ClippedShares(*(paired_margin(rewards_PG, reference_PK, *pair, shift)[1] for pair in bounds))
+    margins = (margin_of(objective.margin, rewards_PG, reference_PK, *pair, shift) for pair in bounds)
+    return ClippedShares(*(margin.clipped_PG for margin in margins))
 
 
 def _same_rewards(rewards_PG: Tensor, reference_PK: Tensor) -> Tensor:

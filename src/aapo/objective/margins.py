@@ -1,0 +1,136 @@
+"""Margins over the reference: functions by name, a user's own among them.
+
+A margin function is called as `function(rewards_PG, reference_rewards_PK, low, high, shift)` and returns a `Margin`. It
+must do without a NaN on either side, which is a sample that could not be scored; `low` may be -inf and `high` inf.
+
+Shapes: P prompts, G rollouts per prompt, K reference samples per prompt.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from aapo.errors import InputError, nearest
+from aapo.named import load_named
+
+
+class Margin(NamedTuple):
+    """What a margin function returns.
+
+    Attributes:
+        margin_PG: What is added to the advantage; 0 for a NaN reward.
+        clipped_PG: Share in [0, 1] of the differences behind it that met a clip bound.
+    """
+
+    margin_PG: Tensor
+    clipped_PG: Tensor
+
+
+MarginFunction = Callable[[Tensor, Tensor, float, float, int], Margin]
+
+
+def expected_margin(
+    rewards_PG: Tensor, reference_rewards_PK: Tensor, low: float, high: float, shift: int = 0
+) -> Margin:
+    """Margin over the mean of all reference samples, and its clipped share; `shift` does nothing.
+
+        margin_i = 1/K sum_k clip(r_i - r_ref_k, low, high)
+
+    Where all reference samples are scored it equals the average of `paired_margin` over all shifts, hence the same
+    expected gradient with less variance. NaN reference rewards are left out of the mean; without any, or for a NaN
+    reward, margin and share are 0.
+    Source: arXiv 2505.14264, averaged over K samples.
+    """
+    difference_PGK = rewards_PG.unsqueeze(2) - reference_rewards_PK.unsqueeze(1)
+    margin_PG = difference_PGK.clamp(low, high).nanmean(2).nan_to_num(0.0)
+    outside_PGK = ((difference_PGK < low) | (difference_PGK > high)).to(rewards_PG.dtype)
+    clipped_PG = outside_PGK.masked_fill(difference_PGK.isnan(), torch.nan).nanmean(2).nan_to_num(0.0)
+    return Margin(margin_PG, clipped_PG)
+
+
+def paired_margin(rewards_PG: Tensor, reference_rewards_PK: Tensor, low: float, high: float, shift: int = 0) -> Margin:
+    """Margin over one reference sample each, and whether it was clipped.
+
+        margin_i = clip(r_i - r_ref_k, low, high),  k = (i + shift) mod K
+
+    With K = G and shift 0 this is the published form. NaN on either side gives 0.
+    Source: arXiv 2505.14264.
+    """
+    num_rollouts, num_samples = rewards_PG.shape[1], reference_rewards_PK.shape[1]
+    partner_G = (torch.arange(num_rollouts, device=rewards_PG.device) + shift) % num_samples
+    difference_PG = rewards_PG - reference_rewards_PK[:, partner_G]
+    clipped_PG = ((difference_PG < low) | (difference_PG > high)).to(rewards_PG.dtype)
+    return Margin(difference_PG.clamp(low, high).nan_to_num(0.0), clipped_PG)
+
+
+# docs/algorithms.md says how to add one, here or from a file of your own.
+MARGINS: dict[str, MarginFunction] = {"expected": expected_margin, "paired": paired_margin}
+
+
+def register_margin(name: str, function: MarginFunction) -> None:
+    """Make a margin function available by name.
+
+    Raises:
+        InputError: The name is taken.
+    """
+    if name in MARGINS or name == "none":
+        raise InputError(f"margin {name!r} exists already; choose another name")
+    MARGINS[name] = function
+
+
+def margin_function(margin: str | MarginFunction) -> MarginFunction:
+    """The margin function that is given, or named: one of `MARGINS`, path/to/file.py:NAME or package.module:NAME.
+
+    Raises:
+        InputError: There is none of that name.
+    """
+    function: Any = margin
+    if isinstance(margin, str):
+        function = load_named(margin, "margin") if ":" in margin else MARGINS.get(margin)
+    if not callable(function):
+        near = nearest(margin, MARGINS) if isinstance(margin, str) else ""
+        raise InputError(
+            f"margin is {margin!r}{near}; it must be none, {', '.join(MARGINS)}, or a function of your own as "
+            "path/to/file.py:NAME or package.module:NAME"
+        )
+    return cast(MarginFunction, function)
+
+
+def margin_of(
+    margin: str | MarginFunction,
+    rewards_PG: Tensor,
+    reference_rewards_PK: Tensor,
+    low: float,
+    high: float,
+    shift: int = 0,
+) -> Margin:
+    """What a margin makes of rewards, checked.
+
+    Raises:
+        InputError: It is unknown, or returned another shape or values that are not finite.
+    """
+    found = margin_function(margin)(rewards_PG, reference_rewards_PK, low, high, shift)
+    values_PG = check_values("margin", found.margin_PG.detach().to(rewards_PG), rewards_PG)
+    clipped_PG = check_values("margin", found.clipped_PG.detach().to(rewards_PG), rewards_PG)
+    return Margin(values_PG.masked_fill(rewards_PG.isnan(), 0.0), clipped_PG)
+
+
+def check_values(what: str, values_PG: Tensor, rewards_PG: Tensor) -> Tensor:
+    """The values of an advantage or margin function, after checking them.
+
+    Raises:
+        InputError: Their shape is not that of the rewards, or one is not finite where there is a reward.
+    """
+    if values_PG.shape != rewards_PG.shape:
+        raise InputError(
+            f"the {what} function returned shape {tuple(values_PG.shape)}; it must return one {what} a rollout, "
+            f"{tuple(rewards_PG.shape)}"
+        )
+    if not values_PG[~rewards_PG.isnan()].isfinite().all():
+        raise InputError(
+            f"the {what} function returned values that are not finite; it must return a number for every scored "
+            "rollout (rewards_PG is NaN where a rollout has no score)"
+        )
+    return values_PG
