@@ -70,6 +70,11 @@ METRICS: dict[str, Metric] = {
     "grading/unparseable_gold_frac": Metric(
         SHARE_OF_COMPLETIONS, "Likewise, completions whose gold answer could not be read."
     ),
+    "weights/moved_frac": Metric(
+        "share of trained weights",
+        "Weights that differ from what they were when training began or went on, some of each tensor; of the first ten "
+        "steps, and absent under DeepSpeed.",
+    ),
     "signal/dead_group_frac": Metric(
         SHARE_OF_GROUPS, "Dead groups: all rewards are equal, so the group-relative advantage is zero."
     ),

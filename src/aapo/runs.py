@@ -16,6 +16,7 @@ import platform
 import sys
 import time
 from importlib.metadata import version
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ class RunDirectory:
             if file.read() not in (b"", b"\n"):
                 file.seek(0)
                 file.truncate(file.read().rfind(b"\n") + 1)
-            file.write((json.dumps(row) + "\n").encode())
+            file.write((json.dumps(finite(row), allow_nan=False) + "\n").encode())
 
     def write_recipe(self, recipe: dict[str, Any]) -> None:
         """Store the resolved recipe."""
@@ -111,6 +112,11 @@ class RunDirectory:
     def write_manifest(self, **facts: Any) -> None:
         """Store where, when and with what this runs, and the given facts."""
         write_json(self.manifest_file, {**environment(), **facts})
+
+
+def finite(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with null for numbers that JSON does not have."""
+    return {key: None if isinstance(value, float) and not isfinite(value) else value for key, value in row.items()}
 
 
 def environment() -> dict[str, Any]:

@@ -7,13 +7,13 @@ import asyncio
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isnan
+from math import isinf, isnan
 from typing import Any, NamedTuple, TypeVar
 
-from aapo.errors import InputError
+from aapo.errors import AapoError, InputError
 from aapo.grading import Judge, RewardFunction, reward_name
 from aapo.sampling import Completion, Engine, sample_seed
-from aapo.tasks import encode_prompt, prompt_key, render_prompt
+from aapo.tasks import encode_prompt, prompt_key, prompt_opening, render_prompt
 
 Rewards = dict[str, list[float | None]]
 Notes = dict[str, list[str | None]]
@@ -23,6 +23,7 @@ Values = TypeVar("Values")
 KEPT_BACK = ("prompt", "completion", "completion_ids")
 PASSED = (
     "prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments",
+    "prompt_opening",
 )  # fmt: skip
 
 
@@ -86,7 +87,11 @@ def last_question(prompt: str | list[dict[str, Any]]) -> str:
 
 
 def as_prompt(row: dict[str, Any], tokenizer: Any, **template_options: Any) -> Prompt:
-    """A data set's row, with columns `prompt` and `answer`, as a prompt for `tokenizer`'s model."""
+    """A data set's row, with columns `prompt` and `answer`, as a prompt for `tokenizer`'s model.
+
+    Its row has the column `prompt_opening` as well, what the prompt already holds of the answer's tags.
+    """
+    row = {**row, "prompt_opening": prompt_opening(row["prompt"], tokenizer, **template_options)}
     rendered = render_prompt(row["prompt"], tokenizer, **template_options)
     gold = str(row.get("answer", ""))
     ids = encode_prompt(row["prompt"], tokenizer, **template_options)
@@ -209,7 +214,22 @@ def _call(function: RewardFunction, call: dict[str, Any]) -> tuple[list[float | 
     name, size = reward_name(function), len(call["completions"])
     if len(values) != size:
         raise InputError(f"reward function {name} returned {len(values)} rewards for {size} completions")
+    check_finite_rewards(name, values)
     return values, as_notes(pending, size, f"reward function {name}")
+
+
+def check_finite_rewards(name: str, rewards: Sequence[float | None]) -> None:
+    """Check that a reward function paid no infinite reward, from which every weight would become NaN.
+
+    Raises:
+        AapoError: It did; the message names it and the first such completion of its batch.
+    """
+    for index, reward in enumerate(rewards):
+        if reward is not None and isinf(reward):
+            raise AapoError(
+                f"reward function {name} returned {reward} for completion {index + 1} of {len(rewards)}; a reward must "
+                "be finite, or None for a sample that it leaves out"
+            )
 
 
 def as_notes(logged: Mapping[str, Sequence[Any]], size: int, who: str) -> Notes:
@@ -238,7 +258,7 @@ def check_columns(reward_funcs: Sequence[RewardFunction], columns: Collection[st
     Raises:
         InputError: One is missing; the message names the function, the column and what columns there are.
     """
-    given = [column for column in columns if column not in KEPT_BACK]
+    given = [column for column in columns if column not in (*KEPT_BACK, *PASSED)]
     for function in reward_funcs:
         for parameter in inspect.signature(function).parameters.values():
             optional = parameter.default is not parameter.empty or parameter.kind in (

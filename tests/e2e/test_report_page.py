@@ -29,7 +29,7 @@ def page(tmp_path_factory):
     """The report of a run with hostile completions, rollouts of three steps, and an evaluation."""
     run = RunDirectory(tmp_path_factory.mktemp("page") / "run")
     run.path.mkdir()
-    run.write_recipe({"algorithm": HOSTILE})
+    run.write_recipe({"fields": {"algorithm": HOSTILE}})
     write_json(run.manifest_file, {"seed": 1})
     for step in range(1, 21):
         run.append_metrics({"step": step, "seconds": 1.0, "reward": step / 100, "rollout/accuracy": step / 20})

@@ -224,7 +224,7 @@ def finish(path: Path, shares: np.ndarray, *, num_samples: int = 4) -> None:
     ]  # fmt: skip
     item = Evaluation(pa.Table.from_pylist(rows, pa.schema(list(SAMPLE_COLUMNS.items()))))
     path.mkdir(parents=True)
-    (path / "recipe.yaml").write_text("algorithm: <i>x</i>\n")
+    (path / "recipe.yaml").write_text("fields:\n  algorithm: <i>x</i>\n")
     lines = [{"step": 0, "seconds": 0.1, "eval_rollout/accuracy": 0.0}]
     for step in range(1, 11):
         row = {"step": step, "seconds": 2.0 * step, "rollout/generated_tokens": 100 * step, "signal/bias": 0.1 * step}

@@ -45,7 +45,7 @@ def metrics_row(step: int) -> dict[str, Any]:
 def make_run(path: Path, num_steps: int = 20) -> RunDirectory:
     run = RunDirectory(path)
     path.mkdir(parents=True)
-    run.write_recipe({"algorithm": "aapo", "margin_low": -0.2, "note": "<b>bold</b>"})
+    run.write_recipe({"fields": {"algorithm": "aapo", "margin_low": -0.2}, "note": "<b>bold</b>"})
     write_json(run.manifest_file, {"seed": 7, "base_model": {"name": "tiny"}})
     for step in range(1, num_steps + 1):
         run.append_metrics(metrics_row(step))

@@ -142,7 +142,7 @@ def test_reward_functions_are_called_as_when_the_samples_were_drawn(build, tmp_p
     assert calls[0] == calls[1]
     prompts, completions, ids, answer, level, state, columns = calls[1]
     assert prompts == [chat] * 8 and answer == ["2"] * 4 + ["3"] * 4  # a prompt's samples follow each other
-    assert level == [[1, 2]] * 4 + [[]] * 4 and state is None and columns == ["log_extra"]
+    assert level == [[1, 2]] * 4 + [[]] * 4 and state is None and columns == ["log_extra", "prompt_opening"]
     assert completions[1] == [{"role": "assistant", "content": "<answer>0</answer>"}]
     assert ids[0] == [7, 1, len(TEXTS[0].format(sum=2))]
 
@@ -323,6 +323,7 @@ def test_rows_come_back_as_they_were():
 def test_stored_samples_are_what_was_sampled(build, tmp_path):
     (file,) = sample_files(build(accuracy).path)
     sampled = read_samples(file)
-    assert sampled.rows[0] == {"prompt": [{"role": "user", "content": "Calculate 1 + 1."}], "answer": "2"}
+    prompt = [{"role": "user", "content": "Calculate 1 + 1."}]
+    assert sampled.rows[0] == {"prompt": prompt, "answer": "2", "prompt_opening": ""}
     text = TEXTS[0].format(sum=2)
     assert sampled.completions[0][0] == Completion(text, [7, 1, len(text)], "stop")

@@ -4,6 +4,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import wraps
+from math import isinf
 from typing import Any
 
 from aapo.errors import AapoError, InputError, nearest
@@ -42,6 +43,7 @@ def check_parameters(name: str, function: RewardFunction, parameters: Mapping[st
 # What the trainer passes beside the data set's columns.
 _GIVEN = (
     "prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments",
+    "prompt_opening",
 )  # fmt: skip
 
 
@@ -161,7 +163,12 @@ class _Guarded:
         values = list(result)
         if len(values) != len(kept):
             raise ValueError(f"it returned {len(values)} rewards for {len(kept)} completions")
-        return [None if value is None else float(value) for value in values]
+        rewards = [None if value is None else float(value) for value in values]
+        if infinite := [reward for reward in rewards if reward is not None and isinf(reward)]:
+            raise ValueError(
+                f"it returned {infinite[0]}; a reward must be finite, or None for a sample that it leaves out"
+            )
+        return rewards
 
     def _message(self, call: dict[str, Any], index: int | None, error: Exception) -> str:
         what = f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -2,7 +2,7 @@
 
 from aapo.reference.bank import COLUMNS, ReferenceBank
 from aapo.reference.comparison import ScoreChange, compare_scores
-from aapo.reference.summary import BankSummary, summarize
+from aapo.reference.summary import BankSummary, constant_rewards, summarize
 from aapo.samples import BankIdentity, bank_identity
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "ScoreChange",
     "bank_identity",
     "compare_scores",
+    "constant_rewards",
     "summarize",
 ]

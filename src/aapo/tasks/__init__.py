@@ -3,7 +3,7 @@
 from aapo.tasks.benchmarks import PROBLEM_KEY, Benchmark, find_benchmark, shipped_benchmarks
 from aapo.tasks.datasets import named_datasets
 from aapo.tasks.prompts import DataConfig, Split, generated_entries, held_out, load_prompts
-from aapo.tasks.rendering import encode_prompt, limit_prompts, prompt_key, render_prompt
+from aapo.tasks.rendering import encode_prompt, limit_prompts, prompt_key, prompt_opening, render_prompt
 from aapo.tasks.styles import STYLE_FIELD, PromptStyle, prompt_styles, with_style
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "load_prompts",
     "named_datasets",
     "prompt_key",
+    "prompt_opening",
     "prompt_styles",
     "render_prompt",
     "shipped_benchmarks",

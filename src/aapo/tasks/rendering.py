@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from aapo.errors import InputError
 
+THINK = "<think>"
 # Templates that print today's date, such as Llama 3's, print this one: else a prompt would be another every day.
 TEMPLATE_DATE = date(2024, 7, 26)
 _TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
@@ -39,6 +40,35 @@ def render_prompt(prompt: str | list[dict[str, Any]], tokenizer: Any, **template
         chat_template=_TODAY.sub(_fixed_date, tokenizer.get_chat_template()),
         **template_options,
     )
+
+
+def prompt_opening(prompt: str | list[dict[str, Any]], tokenizer: Any, **template_options: Any) -> str:
+    """What the rendered prompt already holds of the answer's tags, which the completion goes on from.
+
+    From the first <think> of the assistant's turn, that the chat template or a last message by the assistant opens;
+    empty where there is none, and of plain text. Reward functions get it as the column `prompt_opening`.
+
+    Raises:
+        InputError: The template closes an empty thinking block before the prefill opens one.
+    """
+    rendered = render_prompt(prompt, tokenizer, **template_options)
+    if isinstance(prompt, str) or THINK not in rendered:
+        return ""
+    prefilled = prompt[-1]["role"] == "assistant"
+    before = prompt[:-1] if prefilled else prompt
+    asked = tokenizer.apply_chat_template(
+        before, tokenize=False, chat_template=_TODAY.sub(_fixed_date, tokenizer.get_chat_template()), **template_options
+    )
+    if not rendered.startswith(asked):  # the tags before the assistant's turn are not the model's
+        return ""
+    _, tag, thought = rendered.removeprefix(asked).partition(THINK)
+    if tag and prefilled and THINK in thought and not thought.partition("</think>")[0].strip():
+        raise InputError(
+            "the chat template closes an empty thinking block before the prefill opens another with <think>, which the "
+            "model was not trained on; take <think> out of the prefill, or set the template's option for thinking in "
+            "chat_template_kwargs"
+        )
+    return tag + thought
 
 
 def _fixed_date(call: re.Match[str]) -> str:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from datasets import Dataset
+from peft import PeftModel
 
 from aapo.errors import InputError
 from aapo.grading import GROUPWISE
@@ -62,6 +63,15 @@ def check_groups(trainer: Any) -> None:
                 f"is no multiple of num_generations {trainer.num_generations}; raise per_device_train_batch_size or "
                 "gradient_accumulation_steps, or use fewer processes"
             )
+
+
+def keep_masters(trainer: Any) -> None:
+    """Make the adapters beside quantized weights, which TRL makes 16 bits, float32; DeepSpeed keeps masters itself."""
+    if trainer.is_deepspeed_enabled or not isinstance(trainer.model, PeftModel):
+        return
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
 
 
 def check_refill(trainer: Any) -> None:

@@ -28,6 +28,8 @@ REPLACED = {
 }
 # What only a refill reads, and what only a reference that follows the policy does, with TRL's defaults.
 MAX_REFILL_ROUNDS = 3
+# Held-out accuracy, by which the best model is chosen unless `metric_for_best_model` says otherwise.
+BEST_BY = "eval_rollout/accuracy"
 SYNC_FIELDS = ("ref_model_sync_steps", "ref_model_mixup_alpha")
 
 
@@ -36,7 +38,10 @@ class AAPOConfig(GRPOConfig):
     r"""TRL's GRPOConfig with the objective as named algorithm and orthogonal axes.
 
     An axis that is None is the algorithm's; `objective` is the resulting point. TRL's `loss_type` is not set: the
-    objective decides it. Where the objective multiplies the rollouts per prompt (`generations_factor`),
+    objective decides it. With `load_best_model_at_end` the best model is the one with the highest held-out accuracy,
+    unless `metric_for_best_model` names another metric of the evaluation.
+
+    Where the objective multiplies the rollouts per prompt (`generations_factor`),
     `num_generations`, `gradient_accumulation_steps` and, where given, `generation_batch_size` or
     `steps_per_generation` are multiplied here, once; evaluation during training keeps its number.
 
@@ -126,6 +131,9 @@ class AAPOConfig(GRPOConfig):
         if self.generation_batch_size is None and self.steps_per_generation is None:
             self._check_batch()
         self._multiply(self.objective.generations_factor)
+        if self.load_best_model_at_end and self.metric_for_best_model is None:
+            # Transformers' own choice is the loss, which says nothing about a policy.
+            self.metric_for_best_model, self.greater_is_better = BEST_BY, True
         super().__post_init__()
 
     def _check_sync(self, defaults: dict[str, Any]) -> None:

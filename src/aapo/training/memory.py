@@ -20,6 +20,8 @@ from aapo.training.recipe import Recipe
 GIB = 2**30
 # TRL's output layer makes the logits of so many tokens and so much of the vocabulary at a time.
 LOGITS_TOKENS, LOGITS_VOCABULARY = TOKEN_CHUNK_SIZE, 32768
+# What is trained is float32 under every launcher: as loaded, or as the launcher keeps it beside 16 bits.
+MASTER_BYTES = 4.0
 # NF4: half a byte, and a float32 scale for every 64 weights, itself quantized to about an eighth of that.
 BYTES_4BIT = 0.5 + 4 / 64 / 8 + 4 / 64 / 8
 Layout = Literal["single", "ddp", "zero2", "zero2-offload", "zero3", "fsdp2"]
@@ -139,6 +141,10 @@ def estimate(
     trained = num_trained(recipe, shape)
     weights, gradients, optimizer = _states(recipe, shape, trained, size, layout, num_processes)
     args = recipe.training
+    if layout in ("single", "ddp") and compute < 4 and not recipe.model.use_peft:
+        # Autocast keeps what it made of the float32 weights for the backward pass; the input embedding is looked up.
+        looked_up = shape.num_embedding_parameters - shape.vocab_size * shape.hidden_size
+        weights += compute * (shape.num_parameters - looked_up)
     sequences, completion = args.per_device_train_batch_size, args.sampling.max_completion_length
     tokens = prompt_tokens + completion
     generated = sequences * (args.steps_per_generation or 1)
@@ -180,23 +186,24 @@ def _states(
 ) -> tuple[float, float, float]:
     """Weights, gradients and optimizer states of one GPU."""
     total = shape.num_parameters
-    own = 4.0 if recipe.model.use_peft else size  # of a trained parameter; PEFT makes adapters in float32
     if recipe.model.load_in_4bit or recipe.model.load_in_8bit:
         embeddings = shape.num_embedding_parameters
         weights = size * (total - embeddings) + 2.0 * embeddings
     else:
         weights = size * total
     if recipe.model.use_peft:
-        weights += own * trained
+        weights += MASTER_BYTES * trained
+    elif layout in ("single", "ddp"):
+        weights = MASTER_BYTES * total
     shards = num_processes
     if layout in ("single", "ddp"):
         buckets = 2.0 if layout == "ddp" and num_processes > 1 else 1.0
-        return weights, buckets * own * trained, _optimizer(recipe, trained, own)
+        return weights, buckets * MASTER_BYTES * trained, _optimizer(recipe, trained)
     if layout == "fsdp2":  # float32 weights that are cast for the computation, one layer of them gathered
         layer = 2.0 * (total - shape.num_embedding_parameters) / shape.num_layers
-        return 4.0 * total / shards + layer, 4.0 * trained / shards, _optimizer(recipe, trained, 4.0) / shards
+        return 4.0 * total / shards + layer, 4.0 * trained / shards, _optimizer(recipe, trained) / shards
     # DeepSpeed keeps float32 weights beside the optimizer's states.
-    states = 0.0 if layout == "zero2-offload" else (_optimizer(recipe, trained, 4.0) + 4.0 * trained) / shards
+    states = 0.0 if layout == "zero2-offload" else (_optimizer(recipe, trained) + MASTER_BYTES * trained) / shards
     if layout == "zero3":
         in_layer = (total - shape.num_embedding_parameters) / shape.num_layers
         layer = 2.0 * max(in_layer, shape.vocab_size * shape.hidden_size)
@@ -204,13 +211,13 @@ def _states(
     return weights, 2.0 * trained / shards, states
 
 
-def _optimizer(recipe: Recipe, trained: int, own: float) -> float:
-    """Bytes of the optimizer's states; Adam keeps two numbers a parameter, of the parameter's precision."""
+def _optimizer(recipe: Recipe, trained: int) -> float:
+    """Bytes of the optimizer's states; Adam keeps two numbers a parameter, of its float32 master's precision."""
     name = str(getattr(recipe.training.optim, "value", recipe.training.optim))
     if "8bit" in name:
         return STATES_8BIT * trained / (2.0 if "lion" in name else 1.0)
     numbers = next((value for key, value in STATES_PER_PARAMETER.items() if name.startswith(key)), 2.0)
-    return numbers * own * trained
+    return numbers * MASTER_BYTES * trained
 
 
 def activations(

@@ -1,6 +1,7 @@
 """The models of a recipe: where they are, how they are loaded, and engines that sample them."""
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from aapo.progress import progress
 from aapo.sampling import Engine, SamplingSettings, TransformersEngine, load_model, load_tokenizer
 from aapo.sampling.vllm import VLLMEngine
 from aapo.training.recipe import Recipe
+
+# Set by `accelerate launch` where DeepSpeed or FSDP spreads the weights and keeps float32 ones.
+LAUNCHED_SPREAD = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")
 
 
 def model_path(recipe: Recipe) -> str:
@@ -69,6 +73,21 @@ def model_options(recipe: Recipe) -> dict[str, Any]:
     if (quantization := get_quantization_config(recipe.model)) is not None:
         options["quantization_config"] = quantization
     return {**options, **(recipe.training.model_init_kwargs or {})}  # type: ignore[dict-item]
+
+
+def training_options(recipe: Recipe) -> dict[str, Any]:
+    """Arguments of `from_pretrained` for the model that is trained: `model_options`, with float32 master weights.
+
+    An update of 1e-6 is smaller than the spacing of most weights in 16 bits, which would stay what they are. So weights
+    that are trained are loaded in float32 and computed with in 16 bits by autocast, unless the launcher keeps float32
+    masters by itself (DeepSpeed, FSDP2 in mixed precision) or `model_init_kwargs` say the dtype.
+    """
+    options = model_options(recipe)
+    given = (recipe.training.model_init_kwargs or {}).get("dtype")  # type: ignore[union-attr]
+    spread = recipe.training.deepspeed or recipe.training.fsdp or any(map(os.environ.get, LAUNCHED_SPREAD))
+    if given is None and not recipe.model.use_peft and not spread:
+        options["dtype"] = "float32"
+    return options
 
 
 def precision(recipe: Recipe) -> str:

@@ -253,6 +253,13 @@ def _check_together(recipe: Recipe, given: dict[str, Any]) -> None:
         raise InputError(
             "sync_ref_model does not go with use_peft, whose reference is the model without its adapters; remove one"
         )
+    mixed = recipe.training.bf16 or recipe.training.fp16
+    if str(recipe.model.dtype) in ("bfloat16", "float16") and not (mixed or recipe.model.use_peft):
+        raise InputError(
+            f"dtype is {recipe.model.dtype} and bf16 false, so weights would be trained in 16 bits, where an update of "
+            "1e-6 moves next to none; set bf16 to true, which computes in 16 bits from float32 weights, or dtype to "
+            "float32"
+        )
     if recipe.training.use_liger_kernel:
         raise InputError("use_liger_kernel has no effect with this trainer's losses; remove it")
     if recipe.data.num_eval_prompts == 0:

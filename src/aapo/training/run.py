@@ -28,13 +28,13 @@ from aapo.evaluation import (
 )
 from aapo.grading import reward_name
 from aapo.progress import console, progress, told_progress
-from aapo.reference import ReferenceBank
+from aapo.reference import ReferenceBank, constant_rewards
 from aapo.runs import RunDirectory, cache_folder
 from aapo.samples import bank_identity
 from aapo.sampling import Engine, LazyEngine, model_identity, tokenizer_identity
 from aapo.tasks.prompts import FILE_TYPES, GENERATED
 from aapo.training.banks import prepare_bank
-from aapo.training.models import load_recipe_tokenizer, make_engine, model_options, precision, prepare_model
+from aapo.training.models import load_recipe_tokenizer, make_engine, precision, prepare_model, training_options
 from aapo.training.prompts import CheckedPrompts, by_pass_rate, checked_prompts, loaded_prompts
 from aapo.training.recipe import Recipe
 from aapo.training.recorder import Budget, Recorder, newest_checkpoint, remove_partial_checkpoints
@@ -84,6 +84,13 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False) -> TrainingResu
             console.print(note, markup=False)
         checked.write_unparseable(run.unparseable_golds)
     bank = prepare_bank(recipe, prompts, tokenizer) if recipe.uses_bank else None
+    if bank is not None and state.is_main_process:
+        for name, value in constant_rewards(bank).items():
+            console.print(
+                f"reward function {name} pays {value:g} to all samples of the reference bank: as long as it pays all "
+                "completions the same it teaches nothing",
+                markup=False,
+            )
     if bank is not None and recipe.filters_prompts:
         prompts = by_pass_rate(recipe, bank, prompts, tokenizer)
     if state.is_main_process:
@@ -135,7 +142,7 @@ def _train(
     """Train and save the model; whether Ctrl-C ended it early."""
     args = copy(recipe.training)
     args.output_dir, args.rollouts_dir = str(run.checkpoints), str(run.samples)
-    args.model_init_kwargs = {**model_options(recipe), "revision": recipe.model.model_revision}
+    args.model_init_kwargs = {**training_options(recipe), "revision": recipe.model.model_revision}
     reads_margin = args.objective.needs_reference and args.reference == "bank"
     trainer = AAPOTrainer(
         model=path,
@@ -178,14 +185,14 @@ def _train(
 
 
 def planned_steps(recipe: Recipe, num_prompts: int) -> int:
-    """Optimizer steps of the whole training."""
+    """Optimizer steps of the whole training, as Transformers counts them: the last step of an epoch may be a part."""
     args = recipe.training
     if args.max_steps > 0:
         return args.max_steps
     assert args.num_generations and args.generation_batch_size and args.steps_per_generation
     batches = num_prompts // (args.generation_batch_size // args.num_generations)
     micro_steps = batches * args.steps_per_generation * args.num_iterations
-    return ceil(max(micro_steps // args.gradient_accumulation_steps, 1) * args.num_train_epochs)
+    return ceil(max(ceil(micro_steps / args.gradient_accumulation_steps), 1) * args.num_train_epochs)
 
 
 def evaluate_run(recipe: Recipe, run: RunDirectory, path: str, prompts: Dataset) -> list[Evaluation]:

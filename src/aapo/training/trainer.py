@@ -28,7 +28,7 @@ from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
-from aapo.errors import InputError
+from aapo.errors import InputError, nearest
 from aapo.objective import (
     Advantages,
     augmented_advantages,
@@ -43,11 +43,12 @@ from aapo.objective import (
 )
 from aapo.reference import ReferenceBank
 from aapo.sampling import generate_ids, load_tokenizer, sample_seed
-from aapo.scoring import Notes, as_notes, grading_shares
-from aapo.tasks import encode_prompt, prompt_key, render_prompt
-from aapo.training.checks import check_groups, check_judge, check_refill, kept_from_trl
+from aapo.scoring import Notes, as_notes, check_finite_rewards, grading_shares
+from aapo.tasks import encode_prompt, prompt_key, prompt_opening, render_prompt
+from aapo.training.checks import check_groups, check_judge, check_refill, keep_masters, kept_from_trl
 from aapo.training.config import AAPOConfig
 from aapo.training.curriculum import PromptChoice, known_records
+from aapo.training.guards import MovedWeights, check_finite, check_trainable
 from aapo.training.order import EpochOrder, EpochSampler, FreshPrompts
 from aapo.training.references import (
     CORRECT_COLUMN,
@@ -143,6 +144,9 @@ class AAPOTrainer(GRPOTrainer):
         check_judge(args, self.reward_func_names)
         check_groups(self)
         check_refill(self)
+        check_trainable(self.model)
+        keep_masters(self)
+        self.add_callback(MovedWeights(self._metrics["train"]))
         # TRL's losses with every aggregation folded into the advantages: cispo is the cross-entropy with a truncated
         # importance weight, dapo the clipped surrogate, and both divide by the tokens of the optimizer step.
         self.loss_type = "cispo" if point.loss == "cross_entropy" else "dapo"
@@ -279,7 +283,7 @@ class AAPOTrainer(GRPOTrainer):
         return range(self.accelerator.process_index * size, (self.accelerator.process_index + 1) * size)
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
-        rewards_BF = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        rewards_BF = self._finite_rewards(inputs, prompts, completions, completion_ids_list)
         tokens_B, truncated_B = self._lengths(completion_ids_list)
         notes = self._notes(len(prompts))
         self._captured = {
@@ -291,6 +295,18 @@ class AAPOTrainer(GRPOTrainer):
         }
         return rewards_BF
 
+    def _finite_rewards(self, rows: Any, prompts: Any, completions: Any, token_ids: Any) -> Tensor:
+        """TRL's rewards of all processes, shape (B, F); NaN where a function could not score."""
+        if not self._is_vlm and self._tokenizer.chat_template is not None:
+            options = self.args.template_options
+            rows = [
+                {**row, "prompt_opening": prompt_opening(row["prompt"], self._tokenizer, **options)} for row in rows
+            ]
+        rewards_BF = super()._calculate_rewards(rows, prompts, completions, token_ids)
+        for name, rewards_B in zip(self.reward_func_names, rewards_BF.T, strict=True):
+            check_finite_rewards(name, rewards_B.tolist())
+        return rewards_BF
+
     def _score(self, rows: list[dict[str, Any]], token_ids: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Rewards (B, F) of completions of these rows, of all processes, and which are right (B,).
 
@@ -300,7 +316,7 @@ class AAPOTrainer(GRPOTrainer):
         texts = self._tokenizer.batch_decode(token_ids, skip_special_tokens=True)
         chat = is_conversational({"prompt": prompts[0]})
         completions = [[{"role": "assistant", "content": text}] if chat else text for text in texts]
-        rewards_BF = super()._calculate_rewards(rows, prompts, completions, token_ids)
+        rewards_BF = self._finite_rewards(rows, prompts, completions, token_ids)
         correct_B = self._correct(rewards_BF, self._notes(len(rows)))
         # What reward functions log is about the completions that are trained on, which are scored later.
         self._pending_extra_logs.clear()
@@ -330,6 +346,19 @@ class AAPOTrainer(GRPOTrainer):
         """Weighted sum over reward functions, shape (B,); NaN where no function could score."""
         total_B = (rewards_BF * self.reward_weights.to(rewards_BF.device)).nansum(1)
         return total_B.masked_fill(rewards_BF.isnan().all(1), torch.nan)
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """TRL's loss, before its gradient is taken; one that is not finite ends the run."""
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        check_finite("loss", (loss[0] if isinstance(loss, tuple) else loss).item(), self.state.global_step + 1)
+        return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """The norm of the gradient, just before the optimizer's step; one that is not finite ends the run."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        if norm is not None and not self.args.fp16:  # whose scaler skips such steps
+            check_finite("gradient's norm", float(norm), self.state.global_step + 1)
+        return norm
 
     # -- advantages ----------------------------------------------------------------------------------------------------
 
@@ -536,6 +565,22 @@ class AAPOTrainer(GRPOTrainer):
         rewards_BF, correct_B = self._score(inputs, token_ids)
         groups = (-1, self.num_generations)
         return Reference(self._total(rewards_BF).view(groups), correct_B.view(groups))
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """TRL's evaluation; what comes back has all that was logged, by which the best model is chosen."""
+        metrics = super().evaluate(*args, **kwargs)
+        logged = self.state.log_history[-1] if self.state.log_history else {}
+        return {**{key: value for key, value in logged.items() if key.startswith("eval_")}, **metrics}
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        name = "eval_" + (self.args.metric_for_best_model or "").removeprefix("eval_")
+        if self.args.metric_for_best_model is not None and name not in metrics:
+            known = [key for key in metrics if key.startswith("eval_")]
+            raise InputError(
+                f"metric_for_best_model is {name}{nearest(name, known)}, which the evaluation does not have; it has "
+                f"{', '.join(sorted(known))}"
+            )
+        return super()._determine_best_metric(metrics, trial)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)

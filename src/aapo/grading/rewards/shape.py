@@ -19,7 +19,9 @@ _STEP = re.compile(_STEP_PATTERN)
 _STEP_MULTILINE = re.compile(_STEP_PATTERN, re.MULTILINE)
 
 
-def format(completions: list, *, style: Style = "think_answer", **columns: Any) -> list[float]:
+def format(
+    completions: list, prompt_opening: list[str] | None = None, *, style: Style = "think_answer", **columns: Any
+) -> list[float]:
     r"""1.0 where a completion has the format that `style` names, else 0.0.
 
     - `think_answer`: <think>…</think> then <answer>…</answer>. Each of the four tags occurs once, in this order, and
@@ -31,7 +33,8 @@ def format(completions: list, *, style: Style = "think_answer", **columns: Any) 
       at: <think> may be missing, since the chat template of a reasoning model ends the prompt with it, and so may the
       answer.
 
-    An empty completion gets 0.0 in every style.
+    Tags that the prompt holds count: where the chat template or a prefill opens <think>, the completion goes on from
+    it. An empty completion gets 0.0 in every style.
 
     Source: `think_answer` is open-r1's format reward, which also requires newlines around every tag, but accepts tags
     within the blocks; `think` is TRL's `think_format_reward`, which also accepts an empty answer and a second </think>;
@@ -39,6 +42,7 @@ def format(completions: list, *, style: Style = "think_answer", **columns: Any) 
 
     Args:
         completions: Texts or message lists.
+        prompt_opening: Of each, what the prompt holds from the first <think> of the assistant's turn.
         style: think_answer, think or closing_line.
         columns: Not used.
 
@@ -47,7 +51,13 @@ def format(completions: list, *, style: Style = "think_answer", **columns: Any) 
     """
     check_word("style", style, get_args(Style))
     fits = {"think_answer": _is_think_answer, "think": _is_think, "closing_line": _has_closing_line}[style]
-    return [1.0 if fits(completion_text(completion)) else 0.0 for completion in completions]
+    return [float(fits(text)) for text in _whole_turns(completions, prompt_opening)]
+
+
+def _whole_turns(completions: list, openings: list[str] | None) -> list[str]:
+    """The completions with what the prompt holds of the assistant's turn; an empty one stays empty."""
+    texts = [completion_text(completion) for completion in completions]
+    return [text and opening + text for text, opening in zip(texts, openings or [""] * len(texts), strict=True)]
 
 
 def _is_think_answer(text: str) -> bool:
@@ -69,10 +79,12 @@ def _has_closing_line(text: str) -> bool:
     return text.count(_CLOSING_LINE) == 1
 
 
-def tag_count(completions: list, *, strict_newlines: bool = False, **columns: Any) -> list[float]:
+def tag_count(
+    completions: list, prompt_opening: list[str] | None = None, *, strict_newlines: bool = False, **columns: Any
+) -> list[float]:
     r"""The share of <think>, </think>, <answer> and </answer> that occur exactly once: 0, 0.25, 0.5, 0.75 or 1.
 
-    A tag that is missing or repeated counts nothing. Order is not looked at.
+    A tag that is missing or repeated counts nothing. Order is not looked at. Tags that the prompt holds count.
 
     Source: open-r1's `tag_count_reward`. It counts `"<think>\n"`, `"\n</think>\n"`, `"\n<answer>\n"` and
     `"\n</answer>"`, so that a space beside a tag loses a quarter and a repeated tag without newlines costs nothing; so
@@ -80,6 +92,7 @@ def tag_count(completions: list, *, strict_newlines: bool = False, **columns: An
 
     Args:
         completions: Texts or message lists.
+        prompt_opening: Of each, what the prompt holds from the first <think> of the assistant's turn.
         strict_newlines: Count as open-r1 does.
         columns: Not used.
 
@@ -88,7 +101,7 @@ def tag_count(completions: list, *, strict_newlines: bool = False, **columns: An
     """
     check_word("strict_newlines", strict_newlines, (True, False))
     tags = _STRICT_TAGS if strict_newlines else _TAGS
-    texts = [completion_text(completion) for completion in completions]
+    texts = _whole_turns(completions, prompt_opening)
     return [sum(text.count(tag) == 1 for tag in tags) / len(tags) for text in texts]
 
 
