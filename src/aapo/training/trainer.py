@@ -20,7 +20,7 @@ from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 from trl.data_utils import is_conversational
 from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.callbacks import SyncRefModelCallback
@@ -47,6 +47,7 @@ from aapo.tasks import encode_prompt, prompt_key, render_prompt
 from aapo.training.checks import check_groups, check_refill, kept_from_trl
 from aapo.training.config import AAPOConfig
 from aapo.training.curriculum import PromptChoice, known_records
+from aapo.training.held_out import HeldOutBatch, held_out_metrics
 from aapo.training.order import EpochOrder, EpochSampler, FreshPrompts
 from aapo.training.references import (
     KEY_COLUMN,
@@ -87,6 +88,7 @@ class AAPOTrainer(GRPOTrainer):
     args: AAPOConfig
     model: Any
     num_generations: int
+    num_generations_eval: int
     _tokenizer: Any
     _reference_model: Any
 
@@ -162,6 +164,7 @@ class AAPOTrainer(GRPOTrainer):
         self._choice = self._prompt_choice() if args.chooses_prompts else None
         self._rollouts_step = -1
         self._generated_tokens = 0
+        self._held_out: list[HeldOutBatch] = []
 
     # -- data ----------------------------------------------------------------------------------------------------------
 
@@ -319,14 +322,24 @@ class AAPOTrainer(GRPOTrainer):
         total_B = (rewards_BF * self.reward_weights.to(rewards_BF.device)).nansum(1)
         return total_B.masked_fill(rewards_BF.isnan().all(1), torch.nan)
 
+    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
+        """TRL's evaluation; means over completions are over all of them, not over the means of batches."""
+        self._held_out = []
+        output = super().evaluation_loop(dataloader, *args, **kwargs)
+        count = len(dataloader.dataset) * self.num_generations_eval if has_length(dataloader.dataset) else None
+        values = held_out_metrics(self._held_out, count, self.num_generations_eval, self.reward_func_names)
+        self._metrics["eval"].update({key: [value] for key, value in values.items()})
+        return output
+
     # -- advantages ----------------------------------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.model.training:
             output = super()._generate_and_score_completions(inputs)
-            correct_B = correctness(self._captured["rewards_BF"][:, 0])
-            if not correct_B.isnan().all():
-                self._metrics["eval"]["rollout/accuracy"].append(correct_B.nanmean().item())
+            rewards_BF = self._captured["rewards_BF"]
+            correct_B = correctness(rewards_BF[:, 0])
+            tokens_B, truncated_B = self._captured["tokens_B"], self._captured["truncated_B"]
+            self._held_out.append(HeldOutBatch(correct_B, self._total(rewards_BF), rewards_BF, tokens_B, truncated_B))
             return output
         if self._choice is not None:
             inputs = self._chosen(len(inputs))
