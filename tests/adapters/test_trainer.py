@@ -640,6 +640,66 @@ def test_evaluation_during_training_groups_by_prompt_and_needs_no_bank(tiny_fold
     assert any("eval_reward" in row for row in trainer.state.log_history)
 
 
+def late(prompts, completion_ids, **columns):
+    """1 on the numbers from 4 on."""
+    return [float(number_of({"prompt": prompt}) >= 4) for prompt in prompts]
+
+
+HELD_OUT_SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+import torch
+from test_trainer import AAPOTrainer, config, evenness, late, load_model, load_tokenizer, reference_column, sums
+logs = []
+for num_problems, num_generations in ((10, 1), (5, 2)):  # 10 completions, 4 a batch of all processes
+    args = config({out!r}, num_generations_eval=num_generations, ddp_backend="gloo",
+                  per_device_train_batch_size=16 // int(sys.argv[1]), per_device_eval_batch_size=4 // int(sys.argv[1]))
+    trainer = AAPOTrainer(model=load_model({folder!r}), reward_funcs=[late, evenness], args=args,
+                          train_dataset=reference_column(sums(8)), eval_dataset=sums(num_problems),
+                          processing_class=load_tokenizer({folder!r}))
+    lengths, right = [], []
+    scored = trainer._calculate_rewards
+    def watched(inputs, prompts, completions, ids):
+        rewards = scored(inputs, prompts, completions, ids)
+        lengths.extend(map(len, ids)), right.extend(rewards[:, 1].tolist())
+        return rewards
+    trainer._calculate_rewards = watched
+    trainer.evaluate()
+    assert trainer.accelerator.num_processes == int(sys.argv[1])
+    logs.append((trainer.state.log_history[-1], lengths, right))
+if trainer.accelerator.is_main_process:
+    torch.save(logs, sys.argv[2])
+"""
+
+
+def test_evaluation_during_training_counts_every_completion_once(tiny_folder, tmp_path):
+    script = tmp_path / "script.py"
+    fields = {"tests": str(Path(__file__).parent), "folder": str(tiny_folder), "out": str(tmp_path / "out")}
+    script.write_text(HELD_OUT_SCRIPT.format(**fields))
+    results = []
+    for processes in (1, 2):  # two repeat rows, so that the last batch is full on both
+        saved = tmp_path / f"{processes}.pt"
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        done = subprocess.run(
+            [*launch, str(script), str(processes), str(saved)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        results.append(torch.load(saved, weights_only=False))
+    for (alone, lengths, right), (shared, *_), share in zip(*results, (6 / 10, 1 / 5), strict=True):
+        assert len(lengths) == len(right) == 10  # what one process draws is the data set, once
+        for log in (alone, shared):
+            assert log["eval_rollout/accuracy"] == pytest.approx(share)
+            assert log["eval_rewards/late/mean"] == pytest.approx(share)
+            assert log["eval_rewards/late/std"] == pytest.approx(math.sqrt(share * (1 - share) * 10 / 9))
+            assert log["eval_reward"] == pytest.approx(share + sum(right) / 10)
+            assert log["eval_rewards/evenness/mean"] == pytest.approx(sum(right) / 10)
+            assert log["eval_completions/mean_length"] == pytest.approx(sum(lengths) / 10)
+            assert log["eval_completions/max_length"] == max(lengths)
+        for key in ("eval_reward_std", "eval_frac_reward_zero_std", "eval_completions/clipped_ratio"):
+            assert alone[key] == pytest.approx(shared[key])
+
+
 def test_rollouts_are_stored_with_all_that_explains_them(tiny_folder, tmp_path, addition):
     trainer = make(
         Spy, tiny_folder, tmp_path, reference_column(addition), rewards=[vowels, evenness],

@@ -351,12 +351,16 @@ def test_no_finished_run_is_no_summary(recipe, tmp_path):
 
 
 def test_band_is_the_mean_over_curves_where_all_are_known():
-    found = band([([0, 10], [0.0, 1.0]), ([0, 5, 20], [0.2, 0.2, 0.2])])
+    found = band([([0, 10], [0.0, 1.0]), ([0, 5, 20], [0.2, 0.2, 0.2])], share=False)
     assert found.positions.tolist() == [0, 5, 10]
     assert found.means.tolist() == pytest.approx([0.1, 0.35, 0.6])
     # Student's t of one degree of freedom, 12.706, times the deviation 0.2 / sqrt(2) over sqrt(2).
     assert found.highs[0] - found.means[0] == pytest.approx(12.7062 * 0.1, rel=1e-4)
-    assert np.isnan(band([([0, 1], [0.0, 1.0])]).lows).all()
+    assert np.isnan(band([([0, 1], [0.0, 1.0])], share=True).lows).all()
+    # The same on the scale of log odds, by d logit = d mean / (mean (1 - mean)); where all are 1, there is no spread.
+    shares = band([([0, 10], [0.0, 1.0]), ([0, 10], [0.2, 1.0])], share=True)
+    assert shares.highs[0] == pytest.approx(1 / (1 + 9 * np.exp(-12.7062 * 0.1 / 0.09)), rel=1e-4)
+    assert 0 < shares.lows[0] < 1e-6 and shares.lows[1] == shares.highs[1] == 1
 
 
 def test_label_of_an_algorithm_in_a_file_is_its_name():

@@ -45,8 +45,9 @@ def test_each_row_is_kept_in_order_with_its_verdict(tmp_path, capsys):
     assert read_jsonl(output) == expected
     assert [path.name for path in output.parent.iterdir()] == ["out.jsonl"]
     printed = capsys.readouterr().out
-    # 2 of the 4 rows with a readable gold answer; Wilson: (0.5 + z²/8 -+ z sqrt(1/16 + z²/64)) / (1 + z²/4), z = 1.96
-    assert "5 rows: 50.0% correct [15.0, 85.0] of those with a readable gold answer" in printed
+    # 2 of the 4 rows with a readable gold answer: 2 or more of 4 have probability 0.025 at a share of 0.0676,
+    # 6 p² (1 - p)² + 4 p³ (1 - p) + p⁴
+    assert "5 rows: 50.0% correct [6.8, 93.2] of those with a readable gold answer" in printed
     for outcome in ("no_answer", "unparseable_gold"):
         line = next(line for line in printed.splitlines() if f" {outcome} " in line)
         assert "1" in line and "20.0%" in line

@@ -15,6 +15,7 @@ from datasets import Dataset
 from aapo.cli.app import run as command
 from aapo.errors import InputError
 from aapo.experiments import replay_run
+from aapo.experiments.quantities import Sums, over_run
 from aapo.experiments.replay import pushes
 from aapo.experiments.stored import read_step
 from aapo.files import write_parquet
@@ -240,6 +241,24 @@ def test_intervals_hold_the_estimate_and_know_their_limits(tmp_path):
     assert again.describe() == replay_run(RunDirectory(tmp_path / "many"), ["rloo"]).describe()
     (alone,) = replay_run(make_run(tmp_path / "one", "grpo", batches[:1]), ["rloo"]).algorithms
     assert all(math.isnan(value.low) and math.isnan(value.high) for value in alone.whole)
+
+
+@pytest.mark.parametrize("num_steps", [3, 5, 10])
+def test_intervals_over_few_steps_hold_as_often_as_they_say(num_steps):
+    # Steps of 32 groups, of which a share drawn from beta(3.2, 4.8) is dead; the sizes of advantages vary by step.
+    rng, trials = np.random.default_rng(0), 1000
+    dead = rng.binomial(32, rng.beta(3.2, 4.8, (trials, num_steps)))
+    size = rng.normal(50, 10, (trials, num_steps))
+    held = np.zeros(2)
+    for dead_S, size_S in zip(dead, size, strict=True):
+        sums = Sums(*np.ones((len(Sums._fields), num_steps)))._replace(
+            groups=np.full(num_steps, 32.0), dead=dead_S, scored=np.full(num_steps, 128.0), size=size_S
+        )
+        found = over_run(np.stack(sums, -1))
+        held += [
+            item.low <= truth <= item.high for item, truth in ((found.dead_frac, 0.4), (found.mean_size, 50 / 128))
+        ]
+    assert (held / trials >= 0.93).all() and (held / trials <= 0.97).all()
 
 
 def test_opposite_advantages_disagree_in_sign(tmp_path):

@@ -12,39 +12,64 @@ from aapo.experiments.statistics import (
     holm,
     interquartile_mean,
     judge,
-    over_seeds,
+    mean_over_seeds,
     paired_difference,
     probability_of_improvement,
     seeds_needed,
 )
 
 
+def odds_interval(mean, error, quantile):
+    reach = quantile * error / (mean * (1 - mean))
+    return [1 / (1 + math.exp(-(math.log(mean / (1 - mean)) + sign * reach))) for sign in (-1, 1)]
+
+
+def test_mean_over_seeds_has_students_interval_on_the_scale_of_log_odds():
+    # Standard deviation 0.2, t(0.975, 2) = 4.3027.
+    found = mean_over_seeds(np.array([0.5, 0.7, 0.9]))
+    assert found == pytest.approx((0.7, *odds_interval(0.7, 0.2 / math.sqrt(3), 4.302653)), abs=1e-6)
+    assert found.low < 0.5 and 0.9 < found.high < 1  # it leaves the range of the scores
+    for scores in ([0.2], [0.2, 0.2, 0.2], [0.1 + 0.2, 0.3]):
+        alone = mean_over_seeds(np.array(scores))
+        assert alone.estimate == pytest.approx(scores[-1]) and math.isnan(alone.low) and math.isnan(alone.high)
+
+
 def test_interquartile_mean_leaves_out_a_quarter_on_each_side():
-    assert interquartile_mean(np.array([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 100.0])) == pytest.approx(
-        (2 + 3 + 4 + 5) / 4
-    )
-    assert interquartile_mean(np.array([0.1, 0.5, 0.9])) == pytest.approx(0.5)
+    scores = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 1.0])
+    found = interquartile_mean(scores)
+    mean = (0.2 + 0.3 + 0.4 + 0.5) / 4
+    # Two on each side take the value of their neighbour inside; over half the scores, with 4 - 1 degrees of freedom.
+    spread = np.array([0.2, 0.2, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5]).std(ddof=1)
+    assert found == pytest.approx((mean, *odds_interval(mean, spread / (0.5 * math.sqrt(8)), 3.182446)), abs=1e-6)
+    three = np.array([0.1, 0.5, 0.9])
+    assert interquartile_mean(three) == mean_over_seeds(three)
+    assert math.isnan(interquartile_mean(np.array([0.1, 0.5, 0.5, 0.9])).low)
 
 
-def test_interval_over_seeds_is_of_the_means_of_strata():
-    one, other = np.array([0.2, 0.4, 0.6, 0.3, 0.5]), np.array([0.8, 0.8, 0.8, 0.8, 0.8])
-    found = over_seeds([one, other])
-    assert found.estimate == pytest.approx((0.4 + 0.8) / 2)
-    assert 0.4 < found.low < found.estimate < found.high < 0.8
-    alone = over_seeds([one])
-    # Only the first stratum varies, so the interval of the average is half as wide.
-    assert found.high - found.low == pytest.approx((alone.high - alone.low) / 2, rel=0.05)
-    assert math.isnan(over_seeds([one[:1]]).low) and over_seeds([one[:1]]).estimate == 0.2
+# Scores of seeds: normal; near an end of the scale, where beta distributions are skewed by 1.1 (18, 2) and 1.5 (9, 1).
+SCORES = {
+    "normal": (lambda rng, size: rng.normal(0.77, 0.02, size), 0.77),
+    "wide": (lambda rng, size: rng.normal(0.5, 0.1, size), 0.5),
+    "near 1": (lambda rng, size: rng.beta(18, 2, size), 0.9),
+    "near 0": (lambda rng, size: rng.beta(2, 18, size), 0.1),
+    "nearer 1": (lambda rng, size: rng.beta(9, 1, size), 0.9),
+}
 
 
-@pytest.mark.parametrize("size", [5, 10])
-def test_interval_over_seeds_covers_what_it_says(size):
+@pytest.mark.parametrize("shape", SCORES)
+@pytest.mark.parametrize("num_seeds", [3, 4, 5, 10])
+def test_intervals_over_seeds_hold_as_often_as_they_say(num_seeds, shape):
+    draw, truth = SCORES[shape]
+    found = [mean_over_seeds(scores_S) for scores_S in draw(np.random.default_rng(1), (1500, num_seeds))]
+    held = np.mean([low <= truth <= high for _, low, high in found])
+    assert 0.93 <= held <= 0.97
+
+
+@pytest.mark.parametrize("num_seeds", [4, 5, 10])
+def test_intervals_of_interquartile_means_hold_nearly_as_often_as_they_say(num_seeds):
     rng = np.random.default_rng(1)
-    hits = 0
-    for _ in range(300):
-        found = over_seeds([rng.normal(0.5, 0.1, size)])
-        hits += found.low <= 0.5 <= found.high
-    assert 0.91 <= hits / 300 <= 0.985
+    found = [interquartile_mean(scores_S) for scores_S in rng.normal(0.77, 0.02, (1500, num_seeds))]
+    assert 0.91 <= np.mean([low <= 0.77 <= high for _, low, high in found]) <= 0.97
 
 
 def test_difference_by_whole_seeds_is_the_paired_t_test():
@@ -64,24 +89,46 @@ def test_difference_adds_the_spread_of_problems_to_that_of_seeds():
     seeds, problems = 0.02 / 2, 0.09 / 3
     assert found.difference == pytest.approx(0.1)
     assert (found.seed_variance, found.problem_variance) == pytest.approx((seeds, problems))
-    freedom = (seeds + problems) ** 2 / (seeds**2 / 1 + problems**2 / 2)
-    assert found.p_value == pytest.approx(2 * stats.t.sf(0.1 / math.sqrt(seeds + problems), freedom))
+    reach = math.hypot(12.706205 * math.sqrt(seeds), 4.302653 * math.sqrt(problems))  # t(0.975, 1), t(0.975, 2)
+    assert (found.low, found.high) == pytest.approx((max(-1, 0.1 - reach), min(1, 0.1 + reach)))
+    at = stats.t.isf(found.p_value / 2, [1, 2])
+    assert math.hypot(at[0] * math.sqrt(seeds), at[1] * math.sqrt(problems)) == pytest.approx(0.1)
 
 
-def test_difference_covers_what_it_says_over_seeds_and_problems():
-    rng = np.random.default_rng(2)
+@pytest.mark.parametrize("num_seeds", [2, 3, 5, 10])
+@pytest.mark.parametrize("seed_spread", [0.0, 0.03, 0.1])
+@pytest.mark.parametrize("skewed", [False, True])
+def test_differences_hold_what_they_say_over_seeds_and_problems(num_seeds, seed_spread, skewed):
+    rng, trials, num_problems = np.random.default_rng(2), 500, 60
+    by_seed = rng.gamma(2, 1 / math.sqrt(2), (2, num_seeds, trials)) - math.sqrt(2)  # spread 1, skewed by 1.4
+    if not skewed:
+        by_seed = rng.normal(0, 1, (2, num_seeds, trials))
+    # Two algorithms with seeds of their own; their difference by problem.
+    shift_S = seed_spread * (by_seed[0] - by_seed[1]) / math.sqrt(2)
     hits = 0
-    for _ in range(1000):
-        truth = 0.03 + rng.normal(0, 0.02, 5)[:, None] + rng.normal(0, 0.3, 150) + rng.normal(0, 0.3, (5, 150))
+    for trial in range(trials):
+        problem_P = rng.normal(0, 0.1, num_problems)
+        truth = 0.03 + shift_S[:, trial, None] + problem_P + rng.normal(0, 0.1, (num_seeds, num_problems))
         found = paired_difference(truth, np.zeros_like(truth))
         hits += found.low <= 0.03 <= found.high
-    assert 0.93 <= hits / 1000 <= 0.98
+        assert (found.low > 0 or found.high < 0) == (found.p_value < 0.05)
+    assert hits / trials >= 0.93
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.05, 0.2, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("shape", [(2, 1), (3, 1), (5, 1), (3, 40)])
+def test_without_spread_interval_and_p_value_agree(shape, gap):
+    found = paired_difference(np.full(shape, gap) + 0.1, np.full(shape, 0.1))
+    unseen = 1 - 0.05 ** (1 / max(shape[1], shape[0] if shape[1] == 1 else 0))
+    assert found.low == pytest.approx(max(-1, gap - unseen)) and found.high == pytest.approx(min(1, gap + unseen))
+    assert (found.low > 0) == (found.p_value < 0.05)
 
 
 def test_difference_without_spread_or_seeds_claims_little():
     same = paired_difference(np.ones((3, 4)), np.ones((3, 4)))
     assert (same.difference, same.p_value) == (0.0, 1.0)
-    assert same.high == pytest.approx(1 - 0.05 ** (1 / 12)) and same.low == -same.high
+    # Seeds on the same problem are no further problems.
+    assert same.high == pytest.approx(1 - 0.05 ** (1 / 4)) and same.low == -same.high
     single = paired_difference(np.ones((1, 4)), np.zeros((1, 4)))
     assert (single.low, single.high) == (-1.0, 1.0) and math.isnan(single.p_value)
     assert judge(single, single.p_value) == "cannot tell"
@@ -112,21 +159,31 @@ def test_probability_of_improvement_counts_pairs():
 
 
 def test_verdict_follows_the_corrected_p_value():
-    found = Difference(-0.1, -0.15, -0.05, 0.01, 1e-4, 1e-4, 5)
+    found = Difference(-0.1, -0.15, -0.05, 0.01, 1e-4, 1e-4, 5, 200)
     assert judge(found, 0.03) == "worse"
     assert judge(found._replace(difference=0.1), 0.03) == "better"
     assert judge(found, 0.06) == "cannot tell"
 
 
-def test_seeds_needed_solves_for_the_spread_of_seeds():
-    # d^2 / (1.96 + 0.84)^2 = v_seed * 5 / S + v_problem
-    found = Difference(0.02, -0.01, 0.05, 0.1, 1e-4, 2e-5, 5)
-    reach = (stats.norm.isf(0.025) + stats.norm.ppf(0.8)) ** 2
-    assert seeds_needed(found, 1) == math.ceil(1e-4 * 5 / (0.02**2 / reach - 2e-5))
-    assert seeds_needed(found, 10) > seeds_needed(found, 1)
+def test_seeds_needed_are_those_whose_interval_would_show_it():
+    found = Difference(0.03, -0.01, 0.07, 0.1, 1e-4, 2e-5, 5, 200)
+
+    def room(seeds, level):
+        """What is left of the difference beyond the half width and the spread that a power of 0.8 asks for."""
+        by_seed = 1e-4 * 5 / seeds
+        at_seeds, at_problems = stats.t.isf(level / 2, seeds - 1), stats.t.isf(level / 2, 199)
+        reach = math.sqrt(at_seeds**2 * by_seed + at_problems**2 * 2e-5)
+        return 0.03 - reach - 0.841621 * math.sqrt(by_seed + 2e-5)
+
+    needed = seeds_needed(found, 1)
+    assert needed is not None and room(needed, 0.05) >= 0 > room(needed - 1, 0.05)
+    corrected = seeds_needed(found, 10)
+    assert corrected is not None and room(corrected, 0.005) >= 0 > room(corrected - 1, 0.005)
     assert seeds_needed(found._replace(problem_variance=1e-3), 1) is None
     assert seeds_needed(found._replace(difference=0.0), 1) is None
-    assert seeds_needed(found._replace(difference=0.5), 1) == 6
+    assert seeds_needed(found._replace(difference=-0.5), 1) == 6
+    # Whole seeds, whose problems are not known.
+    assert seeds_needed(found._replace(problem_variance=0.0, num_problems=1, num_seeds=2), 1) is not None
 
 
 def test_area_under_a_curve_is_its_mean_height():

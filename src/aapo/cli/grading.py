@@ -25,7 +25,7 @@ def _summary(result: GradedFile) -> Table:
     """Outcomes with shares, and what decided."""
     known = result.num_rows - result.outcomes["unparseable_gold"]
     correct = result.outcomes["correct"]
-    accuracy = score(np.repeat([1.0, 0.0], [correct, known - correct]), single=True)
+    accuracy = score(np.repeat([1.0, 0.0], [correct, known - correct]))
     title = f"{result.num_rows} rows"
     if known:
         shown = ", ".join(f"{100 * end:.1f}" for end in (accuracy.low, accuracy.high))

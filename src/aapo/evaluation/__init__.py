@@ -1,6 +1,6 @@
 """Models on problems, every number with its interval."""
 
-from aapo.evaluation.estimates import Estimate, score
+from aapo.evaluation.estimates import CONFIDENCE, Estimate, score, share_interval, student_reach
 from aapo.evaluation.evaluate import Evaluation, EvaluationJob, EvaluationStore
 from aapo.evaluation.protocol import DEFAULT, Protocol, load_protocol, shipped_protocols
 from aapo.evaluation.published import Published, published_rows, published_table
@@ -28,6 +28,7 @@ from aapo.evaluation.tables import (
 )
 
 __all__ = [
+    "CONFIDENCE",
     "DEFAULT",
     "Estimate",
     "Evaluation",
@@ -58,5 +59,7 @@ __all__ = [
     "score",
     "score_table",
     "select",
+    "share_interval",
     "shipped_protocols",
+    "student_reach",
 ]

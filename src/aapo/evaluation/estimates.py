@@ -1,7 +1,9 @@
 """Scores with 95% intervals: avg@n, pass@k, maj@k, averages over tasks, paired differences.
 
-Every score is a mean over problems of one number a problem, so one interval serves all. Problems are the unit that is
-drawn: a problem's samples belong together, and its number already varies by their noise (arXiv 2411.00640).
+Every score is a mean over problems of one number a problem, so one interval serves all: Student's, for a score on the
+scale of log odds. Problems are the unit that is drawn: a problem's samples belong together, and its number already
+varies by their noise (arXiv 2411.00640). Percentiles of a bootstrap cannot leave the range of the values, so on few
+problems they are too narrow.
 
 Shapes: P problems, K samples per problem.
 """
@@ -10,12 +12,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 CONFIDENCE = 0.95
-NUM_RESAMPLES = 10_000
 NUM_SUBSETS = 500
-_CHUNK = 500
 
 
 class Estimate(NamedTuple):
@@ -83,68 +83,90 @@ def _vote(classes: np.ndarray, correct: np.ndarray) -> float:
     return float(correct[winners].mean())
 
 
-def score(values_P: np.ndarray, *, single: bool = False, seed: int = 0) -> Estimate:
-    """The mean over problems of values in [0, 1], with its interval.
+def student_reach(error: np.ndarray | float, freedom: np.ndarray | float) -> np.ndarray:
+    """Half the width of Student's 95% interval of a mean with this standard error."""
+    return special.stdtrit(freedom, (1 + CONFIDENCE) / 2) * error
+
+
+def share_interval(
+    mean: np.ndarray | float, error: np.ndarray | float, freedom: np.ndarray | float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ends of a 95% interval of means of values in [0, 1]: Student's on the scale of log odds.
+
+    logit(mean) -+ t * error / (mean (1 - mean)), by the delta method. The interval stays inside [0, 1] and reaches
+    further away from the nearer end of the scale, to which side values near an end are skewed. A mean of 0 or 1 has no
+    error, and both ends are the mean.
 
     Args:
-        values_P: One value a problem; NaN is left out.
-        single: The values are single samples, 0 or 1: the interval is Wilson's.
-        seed: Of the bootstrap.
+        mean: Means in [0, 1].
+        error: Their standard errors.
+        freedom: Degrees of freedom of the errors.
+    """
+    mean = np.asarray(mean, float)
+    slope = mean * (1 - mean)
+    reach = np.divide(student_reach(error, freedom), slope, out=np.zeros(np.shape(slope)), where=slope > 0)
+    return special.expit(special.logit(mean) - reach), special.expit(special.logit(mean) + reach)
 
-    Degenerate cases: without problems all three are NaN; where all values are equal, and the bootstrap would have no
-    width, the interval is Wilson's on the number of problems.
+
+def score(values_P: np.ndarray) -> Estimate:
+    """The mean over problems of values in [0, 1], with its interval: Student's on the scale of log odds.
+
+    Values that are all 0 or 1, such as single samples, or all equal have the interval of Clopper and Pearson, which
+    is exact: theirs is a binomial count, or no spread to estimate an error from. NaN is left out; without problems all
+    three are NaN.
     """
     values_P = values_P[~np.isnan(values_P)]
     if not len(values_P):
         return UNKNOWN
-    if single or _constant(values_P):
-        return _wilson(float(values_P.mean()), len(values_P))
-    return _within(_bootstrap([values_P], seed), 0.0, 1.0)
+    mean = float(values_P.mean())
+    if _constant(values_P) or bool(np.isin(values_P, (0.0, 1.0)).all()):
+        return Estimate(mean, *_exact(mean, len(values_P)))
+    low, high = share_interval(mean, _error(values_P), len(values_P) - 1)
+    return Estimate(mean, float(low), float(high))
 
 
-def score_over_tasks(values: Sequence[np.ndarray], seed: int = 0) -> Estimate:
+def score_over_tasks(values: Sequence[np.ndarray]) -> Estimate:
     """The mean over tasks of their means over problems, tasks weighing alike, with its interval.
 
-    Problems are drawn within each task. NaN where a task has no problem with a value. A task whose values are all equal
-    adds the width of Wilson's interval, since the bootstrap sees none.
+    NaN where a task has no problem with a value.
     """
-    values = [values_P[~np.isnan(values_P)] for values_P in values]
-    if not values or not all(map(len, values)):
-        return UNKNOWN
-    margins = [_wilson(float(values_P.mean()), len(values_P)) for values_P in values if _constant(values_P)]
-    low, high = (
-        [abs(end - item.estimate) for item, end in zip(margins, ends, strict=True)]
-        for ends in ([item.low for item in margins], [item.high for item in margins])
-    )
-    return _within(_widened(_bootstrap(values, seed), low, high, len(values)), 0.0, 1.0)
+    return _average([score(values_P) for values_P in values])
 
 
-def difference(one: Sequence[np.ndarray], other: Sequence[np.ndarray], seed: int = 0) -> Estimate:
-    """The mean over tasks of the mean difference `one - other`, paired by problem, with its interval.
+def difference(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> Estimate:
+    """The mean over tasks of the mean difference `one - other`, paired by problem, with Student's interval.
 
     Args:
         one: Of each task, one value a problem.
         other: The same problems in the same order; a problem that is NaN on one side is left out.
-        seed: Of the bootstrap.
 
-    Degenerate case: where no problem differs, an unseen problem may still: the interval is as wide as the share of
-    differing problems that Wilson's interval allows for.
+    Degenerate case: where all problems differ alike, such as not at all, an unseen one may still differ: the interval
+    is as wide as the share of problems of which none was seen may be, by Clopper and Pearson.
     """
-    pairs = [mine - theirs for mine, theirs in zip(one, other, strict=True)]
-    gaps = [gap_P[~np.isnan(gap_P)] for gap_P in pairs]
-    if not gaps or not all(map(len, gaps)):
+    return _average([_gap(mine - theirs) for mine, theirs in zip(one, other, strict=True)])
+
+
+def _gap(gap_P: np.ndarray) -> Estimate:
+    """The mean difference over one task's problems."""
+    gap_P = gap_P[~np.isnan(gap_P)]
+    if not len(gap_P):
         return UNKNOWN
-    margins = [_wilson(0.0, len(gap_P)).high for gap_P in gaps if _constant(gap_P)]
-    return _within(_widened(_bootstrap(gaps, seed), margins, margins, len(gaps)), -1.0, 1.0)
+    mean = float(gap_P.mean())
+    reach = _exact(0.0, len(gap_P))[1] if _constant(gap_P) else float(student_reach(_error(gap_P), len(gap_P) - 1))
+    return Estimate(mean, max(-1.0, mean - reach), min(1.0, mean + reach))
 
 
-def _widened(estimate: Estimate, low: Sequence[float], high: Sequence[float], count: int) -> Estimate:
-    """The interval of a mean over `count` tasks, with the half widths of those tasks whose values are all equal."""
-    ends = [
-        float(np.hypot(abs(end - estimate.estimate), np.linalg.norm(widths) / count))
-        for end, widths in ((estimate.low, low), (estimate.high, high))
-    ]
-    return Estimate(estimate.estimate, estimate.estimate - ends[0], estimate.estimate + ends[1])
+def _average(tasks: Sequence[Estimate]) -> Estimate:
+    """The mean over tasks, which are independent: the squares of their intervals' half widths add.
+
+    So each task's own skewness and degrees of freedom are kept (Zou and Donner, doi:10.1002/sim.3095).
+    """
+    if not tasks:
+        return UNKNOWN
+    mean_T, low_T, high_T = np.array(tasks).T
+    mean = float(mean_T.mean())
+    below, above = (float(np.linalg.norm(side_T)) / len(tasks) for side_T in (mean_T - low_T, high_T - mean_T))
+    return Estimate(mean, mean - below, mean + above)
 
 
 def single_sample_error(mean: float, count: int) -> float:
@@ -156,54 +178,12 @@ def _constant(values_P: np.ndarray) -> bool:
     return len(values_P) < 2 or float(np.ptp(values_P)) < 1e-12
 
 
-def _within(estimate: Estimate, low: float, high: float) -> Estimate:
-    return Estimate(estimate.estimate, max(low, estimate.low), min(high, estimate.high))
+def _error(values_P: np.ndarray) -> float:
+    """The standard error of the mean."""
+    return float(values_P.std(ddof=1)) / len(values_P) ** 0.5
 
 
-def _bootstrap(strata: Sequence[np.ndarray], seed: int) -> Estimate:
-    """The mean of the strata's means, with the BCa interval of the bootstrap within strata.
-
-    The bootstrap is hierarchical: tasks are kept, problems are drawn with replacement, and each keeps its samples.
-    Drawing samples again within problems would count their noise twice (Davison and Hinkley 1997, section 3.8). BCa
-    (Efron 1987) corrects bias and skewness, which matter on hard and easy benchmarks; its quantiles are widened as
-    those of Student's t are (Hesterberg, arXiv 1411.5279), which matters for 30 problems.
-    """
-    mean = float(np.mean([values.mean() for values in strata]))
-    if all(map(_constant, strata)):
-        return Estimate(mean, mean, mean)
-    rng = np.random.default_rng(seed)
-    means = np.concatenate([_resampled(strata, rng) for _ in range(NUM_RESAMPLES // _CHUNK)])
-    below = np.mean(means < mean) + np.mean(means == mean) / 2
-    bias = stats.norm.ppf(np.clip(below, 1 / NUM_RESAMPLES, 1 - 1 / NUM_RESAMPLES))
-    influence = np.concatenate([(values - values.mean()) / (len(strata) * len(values)) for values in strata])
-    acceleration = (influence**3).sum() / (6 * (influence**2).sum() ** 1.5)
-    wide = _student(strata)
-    ends = []
-    for z in (-wide, wide):
-        shifted = bias + z
-        ends.append(stats.norm.cdf(bias + shifted / (1 - acceleration * shifted)))
-    low, high = np.quantile(means, ends)
-    return Estimate(mean, float(low), float(high))
-
-
-def _resampled(strata: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """Means of some resamples."""
-    drawn = [values[rng.integers(len(values), size=(_CHUNK, len(values)))].mean(1) for values in strata]
-    return np.mean(drawn, axis=0)
-
-
-def _student(strata: Sequence[np.ndarray]) -> float:
-    """By how many bootstrap standard errors Student's interval reaches, with Welch and Satterthwaite's freedom."""
-    sizes = np.array([len(values) for values in strata])
-    bootstrap = np.array([values.var() / len(values) for values in strata])
-    unbiased = bootstrap * sizes / np.maximum(sizes - 1, 1)
-    freedom = unbiased.sum() ** 2 / (unbiased**2 / np.maximum(sizes - 1, 1)).sum()
-    return float(np.sqrt(unbiased.sum() / bootstrap.sum()) * stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
-
-
-def _wilson(mean: float, count: int) -> Estimate:
-    """Wilson's score interval for `count` independent trials of which the share `mean` succeeded."""
-    z = stats.norm.ppf((1 + CONFIDENCE) / 2)
-    centre = (mean + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z / (1 + z**2 / count) * np.sqrt(mean * (1 - mean) / count + z**2 / (4 * count**2))
-    return Estimate(mean, max(0.0, float(centre - half)), min(1.0, float(centre + half)))
+def _exact(mean: float, count: int) -> tuple[float, float]:
+    """Clopper and Pearson's interval for `count` independent trials of which the share `mean` succeeded."""
+    found = stats.binomtest(round(mean * count), count).proportion_ci(CONFIDENCE)
+    return float(found.low), float(found.high)

@@ -102,8 +102,7 @@ class Evaluation:
 
     def estimate(self, metric: str | None = None) -> Estimate:
         """A metric, avg@K by default, with its 95% interval."""
-        metric = metric or f"avg@{self.num_samples}"
-        return score(self.values_P(metric), single=metric == "avg@1")
+        return score(self.values_P(metric or f"avg@{self.num_samples}"))
 
     def summary(self, metric: str | None = None) -> dict[str, Any]:
         """The row of `results.json`."""

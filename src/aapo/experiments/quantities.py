@@ -1,25 +1,22 @@
 """What advantages do, counted: dead groups, samples that push, size, bias, and agreement with other advantages.
 
 Every quantity is a function of sums over samples. A step's sums give its value, the sum of all steps' the value of the
-run, and the sums of steps drawn with replacement the interval.
+run, and the sums without each of the steps the interval.
 
 Shapes: P prompts of a generation batch, G rollouts per prompt, S steps.
 """
 
-import warnings
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
-from scipy import stats
 from torch import Tensor
 
-from aapo.evaluation import Estimate
+from aapo.evaluation import Estimate, share_interval, student_reach
 from aapo.objective import completion_weights, silent_groups
 from aapo.objective.advantages import SILENCE
 from aapo.objective.algorithms import Aggregation
 
-NUM_RESAMPLES = 2000
-_CHUNK = 100
+CORRELATIONS = ("correlation", "correlation_within_steps", "token_cosine")
 _CONSTANT = 1e-12
 
 Value = TypeVar("Value")
@@ -154,33 +151,46 @@ def quantities(sums: np.ndarray) -> Quantities[np.ndarray]:
     )
 
 
-def over_run(sums_S: np.ndarray, seed: int = 0) -> Quantities[Estimate]:
+def over_run(sums_S: np.ndarray) -> Quantities[Estimate]:
     """The quantities of the whole run, from the sums of its steps, with 95% intervals.
 
-    The intervals are BCa intervals of the bootstrap that draws steps (scipy.stats.bootstrap). They say how much a
-    quantity would vary with other steps like these; they know nothing of the policy's moving on from step to step. Both
-    ends are NaN where there is no interval: with fewer than two steps, and where all steps agree.
+    The intervals are Student's with the standard error of the jackknife, which leaves out a step at a time (Efron and
+    Stein 1981), on the scale of log odds for shares and of Fisher's z for correlations and the cosine. They say how
+    much a quantity would vary with other steps like these; they know nothing of the policy's moving on from step to
+    step. Both ends are NaN where there is no interval: with fewer than two steps, where all steps agree, and where a
+    quantity is not defined without one of them.
     """
-    steps, index = quantities(sums_S), np.arange(len(sums_S))
+    steps, size = quantities(sums_S), len(sums_S)
     known_S = np.isfinite(steps.correlation)
     correlation_S = np.where(known_S, steps.correlation, 0)
 
-    def statistic(index: np.ndarray, axis: int = -1) -> np.ndarray:
-        times_S = _times(index, len(sums_S))
-        within = _divided(times_S @ correlation_S, times_S @ known_S)
-        return np.stack(quantities(times_S @ sums_S)._replace(correlation_within_steps=within))
+    def whole(times: np.ndarray) -> Quantities[np.ndarray]:
+        """The quantities where each step counts so many times; steps are the last axis."""
+        within = _divided(times @ correlation_S, times @ known_S)
+        return quantities(times @ sums_S)._replace(correlation_within_steps=within)
 
-    values = statistic(index)
-    low = high = np.full(len(values), np.nan)
-    if len(index) > 1:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-            found = stats.bootstrap(
-                (index,), statistic, n_resamples=NUM_RESAMPLES, batch=_CHUNK, rng=np.random.default_rng(seed)
-            )
-        varies = np.array([_varies(values_S) for values_S in steps])
-        low, high = (np.where(varies, ends, np.nan) for ends in found.confidence_interval)
-    return Quantities(*(Estimate(*map(float, item)) for item in zip(values, low, high, strict=True)))
+    values, without = whole(np.ones(size)), whole(1 - np.eye(size))
+    found = {}
+    for name, value in values._asdict().items():
+        low = high = np.nan
+        if _varies(getattr(steps, name)):
+            error = np.sqrt((size - 1) * getattr(without, name).var())
+            low, high = _ends(name, float(value), float(error), size - 1)
+        found[name] = Estimate(float(value), float(low), float(high))
+    return Quantities(**found)
+
+
+def _ends(name: str, value: float, error: float, freedom: int) -> tuple[float, float]:
+    """Student's interval of a quantity on its own scale."""
+    if name.endswith("_frac"):
+        low, high = share_interval(value, error, freedom)
+        return float(low), float(high)
+    if name in CORRELATIONS:
+        # Fisher's z of r is half the log odds of (1 + r) / 2.
+        low, high = share_interval((1 + value) / 2, error / 2, freedom)
+        return float(2 * low - 1), float(2 * high - 1)
+    reach = float(student_reach(error, freedom))
+    return value - reach, value + reach
 
 
 def _spread(count: np.ndarray, total: np.ndarray, squares: np.ndarray) -> np.ndarray:
@@ -192,13 +202,6 @@ def _spread(count: np.ndarray, total: np.ndarray, squares: np.ndarray) -> np.nda
 def _varies(values_S: np.ndarray) -> bool:
     known = values_S[np.isfinite(values_S)]
     return len(known) > 1 and float(np.ptp(known)) > SILENCE
-
-
-def _times(index: np.ndarray, size: int) -> np.ndarray:
-    """How often each of `size` steps is drawn, shape (..., S), where the last axis of `index` lists those drawn."""
-    rows = index.reshape(-1, index.shape[-1])
-    counts = np.bincount((rows + size * np.arange(len(rows))[:, None]).ravel(), minlength=size * len(rows))
-    return counts.reshape(*index.shape[:-1], size).astype(float)
 
 
 def _divided(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

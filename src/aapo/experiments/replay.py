@@ -100,7 +100,6 @@ def replay_run(
     bank: Path | None = None,
     *,
     tell: Tell = lambda done, total: None,
-    seed: int = 0,
 ) -> Replay:
     """Replay algorithms on a run's rollouts.
 
@@ -113,7 +112,6 @@ def replay_run(
         names: Algorithms, as a recipe's `algorithm`; by default all named ones that can be replayed.
         bank: Reference rewards by prompt; by default those stored with the rollouts, else of the manifest's bank.
         tell: Called with the number of steps done, 0 at first, and of all.
-        seed: Of the intervals' bootstrap.
 
     Raises:
         InputError: An algorithm is unknown, there are no rollouts, the bank does not match, or nothing can be replayed.
@@ -151,10 +149,9 @@ def replay_run(
         num_unscored=num_unscored,
         num_reference_samples=0 if known is None else known.shape[1],
         bank=bank,
-        own=_collected(stored["algorithm"], stored, sums_SA[:, 0], seed),
+        own=_collected(stored["algorithm"], stored, sums_SA[:, 0]),
         algorithms=tuple(
-            _collected(name, point.describe(), sums_SA[:, i], seed)
-            for i, (name, point) in enumerate(replayed.items(), 1)
+            _collected(name, point.describe(), sums_SA[:, i]) for i, (name, point) in enumerate(replayed.items(), 1)
         ),
         refused=refused,
     )
@@ -188,8 +185,8 @@ def _counts(batch: StoredBatch) -> tuple[int, int, int]:
     return len(missing_PG), missing_PG.numel(), int(missing_PG.sum())
 
 
-def _collected(name: str, fields: dict[str, Any], sums_S: np.ndarray, seed: int) -> AlgorithmReplay:
-    return AlgorithmReplay(name, fields, over_run(sums_S, seed), quantities(sums_S))
+def _collected(name: str, fields: dict[str, Any], sums_S: np.ndarray) -> AlgorithmReplay:
+    return AlgorithmReplay(name, fields, over_run(sums_S), quantities(sums_S))
 
 
 def _described(item: AlgorithmReplay) -> dict[str, Any]:

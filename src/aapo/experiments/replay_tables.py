@@ -42,7 +42,7 @@ def _sizes(replay: Replay) -> str:
         f"{len(replay.steps_S)} steps, {replay.num_groups} groups, {replay.num_samples} samples"
         + (f", {replay.num_unscored} without a reward" if replay.num_unscored else "")
         + (f"; {known} reference rewards a prompt, {where}" if known else "; no reference rewards")
-        + ". 95% intervals by bootstrap over steps."
+        + ". 95% intervals over steps."
     )
 
 

@@ -3,48 +3,54 @@
 Shapes: S seeds, P problems.
 """
 
-from collections.abc import Callable, Sequence
-from math import ceil
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy import optimize, stats
 
-from aapo.evaluation import Estimate
+from aapo.evaluation import CONFIDENCE, Estimate, share_interval
 
-CONFIDENCE = 0.95
 POWER = 0.8
-NUM_RESAMPLES = 5000
 MAX_SEEDS = 1000
+QUARTER = 0.25
+# Scores that are closer differ by rounding.
+SAME = 1e-12
+# Quantiles of Student's t are found down to there.
+LOG_LEAST_P = -600.0
 Verdict = Literal["better", "worse", "cannot tell"]
 
 
-def interquartile_mean(values_S: np.ndarray) -> float:
-    """The mean without the lowest and highest quarter of the values (arXiv 2108.13264); of under 4 it is the mean."""
-    return float(stats.trim_mean(values_S, 0.25))
+def mean_over_seeds(scores_S: np.ndarray) -> Estimate:
+    """The mean of the scores of S seeds, with its 95% interval over seeds: Student's on the scale of log odds.
 
-
-def over_seeds(
-    strata: Sequence[np.ndarray], statistic: Callable[[np.ndarray], float] = lambda values_S: float(values_S.mean())
-) -> Estimate:
-    """A statistic of scores of shape (S,), averaged over strata, with its 95% stratified bootstrap interval over seeds.
-
-    Seeds are drawn with replacement within each stratum, such as a task (arXiv 2108.13264). Percentiles of 3 to 10
-    seeds are too narrow: the variance of a resample lacks the factor S / (S - 1), and the tails are Student's. Both are
-    put right by taking wider percentiles (Hesterberg, arXiv 1411.5279). A single seed has no interval: NaN.
+    It is about further seeds on the same problems. A single seed, or seeds that all score alike, show no spread to
+    tell from and have no interval: NaN.
     """
-    value = float(np.mean([statistic(values_S) for values_S in strata]))
-    size = min(map(len, strata))
-    if size < 2:
-        return Estimate(value, float("nan"), float("nan"))
-    rng = np.random.default_rng(0)
-    drawn = [
-        [statistic(values_S[rng.integers(len(values_S), size=len(values_S))]) for _ in range(NUM_RESAMPLES)]
-        for values_S in strata
-    ]
-    wide = float(np.sqrt(size / (size - 1)) * stats.t.ppf((1 + CONFIDENCE) / 2, size - 1))
-    low, high = np.quantile(np.mean(drawn, axis=0), stats.norm.cdf([-wide, wide]))
-    return Estimate(value, float(low), float(high))
+    if np.ptp(scores_S) < SAME:
+        return _without_interval(scores_S.mean())
+    low, high = share_interval(scores_S.mean(), stats.sem(scores_S), len(scores_S) - 1)
+    return Estimate(float(scores_S.mean()), float(low), float(high))
+
+
+def interquartile_mean(scores_S: np.ndarray) -> Estimate:
+    """The mean without the lowest and highest quarter of the scores (arXiv 2108.13264), with its 95% interval.
+
+    The interval is the one of Tukey and McLaughlin (1963), from the winsorized spread and the degrees of freedom of
+    the scores that are left, on the scale of log odds. Of under 4 seeds both are those of the mean.
+    """
+    if len(scores_S) < 4:
+        return mean_over_seeds(scores_S)
+    mean = float(stats.trim_mean(scores_S, QUARTER))
+    error = float(stats.mstats.trimmed_stde(scores_S, (QUARTER, QUARTER)))
+    if error < SAME:
+        return _without_interval(mean)
+    low, high = share_interval(mean, error, len(scores_S) - 2 * int(QUARTER * len(scores_S)) - 1)
+    return Estimate(mean, float(low), float(high))
+
+
+def _without_interval(mean: float) -> Estimate:
+    return Estimate(float(mean), float("nan"), float("nan"))
 
 
 class Difference(NamedTuple):
@@ -54,10 +60,12 @@ class Difference(NamedTuple):
         difference: One minus other; scores are fractions.
         low: Lower end of the 95% interval.
         high: Upper end.
-        p_value: Of the hypothesis that there is no difference, two-sided, uncorrected; NaN with a single seed.
+        p_value: Of the hypothesis that there is no difference, two-sided, uncorrected; NaN with a single seed. It is
+            below 0.05 just where the interval holds no zero.
         seed_variance: What of the squared standard error more seeds would lower.
         problem_variance: What of it only more problems would lower; 0 where problems are not known.
         num_seeds: Seeds that both have.
+        num_problems: Problems that all of them have a score on; 1 for scores of whole seeds.
     """
 
     difference: float
@@ -67,51 +75,83 @@ class Difference(NamedTuple):
     seed_variance: float
     problem_variance: float
     num_seeds: int
+    num_problems: int
 
 
 def paired_difference(one_SP: np.ndarray, other_SP: np.ndarray) -> Difference:
     """The difference of scores that are paired by seed and problem, of shape (S, P); P = 1 for scores of whole seeds.
 
     Seeds and problems are crossed random effects: D_sp = d + a_s + b_p + e_sp. With mean squares of seeds, problems and
-    rest, the squared standard error of the mean is (MS_s + MS_p - MS_e) / (S P), at least each one's own share, and the
-    interval is Student's with Satterthwaite's degrees of freedom. Resampling only problems, as for one model, would
-    take the seeds at hand for all there are; resampling only seeds, the problems.
+    rest, the squared standard error of the mean is (MS_s + MS_p - MS_e) / (S P), at least each one's own share. Of it
+    MS_s / (S P) has the S - 1 degrees of freedom of the seeds, and what only problems add has P - 1; the squares of the
+    two Student's half widths add (Howe 1974). Satterthwaite's freedom for the sum takes a spread that few seeds show by
+    chance for the true one. Resampling only problems, as for one model, would take the seeds at hand for all there
+    are; resampling only seeds, the problems.
 
-    Degenerate cases: NaN scores are left out with their problem; with one seed, or one problem and no spread, the
-    p-value is NaN and the interval holds everything, since the spread over seeds is unknown.
+    Degenerate cases: NaN scores are left out with their problem. With one seed the p-value is NaN and the interval
+    holds everything, since the spread over seeds is unknown. Where nothing varies, the difference may be another on as
+    large a share of problems (with P = 1, of seeds) as may go unseen.
     """
     difference_SP = one_SP - other_SP
     difference_SP = difference_SP[:, ~np.isnan(difference_SP).any(0)]
     num_seeds, num_problems = difference_SP.shape
     if not num_problems:
-        return Difference(float("nan"), float("nan"), float("nan"), float("nan"), 0.0, 0.0, num_seeds)
+        nan = float("nan")
+        return Difference(nan, nan, nan, nan, 0.0, 0.0, num_seeds, 0)
     mean = float(difference_SP.mean())
     if num_seeds < 2:
-        return Difference(mean, -1.0, 1.0, float("nan"), float("nan"), float("nan"), num_seeds)
+        nan = float("nan")
+        return Difference(mean, -1.0, 1.0, nan, nan, nan, num_seeds, num_problems)
+    seeds, problems = _variances(difference_SP)
+    if seeds + problems < SAME**2:
+        count = num_problems if num_problems > 1 else num_seeds
+        reach, p_value = 1 - (1 - CONFIDENCE) ** (1 / count), (1 - min(abs(mean), 1.0)) ** count
+    else:
+        reach = float(_reach(1 - CONFIDENCE, seeds, problems, num_seeds, num_problems))
+        p_value = _p_value(mean, seeds, problems, num_seeds, num_problems)
+    low, high = max(-1.0, mean - reach), min(1.0, mean + reach)
+    return Difference(mean, low, high, p_value, seeds, problems, num_seeds, num_problems)
+
+
+def _variances(difference_SP: np.ndarray) -> tuple[float, float]:
+    """What seeds give to the squared standard error of the mean, and what problems add to it."""
+    num_seeds, num_problems = difference_SP.shape
     by_seed_S, by_problem_P = difference_SP.mean(1), difference_SP.mean(0)
     seeds = float(by_seed_S.var(ddof=1)) / num_seeds
     if num_problems == 1:
-        problems = rest = 0.0
-    else:
-        residual_SP = difference_SP - by_seed_S[:, None] - by_problem_P[None] + mean
-        freedom = (num_seeds - 1) * (num_problems - 1)
-        rest = float((residual_SP**2).sum()) / freedom / (num_seeds * num_problems)
-        problems = float(by_problem_P.var(ddof=1)) / num_problems
+        return seeds, 0.0
+    residual_SP = difference_SP - by_seed_S[:, None] - by_problem_P[None] + difference_SP.mean()
+    freedom = (num_seeds - 1) * (num_problems - 1)
+    rest = float((residual_SP**2).sum()) / freedom / (num_seeds * num_problems)
+    problems = float(by_problem_P.var(ddof=1)) / num_problems
     # Rest is in both means, hence counted twice in the sum.
-    variance = max(seeds + problems - rest, seeds, problems)
-    only_problems = max(variance - seeds, 0.0)
-    if variance == 0:
-        # No seed and no problem differs: as little as a share of 0 in that many trials tells.
-        reach = 1 - (1 - CONFIDENCE) ** (1 / (num_seeds * num_problems))
-        return Difference(mean, mean - reach, mean + reach, 1.0 if mean == 0 else 0.0, 0.0, 0.0, num_seeds)
-    freedom = variance**2 / (
-        seeds**2 / (num_seeds - 1) + (problems**2 / (num_problems - 1) if num_problems > 1 else 0.0)
-    )
-    error = float(np.sqrt(variance))
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
-    p_value = float(2 * stats.t.sf(abs(mean) / error, freedom))
-    low, high = max(-1.0, mean - reach), min(1.0, mean + reach)
-    return Difference(mean, low, high, p_value, variance - only_problems, only_problems, num_seeds)
+    return seeds, max(seeds + problems - rest, seeds, problems) - seeds
+
+
+def _reach(
+    level: float,
+    seeds: float | np.ndarray,
+    problems: float,
+    num_seeds: int | np.ndarray,
+    num_problems: int,
+) -> np.ndarray:
+    """Half the width of the interval that misses with probability `level`."""
+    by_seeds = stats.t.isf(level / 2, num_seeds - 1) * np.sqrt(seeds)
+    by_problems = stats.t.isf(level / 2, num_problems - 1) * np.sqrt(problems) if num_problems > 1 else 0.0
+    return np.hypot(by_seeds, by_problems)
+
+
+def _p_value(mean: float, seeds: float, problems: float, num_seeds: int, num_problems: int) -> float:
+    """The level at which the interval just reaches zero."""
+
+    def beyond(logarithm: float) -> float:
+        return float(_reach(np.exp(logarithm), seeds, problems, num_seeds, num_problems)) - abs(mean)
+
+    if mean == 0:
+        return 1.0
+    if beyond(LOG_LEAST_P) < 0:
+        return float(np.exp(LOG_LEAST_P))
+    return float(np.exp(optimize.brentq(beyond, LOG_LEAST_P, 0.0, xtol=1e-12)))  # type: ignore[arg-type]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -160,19 +200,18 @@ def judge(difference: Difference, corrected_p: float) -> Verdict:
 def seeds_needed(difference: Difference, num_comparisons: int) -> int | None:
     """How many seeds would show a difference of this size with probability 0.8 at the corrected level, all counted.
 
-    By the normal approximation: the smallest S with d^2 >= (z_alpha + z_power)^2 (v_seed / S + v_problem), with
-    Bonferroni's level for the number of comparisons. None where no number of seeds would do on these problems, or over
+    The smallest S whose interval at Bonferroni's level for the number of comparisons has a half width of at most
+    |d| - z_power sqrt(v_seed / S + v_problem). None where no number of seeds would do on these problems, or over
     1000; the estimate takes the observed difference and spread for the true ones, so it is rough.
     """
     if np.isnan(difference.seed_variance) or difference.difference == 0:
         return None
-    level = (1 - CONFIDENCE) / 2 / max(num_comparisons, 1)
-    reach = float(stats.norm.isf(level) + stats.norm.ppf(POWER)) ** 2
-    room = difference.difference**2 / reach - difference.problem_variance
-    if room <= 0:
-        return None
-    needed = ceil(difference.seed_variance * difference.num_seeds / room)
-    return max(needed, difference.num_seeds + 1) if needed <= MAX_SEEDS else None
+    level = (1 - CONFIDENCE) / max(num_comparisons, 1)
+    sizes = np.arange(difference.num_seeds + 1, MAX_SEEDS + 1)
+    seeds, problems = difference.seed_variance * difference.num_seeds / sizes, difference.problem_variance
+    reach = _reach(level, seeds, problems, sizes, difference.num_problems)
+    shown = abs(difference.difference) >= reach + stats.norm.ppf(POWER) * np.sqrt(seeds + problems)
+    return int(sizes[shown.argmax()]) if shown.any() else None
 
 
 def area_under_curve(positions: Sequence[float], values: Sequence[float], end: float) -> float:

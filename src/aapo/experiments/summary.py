@@ -22,7 +22,7 @@ from aapo.experiments.statistics import (
     holm,
     interquartile_mean,
     judge,
-    over_seeds,
+    mean_over_seeds,
     paired_difference,
     probability_of_improvement,
     seeds_needed,
@@ -197,8 +197,8 @@ def _variant_row(group: Group, match: Match, end: float) -> dict[str, Any]:
 def _scores(values_S: np.ndarray) -> dict[str, Any]:
     return {
         "scores": values_S.tolist(),
-        "mean": _numbers(over_seeds([values_S])),
-        "interquartile_mean": _numbers(over_seeds([values_S], interquartile_mean)),
+        "mean": _numbers(mean_over_seeds(values_S)),
+        "interquartile_mean": _numbers(interquartile_mean(values_S)),
     }
 
 

@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import stats
 
+from aapo.evaluation import share_interval, student_reach
 from aapo.reporting.drawing import PALETTE, STYLE, DrawnFigure, format_share, format_steps
 from aapo.reporting.series import read_series, smooth
 
@@ -56,10 +56,11 @@ class Band(NamedTuple):
     highs: np.ndarray
 
 
-def band(curves: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Band:
+def band(curves: Sequence[tuple[Sequence[float], Sequence[float]]], *, share: bool) -> Band:
     """The mean over curves and Student's interval over them, at the positions that any has, where all are known.
 
-    Curves are interpolated linearly and not prolonged.
+    Curves are interpolated linearly and not prolonged. The interval of shares is on the scale of log odds, as that of
+    final scores.
     """
     low = max(min(positions) for positions, _ in curves)
     high = min(max(positions) for positions, _ in curves)
@@ -69,7 +70,10 @@ def band(curves: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Band:
     if count < 2:
         nothing = np.full_like(means, np.nan)
         return Band(grid, means, nothing, nothing)
-    reach = stats.t.ppf(0.975, count - 1) * values.std(0, ddof=1) / np.sqrt(count)
+    errors = values.std(0, ddof=1) / np.sqrt(count)
+    if share:
+        return Band(grid, means, *share_interval(means, errors, count - 1))
+    reach = student_reach(errors, count - 1)
     return Band(grid, means, means - reach, means + reach)
 
 
@@ -92,7 +96,7 @@ def draw_finals(summary: Mapping[str, Any]) -> DrawnFigure:
         axes.set(title=f"Final score on {summary['task']}", xlabel="percent right")
         axes.grid(visible=False, axis="y")
     said = [f"{variant['label']}: {100 * variant['final']['mean']['estimate']:.1f}%." for variant in variants]
-    caption = "Final held-out score: each seed a dot, the mean a diamond with its 95% bootstrap interval over seeds."
+    caption = "Final held-out score: each seed a dot, the mean a diamond with its 95% interval over seeds (Student's)."
     return DrawnFigure("final_scores", caption, "Dot chart of final scores. " + " ".join(said), figure)
 
 
@@ -110,7 +114,7 @@ def draw_score_curves(summary: Mapping[str, Any], unit: str, limit: int) -> Draw
         axes = figure.add_subplot()
         for place, variant in variants:
             curves = [(curve["positions"], curve["scores"]) for curve in variant["curves"]]
-            _plot_band(axes, band(curves), PALETTE[place % len(PALETTE)], variant["label"], marker="o")
+            _plot_band(axes, band(curves, share=True), PALETTE[place % len(PALETTE)], variant["label"], marker="o")
         axes.set(title=f"Held-out score on {summary['task']} during training", xlabel=unit, ylabel="right")
         format_share(axes)
         axes.legend(loc="lower right")
@@ -144,7 +148,7 @@ def draw_signals(runs: Mapping[str, Sequence[Sequence[dict[str, Any]]]]) -> Draw
         for place, (signal, curves) in enumerate(panels):
             axes = figure.add_subplot(lines, COLUMNS, place + 1)
             for label, of in curves.items():
-                handles[label] = _plot_band(axes, band(of), colours[label], label)
+                handles[label] = _plot_band(axes, band(of, share=signal.share), colours[label], label)
             axes.set_title(signal.title)
             format_steps(axes)
             if signal.share:

@@ -143,7 +143,7 @@ def variant_table(summary: Summary) -> ScoreTable:
     ]
     notes = [
         f"Percent right on {summary['task']}, {summary['num_problems']} held-out problems x {summary['num_samples']}; "
-        f"95% stratified bootstrap intervals over seeds. Protocol {summary['protocol']}.",
+        f"95% intervals over seeds, for these problems (Student's, on log odds). Protocol {summary['protocol']}.",
         f"Matched by {summary['match']} ({summary['budget']:,.0f}); tokens are generated ones, means over seeds.",
     ]
     if has_area:
@@ -210,10 +210,10 @@ def _swept_algorithms(summary: Summary) -> list[str]:
 def _reading(summary: Summary) -> list[str]:
     return [
         "All runs of a seed share base model, order of prompts, reference bank and evaluation.",
-        "Differences are paired by seed and problem, both of which count as drawn from more of their kind; the p-value "
-        f"is Student's with Satterthwaite's degrees of freedom, corrected by {summary['correction']}. Below 0.05 the "
-        "verdict is better or worse, else it cannot be told; the seeds needed assume that the difference seen is the "
-        "true one and ask for 80% power.",
+        "Intervals of single variants are about further seeds on the same problems. Differences are paired by seed and "
+        "problem, both of which count as drawn from more of their kind; interval and p-value are Student's for both, "
+        f"the p-value corrected by {summary['correction']}. Below 0.05 the verdict is better or worse, else it cannot "
+        "be told; the seeds needed assume that the difference seen is the true one and ask for 80% power.",
     ]
 
 

@@ -21,7 +21,7 @@ from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 from trl.data_utils import is_conversational
 from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.callbacks import SyncRefModelCallback
@@ -49,6 +49,7 @@ from aapo.training.checks import check_groups, check_judge, check_refill, keep_m
 from aapo.training.config import AAPOConfig
 from aapo.training.curriculum import PromptChoice, known_records
 from aapo.training.guards import MovedWeights, check_finite, check_trainable
+from aapo.training.held_out import HeldOutBatch, held_out_metrics
 from aapo.training.order import EpochOrder, EpochSampler, FreshPrompts
 from aapo.training.references import (
     CORRECT_COLUMN,
@@ -89,6 +90,7 @@ class AAPOTrainer(GRPOTrainer):
     args: AAPOConfig
     model: Any
     num_generations: int
+    num_generations_eval: int
     _tokenizer: Any
     _reference_model: Any
 
@@ -168,6 +170,7 @@ class AAPOTrainer(GRPOTrainer):
         self._choice = self._prompt_choice() if args.chooses_prompts else None
         self._rollouts_step = -1
         self._generated_tokens = 0
+        self._held_out: list[HeldOutBatch] = []
 
     # -- data ----------------------------------------------------------------------------------------------------------
 
@@ -360,14 +363,23 @@ class AAPOTrainer(GRPOTrainer):
             check_finite("gradient's norm", float(norm), self.state.global_step + 1)
         return norm
 
+    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
+        """TRL's evaluation; means over completions are over all of them, not over the means of batches."""
+        self._held_out = []
+        output = super().evaluation_loop(dataloader, *args, **kwargs)
+        count = len(dataloader.dataset) * self.num_generations_eval if has_length(dataloader.dataset) else None
+        values = held_out_metrics(self._held_out, count, self.num_generations_eval, self.reward_func_names)
+        self._metrics["eval"].update({key: [value] for key, value in values.items()})
+        return output
+
     # -- advantages ----------------------------------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.model.training:
             output = super()._generate_and_score_completions(inputs)
-            correct_B = self._captured["correct_B"]
-            if not correct_B.isnan().all():
-                self._metrics["eval"]["rollout/accuracy"].append(correct_B.nanmean().item())
+            correct_B, rewards_BF = self._captured["correct_B"], self._captured["rewards_BF"]
+            tokens_B, truncated_B = self._captured["tokens_B"], self._captured["truncated_B"]
+            self._held_out.append(HeldOutBatch(correct_B, self._total(rewards_BF), rewards_BF, tokens_B, truncated_B))
             return output
         if self._choice is not None:
             inputs = self._chosen(len(inputs))
