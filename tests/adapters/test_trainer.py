@@ -652,7 +652,7 @@ import torch
 from test_trainer import AAPOTrainer, config, evenness, late, load_model, load_tokenizer, reference_column, sums
 logs = []
 for num_problems, num_generations in ((10, 1), (5, 2)):  # 10 completions, 4 a batch of all processes
-    args = config({out!r}, num_generations_eval=num_generations, ddp_backend="gloo",
+    args = config({out!r}, num_generations_eval=num_generations, ddp_backend="gloo", judge="late", judge_threshold=1.0,
                   per_device_train_batch_size=16 // int(sys.argv[1]), per_device_eval_batch_size=4 // int(sys.argv[1]))
     trainer = AAPOTrainer(model=load_model({folder!r}), reward_funcs=[late, evenness], args=args,
                           train_dataset=reference_column(sums(8)), eval_dataset=sums(num_problems),

@@ -19,7 +19,7 @@ from aapo.tasks.prompts import MissingSourceError
 from aapo.training import Recipe
 from aapo.training.banks import bank_plan
 from aapo.training.memory import GIB, LAYOUTS, Layout, MemoryEstimate, device_memory, estimate, model_shape
-from aapo.training.models import load_recipe_tokenizer, model_path
+from aapo.training.models import load_recipe_tokenizer, model_path, training_options
 from aapo.training.prompts import check_number, checked_prompts, loaded_prompts
 from aapo.training.run import check_output, planned_steps
 
@@ -40,6 +40,8 @@ def print_plan(recipe: Recipe, output: Path, *, resume: bool) -> None:
     lines = {"model": f"{path} ({'will be built' if made else 'reused' if Path(path).exists() else 'from the Hub'})"}
     tokenizer = None if made else _tokenizer(recipe, path, lines)
     num_prompts, longest = _plan_prompts(recipe, tokenizer, lines)
+    if (trained := str(training_options(recipe)["dtype"])) != str(recipe.model.dtype):
+        lines["weights"] = f"trained in {trained}, computed with in 16 bits, sampled by the bank in {recipe.model.dtype}"
     names = [reward_name(function) for function in recipe.reward_funcs]
     lines["right answers"] = recipe.training.judgement.describe(names)
     if num_prompts is not None or recipe.training.max_steps > 0:
