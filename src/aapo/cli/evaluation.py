@@ -45,7 +45,7 @@ from aapo.evaluation.results import RESULTS, headline_differences
 from aapo.evaluation.tables import difference_sentence
 from aapo.fields import field_types, parse_flags, typed
 from aapo.files import write_text
-from aapo.grading import RewardFunction
+from aapo.grading import RewardFunction, check_isolation
 from aapo.progress import console, told_progress
 from aapo.reporting import write_report
 from aapo.runs import RunDirectory, cache_folder
@@ -60,7 +60,7 @@ from aapo.sampling import (
     tokenizer_identity,
 )
 from aapo.scoring import check_columns
-from aapo.tasks import Benchmark, find_benchmark
+from aapo.tasks import Benchmark, find_benchmark, tasks_of
 from aapo.training import Recipe, load_recipe
 from aapo.training.prompts import loaded_prompts
 from aapo.training.recipe import reward_functions
@@ -238,6 +238,7 @@ def _task(name: str, recipe: Recipe | None, protocol: Protocol, changes: dict[st
             )
         prompts = loaded_prompts(replace_style(recipe, protocol), "test")
         check_columns(rewards, prompts.column_names)
+        check_isolation(rewards, tasks_of(prompts))
         limit = _typed(changes).get("num_problems")
         prompts = prompts.select(range(min(limit, len(prompts)))) if limit else prompts
         return Task(held_out_task(recipe), prompts, rewards, protocol.num_samples)
@@ -250,6 +251,7 @@ def _task(name: str, recipe: Recipe | None, protocol: Protocol, changes: dict[st
     rewards = reward_functions(names, kwargs, "fail")
     prompts = benchmark.load(protocol.style)
     check_columns(rewards, prompts.column_names)
+    check_isolation(rewards, tasks_of(prompts))
     return Task(benchmark.name, prompts, rewards, protocol.samples(benchmark.name, benchmark.num_samples))
 
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 from datasets import Dataset
 
 from aapo.errors import InputError
-from aapo.grading import RewardFunction
+from aapo.grading import RewardFunction, check_isolation
 from aapo.samples import storage
 from aapo.samples.identity import BankIdentity, reward_versions, sample_identity
 from aapo.samples.storage import ScoreSet
@@ -251,7 +251,9 @@ def _begin(path: Path, reward_funcs: Sequence[RewardFunction]) -> None:
     """Make the score set of these reward functions, unless the first samples show that they cannot score the bank."""
     storage.remove_leftovers(path)
     for file in storage.sample_files(path)[:1]:
-        check_columns(reward_funcs, storage.read_samples(file).rows[0])
+        rows = storage.read_samples(file).rows
+        check_columns(reward_funcs, rows[0])
+        check_isolation(reward_funcs, [row["task"] for row in rows if "task" in row])
     storage.begin_score_set(path, reward_funcs)
 
 
