@@ -3,7 +3,6 @@
 import functools
 import json
 import os
-import random
 import re
 import signal
 import socket
@@ -15,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import reasoning_gym as upstream
-from datasets import Dataset
 from reasoning_gym.factory import DATASETS
 
 from aapo.errors import InputError
@@ -33,12 +31,12 @@ EVALUATING = [
 # What Python tells an audit hook when it runs code, opens files, starts processes or reaches the network.
 HARM = ("compile", "exec", "open", "import", "os.", "subprocess.", "socket.", "shutil.", "ctypes.", "signal.")
 
-_events: list[str] | None = None
+_watchers: list[list[str]] = []
 
 
 def _audit(event, arguments):
-    if _events is not None and event.startswith(HARM):
-        _events.append(event)
+    if _watchers and event.startswith(HARM):
+        _watchers[-1].append(event)
 
 
 sys.addaudithook(_audit)
@@ -47,12 +45,11 @@ sys.addaudithook(_audit)
 @contextmanager
 def watched():
     """The names of what this process does meanwhile that a scorer has no need of."""
-    global _events
-    _events = found = []
+    _watchers.append([])
     try:
-        yield found
+        yield _watchers[-1]
     finally:
-        _events = None
+        _watchers.pop()
 
 
 @pytest.fixture
@@ -98,8 +95,13 @@ def code_attacks(folder, port):
         "__import__('os')._exit(0)",
         "__import__('ctypes').string_at(0)",
     ]
-    parsed = [f"exec({'+'.join(f'chr({ord(c)})' for c in calls[2])})", f"Symbol({calls[0]!r}).{calls[0]}"]
+    parsed = [as_call(calls[2]), f"Symbol({calls[0]!r}).{calls[0]}"]
     return [*calls, *(f"[[{call}]]" for call in calls[:3]), *parsed]
+
+
+def as_call(program):
+    """The program as an expression without quotes, which sympy's parser leaves alone."""
+    return f"exec({'+'.join(f'chr({ord(character)})' for character in program)})"
 
 
 HUGE = ["9" * 300_000, "(" * 100_000, "[" * 100_000, '{"a":' * 50_000, "x " * 100_000, "-" * 100_000, "a\n" * 50_000]
@@ -109,7 +111,7 @@ BOMBS = [
 ]  # fmt: skip
 MALFORMED = [
     "\0", "\ud800", "nan", "inf", "-inf", "NaN", "1/0", "0/0", "--1", "None", "{}", "[]", "[[]]", "null", "true", '""',
-    '{"a": {}}', "[1, [2]]", '[{"a": 1}]', "[1e400]", "=", "a=", ",", ":", "1:", ":1", "×", "1×x", "1 2 3", "²", "٣", "𝟙",
+    '{"a": {}}', "[1, [2]]", '[{"a": 1}]', "[1e400]", "=", "a=", ",", ":", "1:", ":1", "×", "1×x", "1 2 3", "²", "٣",
     "\\frac{1}{0}", "A=1,A=2", "(((", "True", "...", "lambda: 0", "a" * 2000, "1" * 5000, "9" * 400, "1." + "0" * 5000,
 ]  # fmt: skip
 
@@ -194,15 +196,18 @@ def test_a_bomb_times_out_pays_nothing_and_costs_only_itself(short_limit):
 def test_an_answer_does_not_change_how_the_next_one_is_scored(short_limit):
     pool.configure(workers=1)
     isolation.stop()
-    patched = (
-        "exec('import reasoning_gym.games.countdown as c; c.CountdownDataset.score_answer = lambda *a: 1.0')"
-    )
-    patched = f"eval({'+'.join(f'chr({ord(c)})' for c in patched)})"
-    assert graded("countdown", [patched, "1", "1 + 1"])[0] == [0.01, 0.05, 0.05]
+    patch = "import reasoning_gym.games.countdown as c; c.CountdownDataset.score_answer = lambda *a: 1.0"
+    assert graded("countdown", [as_call(patch), "1", "1 + 1"])[0] == [0.01, 0.05, 0.05]
     # What it claims of itself is held to the range of scores.
-    forged = "exec('import os, struct\\nfor n in range(1000, 1100):\\n try: os.write(n, struct.pack(\"d\", 1e300))\\n except OSError: pass')"
-    forged = f"eval({'+'.join(f'chr({ord(c)})' for c in forged)})"
-    assert graded("countdown", [forged, "1", "1"])[0] == [1.0, 0.05, 0.05]
+    claim = """
+import os, struct
+for n in range(1000, 1100):
+    try:
+        os.write(n, struct.pack("d", 1e300))
+    except OSError:
+        pass
+"""
+    assert graded("countdown", [as_call(claim), "1", "1"])[0] == [1.0, 0.05, 0.05]
 
 
 @isolated
@@ -214,12 +219,7 @@ def test_the_isolated_scores_are_the_scorers_own(workers):
         for task in (name for name in TASKS if scorers.is_isolated(name)):
             entry = entry_of(task)
             answers = [str(entry["answer"]), "1", "12", "[[1, 2], [3, 4]]", "x**2", "[]", "A+1", "U R F'", "1/2"]
-            expected = []
-            for answer in answers:
-                try:
-                    expected.append(float(upstream.create_dataset(task, size=1, seed=0).score_answer(answer, json.loads(raw(task)))))
-                except Exception:
-                    expected.append(0.0)
+            expected = [max(0.0, scorers.score_here(task, answer, raw(task))) for answer in answers]  # 0 for NaN
             assert graded(task, answers)[0] == expected, task
     finally:
         pool.configure()
@@ -234,7 +234,7 @@ def test_no_isolated_scorer_is_hurt_by_anything(task, tmp_path, short_limit):
     with unharmed(tmp_path) as attacks:
         hostile = [*attacks, *HUGE, *BOMBS, *MALFORMED, right + attacks[0], right * 1000]
         began = time.monotonic()
-        paid, verdicts = graded(task, hostile)
+        paid, _ = graded(task, hostile)
         assert time.monotonic() - began < 1.5 * len(hostile)
     assert len(paid) == len(hostile)
     assert all(0 <= value <= 1 for value in paid)
@@ -242,7 +242,7 @@ def test_no_isolated_scorer_is_hurt_by_anything(task, tmp_path, short_limit):
 
 
 def test_every_task_is_known_or_isolated():
-    assert scorers.IN_PROCESS < DATASETS.keys()
+    assert not scorers.IN_PROCESS - DATASETS.keys()
     assert all(scorers.is_isolated(task) for task in [*EVALUATING, "bitwise_arithmetic", "composite", "a_new_task"])
     assert not any(map(scorers.is_isolated, ["chain_sum", "basic_arithmetic"]))
 
@@ -350,27 +350,35 @@ def test_a_server_that_dies_is_replaced():
 @isolated
 def test_nothing_is_left_when_the_trainer_is_killed(tmp_path):
     program = f"""
-import os, signal, threading
+import os, signal, threading, time
 from aapo.grading import isolation, reasoning_gym
-threading.Timer(4, lambda: (print(*(s for s in pids()), flush=True), os.kill(os.getpid(), signal.SIGKILL))).start()
-def pids():
-    me, found = os.getpid(), []
+
+def below(me):
+    found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
-        parent = open(f"/proc/{{name}}/stat").read().rpartition(")")[2].split()[1]
-        found.append((int(name), int(parent)))
-    servers = [pid for pid, parent in found if parent == me]
-    return servers + [pid for pid, parent in found if parent in servers]
-isolation.pool.configure(workers=1, time_limit_seconds=60)
-entry = {raw("countdown")!r}
-reasoning_gym(["<answer>9**9**9**9</answer>"], task=["countdown"], entry=[entry])
+        fields = open(f"/proc/{{name}}/stat").read().rpartition(")")[2].split()
+        found.append((int(name), int(fields[1]), int(fields[11])))
+    servers = [pid for pid, parent, _ in found if parent == me]
+    return servers, [pid for pid, parent, ticks in found if parent in servers and ticks > 50]
+
+def end():
+    while not below(os.getpid())[1]:
+        time.sleep(0.1)
+    servers, children = below(os.getpid())
+    print(*servers, *children, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+isolation.pool.configure(workers=1, time_limit_seconds=300)
+threading.Thread(target=end).start()
+reasoning_gym(["<answer>9**9**9**9</answer>"], task=["countdown"], entry=[{raw("countdown")!r}])
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=120)
     assert done.returncode == -signal.SIGKILL
     pids = [int(pid) for pid in done.stdout.split()]
     assert len(pids) == 2  # a server and its child, which calculates
     deadline = time.monotonic() + 30
-    while any(Path(f"/proc/{pid}").exists() and _is_running(pid) for pid in pids) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    while any(map(_is_running, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert not any(map(_is_running, pids))
 
 
@@ -385,18 +393,18 @@ def _is_running(pid):
 def test_an_isolated_process_has_neither_the_environment_nor_open_files(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_TOKEN", "secret")
     isolation.stop()
-    right = entry_of("countdown")["answer"]
+    right = entry_of("spiral_matrix")["answer"].split()
 
-    def probed(condition):
-        """Whether an answer finds the condition true, told by its score."""
-        text = f"int({right}) if {condition} else 0"
-        hidden = "+".join(f"chr({ord(c)})" for c in text)
-        return graded("countdown", [f"eval({hidden}) + 0*({right})"])[0]
+    def is_so(condition):
+        """Whether an answer finds it true: reasoning-gym pays 0.1 for the right list as a Python expression."""
+        return graded("spiral_matrix", [f"{right} if {condition} else []"])[0] == [0.1]
 
     with (tmp_path / "open").open("w"):
-        score = probed("'HF_TOKEN' in __import__('os').environ")
-        assert score != probed("True")
-        assert score == probed("__import__('os').isatty(0)")
+        assert is_so("True") and not is_so("False")
+        assert is_so("'HF_TOKEN' not in __import__('os').environ")
+        # the standard ones, which lead nowhere, its two pipes, and the folder that is being read
+        assert is_so("len(__import__('os').listdir('/proc/self/fd')) == 6")
+        assert is_so("all(__import__('os').readlink(f'/proc/self/fd/{n}') == '/dev/null' for n in range(3))")
 
 
 @pytest.mark.parametrize(

@@ -90,12 +90,20 @@ class Child:
         os.close(asked)
         os.close(answered)
 
-    def read(self, size: int, seconds: float) -> bytes:
-        """The next `size` bytes that the child writes, fewer where it ends or the time does."""
+    def read(self, size: int, seconds: float, waiting: int | None = None) -> bytes:
+        """The next `size` bytes that the child writes, fewer where it ends or the time does.
+
+        Raises:
+            SystemExit: The other end of the pipe `waiting` was closed, so nobody waits for the answer.
+        """
         deadline, got = time.monotonic() + seconds, b""
         poll = select.poll()
         poll.register(self.answers, select.POLLIN)
-        while len(got) < size and poll.poll(1000 * max(0.0, deadline - time.monotonic())):
+        if waiting is not None:
+            poll.register(waiting, 0)
+        while len(got) < size and (ready := poll.poll(1000 * max(0.0, deadline - time.monotonic()))):
+            if any(descriptor == waiting for descriptor, _ in ready):
+                raise SystemExit
             if not (piece := os.read(self.answers, size - len(got))):
                 break
             got += piece
@@ -188,8 +196,9 @@ def prove(memory_bytes: int) -> str | None:
 class _Server:
     """The scorers that are loaded, and the child that uses them."""
 
-    def __init__(self, memory_bytes: int) -> None:
+    def __init__(self, memory_bytes: int, waiting: int) -> None:
         self.memory_bytes = memory_bytes
+        self.waiting = waiting
         self.loaded: set[str] = set()
         self.child: Child | None = None
         self.served = 0
@@ -203,7 +212,7 @@ class _Server:
             self.child, self.served = Child(lambda *pipes: _score_lines(self.memory_bytes, *pipes)), 0
         try:
             _write_all(self.child.questions, json.dumps([task, answer, entry]).encode() + b"\n")
-            said = self.child.read(_SCORE.size, seconds)
+            said = self.child.read(_SCORE.size, seconds, self.waiting)
         except BrokenPipeError:  # it did not even start
             said = b""
         self.served += 1
@@ -248,7 +257,7 @@ def serve(memory_bytes: int) -> NoReturn:
             _write_all(answers.fileno(), json.dumps(what).encode() + b"\n")
 
         say(refusal=prove(memory_bytes))
-        server = _Server(memory_bytes)
+        server = _Server(memory_bytes, questions.fileno())
         for line in questions:
             try:
                 say(score=server.score(*json.loads(line)))
