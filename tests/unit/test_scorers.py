@@ -144,7 +144,18 @@ def test_a_scorer_in_this_process_never_evaluates_and_never_takes_long(task, tmp
     assert scorers.score_here(task, answer, raw(task)) == first
 
 
-def test_no_scorer_in_this_process_evaluates_the_data_sets_entry(tmp_path):
+@pytest.mark.parametrize("task", sorted(scorers.COSTLY))
+def test_a_scorer_whose_process_lives_on_never_evaluates(task, tmp_path):
+    answer = str(entry_of(task)["answer"])
+    scorers.score_here(task, answer, raw(task))  # which imports what it needs
+    with unharmed(tmp_path) as attacks:
+        for attack in [*attacks, *MALFORMED, answer + attacks[0]]:
+            with watched() as events:
+                scorers.score_here(task, attack, raw(task))
+            assert events == []
+
+
+def test_no_scorer_that_was_said_not_to_evaluates_the_data_sets_entry(tmp_path):
     hostile = f"__import__('pathlib').Path({str(tmp_path / 'new')!r}).touch()"
 
     def poisoned(value):
@@ -152,7 +163,7 @@ def test_no_scorer_in_this_process_evaluates_the_data_sets_entry(tmp_path):
             return {key: poisoned(part) for key, part in value.items()}
         return [poisoned(part) for part in value] if isinstance(value, list) else hostile
 
-    for task in sorted(scorers.IN_PROCESS):
+    for task in sorted(scorers.IN_PROCESS | scorers.COSTLY):
         entry = json.dumps(poisoned(json.loads(raw(task))))
         with watched() as events:
             for answer in ("1", hostile):
@@ -245,11 +256,13 @@ def test_every_task_is_known_or_isolated():
     assert not scorers.IN_PROCESS - DATASETS.keys()
     assert all(scorers.is_isolated(task) for task in [*EVALUATING, "bitwise_arithmetic", "composite", "a_new_task"])
     assert not any(map(scorers.is_isolated, ["chain_sum", "basic_arithmetic"]))
+    assert not scorers.COSTLY & (scorers.IN_PROCESS | {*EVALUATING}) and not scorers.COSTLY - DATASETS.keys()
+    assert all(map(scorers.may_evaluate, [*EVALUATING, "composite", "a_new_task"]))
 
 
 def test_another_release_is_isolated_whole(monkeypatch):
-    monkeypatch.setattr(scorers, "version", lambda package: "0.1.26")
-    assert scorers.is_isolated("chain_sum")
+    monkeypatch.setattr(scorers, "_was_read", lambda: False)
+    assert scorers.is_isolated("chain_sum") and scorers.may_evaluate("chain_sum")
     monkeypatch.setattr(isolation, "refusal", lambda: "this is darwin on arm64")
     with pytest.raises(InputError, match=r"this is darwin on arm64\); install reasoning-gym==0.1.25, or use Linux"):
         scorers.require_scorers(["chain_sum"])
