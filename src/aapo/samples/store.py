@@ -19,6 +19,7 @@ from aapo.samples.identity import BankIdentity, reward_versions, sample_identity
 from aapo.samples.storage import ScoreSet
 from aapo.sampling import Engine
 from aapo.scoring import Prompt, Rewards, as_prompt, check_columns, sample, score_groups
+from aapo.tasks import tasks_of
 
 PROMPTS_PER_FILE = 64
 
@@ -115,9 +116,11 @@ class SampleStore:
             barrier: Waits for all processes.
 
         Raises:
-            InputError: The folder holds samples of another identity; the message names each difference.
+            InputError: The folder holds samples of another identity, and the message names each difference; or this
+                machine cannot isolate what a reward function does with a completion.
         """
         path = Path(path)
+        check_isolation(reward_funcs, tasks_of(dataset))
         storage.claim(path, sample_identity(identity))
         _begin(path, reward_funcs)
         barrier()
