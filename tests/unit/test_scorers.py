@@ -325,7 +325,8 @@ def test_another_machine_is_refused_before_anything_is_scored(system, machine, m
 
 LEAKS = {
     "enter = lambda memory: None": ["write a file", "start a process", "run a program", "signal its parent"],
-    "calculation_filter = seccomp_filter": ["write a file", "remove a file", "run a program", "reach the network"],
+    "has_landlock = iter([True, False]).__next__": ["read files"],
+    "calculation_filter = seccomp_filter": ["run a program", "reach the network", "signal its parent"],
     "resource.setrlimit = lambda *limits: None": ["use more memory than allowed"],
 }
 
@@ -333,6 +334,8 @@ LEAKS = {
 @isolated
 @pytest.mark.parametrize("leak", LEAKS)
 def test_a_leak_is_found_and_refused(leak, monkeypatch, unproven):
+    if "landlock" in leak and not jail.has_landlock():
+        pytest.skip("the kernel has no Landlock")
     broken = f"from aapo.grading import jail; from aapo.grading.seccomp import seccomp_filter; jail.{leak}; serve("
     monkeypatch.setattr(isolation, "_SERVE", isolation._SERVE.replace("serve(", broken, 1))
     with pytest.raises(InputError, match="an isolated process can ") as caught:
@@ -346,6 +349,16 @@ def test_a_kernel_without_the_filter_is_refused(monkeypatch, unproven):
     monkeypatch.setattr(isolation, "_SERVE", isolation._SERVE.replace("serve(", broken, 1))
     with pytest.raises(InputError, match="its kernel does not take the seccomp filter"):
         graded("countdown", ["1"])
+
+
+@pytest.mark.parametrize("grader", ["aapo", "open_r1", "accuracy_lv35"])
+def test_the_comparison_of_mathematics_runs_no_answer_either(grader, tmp_path):
+    with unharmed(tmp_path) as attacks:
+        texts = [
+            f"{opening}{attack}{closing}" for attack in attacks for opening, closing in (("\\boxed{", "}"), ("$", "$"))
+        ]
+        for gold in ("5", "x^2"):
+            assert not any(accuracy(texts, answer=[gold] * len(texts), grader=grader))
 
 
 # The processes
@@ -408,16 +421,33 @@ def test_an_isolated_process_has_neither_the_environment_nor_open_files(monkeypa
     isolation.stop()
     right = entry_of("spiral_matrix")["answer"].split()
 
-    def is_so(condition):
-        """Whether an answer finds it true: reasoning-gym pays 0.1 for the right list as a Python expression."""
-        return graded("spiral_matrix", [f"{right} if {condition} else []"])[0] == [0.1]
+    def runs(program):
+        """Whether an answer runs to its end: reasoning-gym pays 0.1 for the right list as a Python expression."""
+        return graded("spiral_matrix", [f"exec({program!r}) or {right}"])[0] == [0.1]
 
+    (tmp_path / "secret").write_text("secret")
     with (tmp_path / "open").open("w"):
-        assert is_so("True") and not is_so("False")
-        assert is_so("'HF_TOKEN' not in __import__('os').environ")
-        # the standard ones, which lead nowhere, its two pipes, and the folder that is being read
-        assert is_so("len(__import__('os').listdir('/proc/self/fd')) == 6")
-        assert is_so("all(__import__('os').readlink(f'/proc/self/fd/{n}') == '/dev/null' for n in range(3))")
+        assert runs("assert True") and not runs("assert False")
+        assert runs("import os; assert 'HF_TOKEN' not in os.environ")
+        assert runs(OPEN_FILES)
+        if jail.has_landlock():
+            assert not any(runs(f"open({path!r}, 'rb').read(1)") for path in (str(tmp_path / "secret"), "/etc/passwd"))
+            assert runs("import json.tool")  # which is not loaded yet
+
+
+OPEN_FILES = """
+import os
+found = []
+for number in range(5000):
+    try:
+        os.fstat(number)
+        found.append(number)
+    except OSError:
+        pass
+assert len(found) == 5 and found[:3] == [0, 1, 2]
+nowhere = os.makedev(1, 3)
+assert (os.fstat(0).st_rdev, os.fstat(1).st_rdev, os.fstat(2).st_rdev) == (nowhere, nowhere, nowhere)
+"""
 
 
 @pytest.mark.parametrize(
@@ -427,6 +457,7 @@ def test_an_isolated_process_has_neither_the_environment_nor_open_files(monkeypa
         ("(1 + 2)/3^2", True),
         ("[[1, 2], [3, 4]]", True),
         ("2*x**3 + sin(x)*exp(-x) + C", True),
+        ("-2*Integral(x**2*cos(3*x), x) + C", True),
         ("", True),
         ("exit()", False),
         ("x.subs", False),

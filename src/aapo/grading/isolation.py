@@ -24,7 +24,7 @@ class _Server:
     """One process that scores, an answer at a time, without the trainer's environment and open files."""
 
     def __init__(self) -> None:
-        paths = [os.path.abspath(path) for path in sys.path]  # noqa: PTH100  it has another working directory
+        paths = [os.path.abspath(path) for path in sys.path if path]  # noqa: PTH100  it has another working directory
         kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "TMPDIR") if name in os.environ}
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-c", _SERVE.format(memory=pool.MEMORY_LIMIT_BYTES), json.dumps(paths)],

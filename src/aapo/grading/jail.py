@@ -1,9 +1,10 @@
 """The process that scores answers which may be code, run by `aapo.grading.isolation`.
 
 A server without hostile input loads the scorers and forks children. A child gives up, for good, the right to change
-files, start processes, reach the network or signal anybody (`calculation_filter`), and its memory is limited; then it
-reads answers. The server kills it at the time limit, and after every answer that could have changed what it computes
-for the next one. What comes back from a child is eight bytes, read as a number.
+files, start processes, reach the network or signal anybody (`calculation_filter`); its memory is limited, and where the
+kernel has Landlock (Linux 5.13) it can read nothing but Python and its libraries. Then it reads answers. The server
+kills it at the time limit, and after every answer that could have changed what it computes for the next one. What comes
+back from a child is eight bytes, read as a number.
 """
 
 import ctypes
@@ -20,6 +21,7 @@ import select
 import signal
 import socket
 import struct
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -34,10 +36,14 @@ PROOF_SECONDS = 30.0
 # sympy's caches grow; a child is replaced before that matters.
 ANSWERS_PER_CHILD = 5000
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _SECCOMP_MODE_FILTER = 1, 22, 38, 2
+# Landlock's system calls have these numbers on every machine.
+_LANDLOCK_CREATE_RULESET, _LANDLOCK_ADD_RULE, _LANDLOCK_RESTRICT_SELF, _LANDLOCK_PATH_BENEATH = 444, 445, 446, 1
+_LANDLOCK_READ_FILE, _LANDLOCK_READ_DIR, _LANDLOCK_ALL_ACCESS = 1 << 2, 1 << 3, (1 << 13) - 1
 _SCORE = struct.Struct("d")
 # Arithmetic with variables of one letter and the usual functions: nothing in it can name, and so change, anything else.
 _PLAIN = re.compile(
-    r"(?:[0-9\s+\-*/^().,\[\]]|(?<![A-Za-z])(?:[A-Za-z]|sinh?|cosh?|tanh?|sec|csc|cot|log|ln|exp|sqrt|pi)(?![A-Za-z]))*+"
+    r"(?:[0-9\s+\-*/^().,\[\]]|(?<![A-Za-z])(?:[A-Za-z]|a?(?:sin|cos|tan)h?|sec|csc|cot|log|ln|exp|sqrt|pi|Integral)"
+    r"(?![A-Za-z]))*+"
 )
 
 
@@ -63,14 +69,53 @@ def enter(memory_bytes: int) -> None:
     code = calculation_filter(platform.machine())
     buffer = ctypes.create_string_buffer(code, len(code))
     program = _Program(len(code) // 8, ctypes.addressof(buffer))
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    for arguments in [
-        (_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),
-        (_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
-        (_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0),
-    ]:
-        if prctl(*arguments):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    _control(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _control(_PR_SET_NO_NEW_PRIVS, 1)
+    if has_landlock():
+        _read_only_below(_needed_to_import())
+    _control(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program))
+
+
+def _control(option: int, *arguments: Any) -> None:
+    padded = (*arguments, 0, 0, 0)[:4]
+    if ctypes.CDLL(None, use_errno=True).prctl(option, *padded):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def _call(number: int, *arguments: int | bytes | None) -> int:
+    """A system call that the C library has no function for; -1 where it fails."""
+    converted = [ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments]
+    return ctypes.CDLL(None).syscall(ctypes.c_long(number), *converted)
+
+
+def has_landlock() -> bool:
+    """Whether the kernel can keep a process from reading files."""
+    return _call(_LANDLOCK_CREATE_RULESET, None, 0, 1) > 0
+
+
+def _read_only_below(paths: list[str]) -> None:
+    """Let this process open nothing but files at or below these paths, for reading.
+
+    Raises:
+        OSError: The kernel refuses.
+    """
+    ruleset = _call(_LANDLOCK_CREATE_RULESET, struct.pack("=Q", _LANDLOCK_ALL_ACCESS), 8, 0)
+    for path in paths:
+        descriptor = os.open(path, os.O_PATH)
+        access = _LANDLOCK_READ_FILE | (_LANDLOCK_READ_DIR if os.path.isdir(path) else 0)  # noqa: PTH112
+        failed = _call(_LANDLOCK_ADD_RULE, ruleset, _LANDLOCK_PATH_BENEATH, struct.pack("=Qi", access, descriptor), 0)
+        os.close(descriptor)
+        if failed:
+            raise OSError(f"Landlock takes no rule for {path}")
+    if _call(_LANDLOCK_RESTRICT_SELF, ruleset, 0):
+        raise OSError("Landlock does not restrict")
+    os.close(ruleset)
+
+
+def _needed_to_import() -> list[str]:
+    """Where Python, its modules and their libraries are."""
+    libraries = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache"]
+    return [path for path in (sys.prefix, sys.base_prefix, *sys.path, *libraries) if os.path.exists(path)]  # noqa: PTH110
 
 
 class Child:
@@ -163,6 +208,8 @@ def _prove(memory_bytes: int, port: int, folder: str, asked: int, answered: int)
         "signal its parent": _signal_parent,
         "use more memory than allowed": lambda: bytearray(memory_bytes),
     }
+    if has_landlock():
+        attempts["read files"] = lambda: os.close(os.open(os.path.join(folder, "old"), os.O_RDONLY))  # noqa: PTH118
     enter(memory_bytes)
     possible = []
     for what, attempt in attempts.items():
