@@ -510,6 +510,23 @@ class TestBadInput:
         manifest.write_text(manifest.read_text().replace('"format": {', '"format": null, "was": {'))
         assert "the bank's reward function format was given in Python" in refused(capsys, *rescore)
 
+    def test_a_task_whose_answers_cannot_be_isolated(self, trained, capsys, workplace, monkeypatch):
+        monkeypatch.setattr("aapo.grading.isolation.refusal", lambda: "this is darwin on arm64")
+        countdown = (
+            "--dataset_name", "reasoning_gym:countdown", "--dataset_settings", "null", "--reward_funcs",
+            "reasoning_gym", "--reward_weights", "null", "--base_model", "null", "--model_name_or_path",
+            trained[0].manifest()["model"]["name_or_path"],
+        )  # fmt: skip
+        for arguments in (
+            ("train", "small.yaml", "--dry-run", *countdown),
+            ("train", "small.yaml", "--output_dir", "apart", *countdown),
+            ("bank", "build", "small.yaml", "--output", "apart", *countdown),
+            ("eval", "run", "--tasks", "reasoning_gym:countdown"),
+        ):
+            line = refused(capsys, *arguments)
+            assert "reasoning_gym:countdown could run code" in line and "darwin on arm64); choose another task" in line
+        assert not (workplace / "apart").exists()
+
     def test_a_bank_of_another_template_or_data_set(self, trained, capsys):
         run(["bank", "build", "small.yaml", "--output", "own-bank"])
         for flags in (("--system_prompt", "Other."), ("--dataset_seed", 9)):

@@ -46,7 +46,7 @@ from aapo.evaluation.results import RESULTS, Row, Selection, headline_difference
 from aapo.evaluation.tables import difference_sentence
 from aapo.fields import field_types, parse_flags, typed
 from aapo.files import write_text
-from aapo.grading import Judge, RewardFunction, reward_name
+from aapo.grading import Judge, RewardFunction, check_isolation, reward_name
 from aapo.progress import console, told_progress
 from aapo.reporting import write_report
 from aapo.runs import RunDirectory, cache_folder
@@ -61,7 +61,7 @@ from aapo.sampling import (
     tokenizer_identity,
 )
 from aapo.scoring import check_columns
-from aapo.tasks import Benchmark, find_benchmark
+from aapo.tasks import Benchmark, find_benchmark, tasks_of
 from aapo.training import Recipe, load_recipe
 from aapo.training.prompts import loaded_prompts
 from aapo.training.recipe import reward_functions
@@ -239,6 +239,7 @@ def _task(name: str, recipe: Recipe | None, protocol: Protocol, changes: dict[st
         judge.check([reward_name(function) for function in rewards])
         prompts = loaded_prompts(replace_style(recipe, protocol), "test")
         check_columns(rewards, prompts.column_names)
+        check_isolation(rewards, tasks_of(prompts))
         limit = _typed(changes).get("num_problems")
         prompts = prompts.select(range(min(limit, len(prompts)))) if limit else prompts
         return Task(held_out_task(recipe), prompts, rewards, judge, protocol.num_samples)
@@ -252,6 +253,7 @@ def _task(name: str, recipe: Recipe | None, protocol: Protocol, changes: dict[st
     judge.check([reward_name(function) for function in rewards])
     prompts = benchmark.load(protocol.style)
     check_columns(rewards, prompts.column_names)
+    check_isolation(rewards, tasks_of(prompts))
     return Task(benchmark.name, prompts, rewards, judge, protocol.samples(benchmark.name, benchmark.num_samples))
 
 

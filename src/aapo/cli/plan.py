@@ -41,7 +41,8 @@ def print_plan(recipe: Recipe, output: Path, *, resume: bool) -> None:
     tokenizer = None if made else _tokenizer(recipe, path, lines)
     num_prompts, longest = _plan_prompts(recipe, tokenizer, lines)
     if (trained := str(training_options(recipe)["dtype"])) != str(recipe.model.dtype):
-        lines["weights"] = f"trained in {trained}, computed with in 16 bits, sampled by the bank in {recipe.model.dtype}"
+        sampled = f"sampled by the bank in {recipe.model.dtype}"
+        lines["weights"] = f"trained in {trained}, computed with in 16 bits, {sampled}"
     names = [reward_name(function) for function in recipe.reward_funcs]
     lines["right answers"] = recipe.training.judgement.describe(names)
     if num_prompts is not None or recipe.training.max_steps > 0:

@@ -89,7 +89,7 @@ class _State:
             if self.pool is None or not self.pool.active:
                 self.answered = time.monotonic()
                 self.pool = ProcessPool(
-                    max_workers=self.workers or default_workers(),
+                    max_workers=num_workers(),
                     max_tasks=ITEMS_PER_WORKER,
                     initializer=_start_worker,
                     context=_Context(),  # type: ignore[reportArgumentType]
@@ -133,6 +133,16 @@ def default_workers() -> int:
     """Two workers, one where there are fewer than two cores for this process of the launch."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(2, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+def num_workers() -> int:
+    """Processes that grade at a time."""
+    return _state.workers or default_workers()
+
+
+def time_limit_seconds() -> float:
+    """Wall-clock limit of one comparison."""
+    return _state.time_limit_seconds
 
 
 def configure(*, workers: int | None = None, time_limit_seconds: float = TIME_LIMIT_SECONDS) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from aapo.errors import InputError, nearest
 from aapo.grading import rewards
 from aapo.grading.answers import VERSION as ANSWERS_VERSION
 from aapo.grading.custom import FAILURES, RewardFunction, check_parameters, guarded, load_function
+from aapo.grading.sandbox import require_sandbox
+from aapo.grading.scorers import require_scorers
 
 # Changes when the values of a shipped function do; those that compare answers change with the comparison too.
 _VERSIONS = {
@@ -92,6 +94,26 @@ def check_reward_names(functions: Sequence[RewardFunction]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"two reward functions are named {name!r}; rename one, since rewards are stored by name")
+
+
+def check_isolation(functions: Iterable[RewardFunction], tasks: Iterable[str]) -> None:
+    """Check that this machine can isolate what the shipped reward functions must not do in this process.
+
+    Args:
+        functions: The reward functions.
+        tasks: The generated tasks of the prompts, the data set's column `task`; none where there is no such column.
+
+    Raises:
+        InputError: It cannot, for `code` or for one of the tasks.
+    """
+    for function in functions:
+        while isinstance(function, partial):
+            function = function.func  # noqa: PLW2901
+        shipped = inspect.unwrap(function)
+        if shipped is REWARDS["code"]:
+            require_sandbox()
+        if shipped is REWARDS["reasoning_gym"]:
+            require_scorers(tasks)
 
 
 def _source(code: Any) -> str:

@@ -13,12 +13,13 @@ from typing import Any, ClassVar, Self
 from datasets import Dataset
 
 from aapo.errors import InputError
-from aapo.grading import VERDICT, Judge, RewardFunction
+from aapo.grading import VERDICT, Judge, RewardFunction, check_isolation
 from aapo.samples import storage
 from aapo.samples.identity import BankIdentity, reward_versions, sample_identity
 from aapo.samples.storage import ScoreSet
 from aapo.sampling import Engine
 from aapo.scoring import Prompt, Scores, as_prompt, check_columns, sample, score_groups
+from aapo.tasks import tasks_of
 
 PROMPTS_PER_FILE = 64
 
@@ -109,9 +110,11 @@ class SampleStore:
             barrier: Waits for all processes.
 
         Raises:
-            InputError: The folder holds samples of another identity; the message names each difference.
+            InputError: The folder holds samples of another identity, and the message names each difference; or this
+                machine cannot isolate what a reward function does with a completion.
         """
         path = Path(path)
+        check_isolation(reward_funcs, tasks_of(dataset))
         storage.claim(path, sample_identity(identity))
         _begin(path, reward_funcs)
         barrier()
@@ -264,7 +267,9 @@ def _begin(path: Path, reward_funcs: Sequence[RewardFunction]) -> None:
     """Make the score set of these reward functions, unless the first samples show that they cannot score the bank."""
     storage.remove_leftovers(path)
     for file in storage.sample_files(path)[:1]:
-        check_columns(reward_funcs, storage.read_samples(file).rows[0])
+        rows = storage.read_samples(file).rows
+        check_columns(reward_funcs, rows[0])
+        check_isolation(reward_funcs, [row["task"] for row in rows if "task" in row])
     storage.begin_score_set(path, reward_funcs)
 
 

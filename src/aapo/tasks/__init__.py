@@ -2,7 +2,7 @@
 
 from aapo.tasks.benchmarks import PROBLEM_KEY, Benchmark, find_benchmark, shipped_benchmarks
 from aapo.tasks.datasets import named_datasets
-from aapo.tasks.prompts import DataConfig, Split, generated_entries, held_out, load_prompts
+from aapo.tasks.prompts import DataConfig, Split, generated_entries, held_out, load_prompts, tasks_of
 from aapo.tasks.rendering import encode_prompt, limit_prompts, prompt_key, prompt_opening, render_prompt
 from aapo.tasks.styles import STYLE_FIELD, PromptStyle, prompt_styles, with_style
 
@@ -25,5 +25,6 @@ __all__ = [
     "prompt_styles",
     "render_prompt",
     "shipped_benchmarks",
+    "tasks_of",
     "with_style",
 ]

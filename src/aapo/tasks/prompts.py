@@ -196,6 +196,12 @@ def generated_entries(config: DataConfig, split: Split) -> Iterator[dict[str, An
             }
 
 
+def tasks_of(rows: Dataset) -> Iterator[str]:
+    """The generated tasks that prompts come from; none where they come from elsewhere."""
+    if "task" in rows.column_names:
+        yield from rows.unique("task")
+
+
 def _read(config: DataConfig, split: Split) -> Dataset:
     """Rows of a file, folder or Hub data set that belong to one side."""
     source = _load_source(config)

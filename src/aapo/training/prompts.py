@@ -11,12 +11,20 @@ from datasets import Dataset
 
 from aapo.errors import InputError
 from aapo.files import write_json, write_text
-from aapo.grading import GRADER_VERSION, MATHEMATICAL, RewardFunction, grade_many, reward_name, reward_spec
+from aapo.grading import (
+    GRADER_VERSION,
+    MATHEMATICAL,
+    RewardFunction,
+    check_isolation,
+    grade_many,
+    reward_name,
+    reward_spec,
+)
 from aapo.progress import console
 from aapo.reference import ReferenceBank
 from aapo.runs import cache_folder
 from aapo.scoring import check_columns
-from aapo.tasks import Split, limit_prompts, load_prompts
+from aapo.tasks import Split, limit_prompts, load_prompts, tasks_of
 from aapo.training.curriculum import known_records, within
 from aapo.training.recipe import Recipe
 from aapo.training.references import CORRECT_COLUMN
@@ -69,10 +77,12 @@ def loaded_prompts(recipe: Recipe, split: Split) -> Dataset:
     """The recipe's prompts of one side.
 
     Raises:
-        InputError: They are missing, or lack a column that a reward function needs.
+        InputError: They are missing, or lack a column that a reward function needs, or this machine cannot isolate
+            what a reward function does with their completions.
     """
     rows = load_prompts(recipe.data, split)
     check_columns(recipe.reward_funcs, rows.column_names)
+    check_isolation(recipe.reward_funcs, tasks_of(rows))
     return rows
 
 

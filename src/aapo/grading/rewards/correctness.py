@@ -1,13 +1,13 @@
 """Rewards for a right final answer."""
 
-import json
+import math
 from collections.abc import Callable, Sequence
-from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from aapo.grading.answers import Grader, Verdict, grade_many
 from aapo.grading.extraction import Convention, extract_answer
 from aapo.grading.rewards.completions import completion_text
+from aapo.grading.scorers import Question, score_answers
 
 LogExtra = Callable[[str, list], None]
 
@@ -70,26 +70,43 @@ def reasoning_gym(
     """The reasoning-gym task's own score of the final answer, in [0, 1]; 0.0 without an answer.
 
     Needs the columns `task` and `entry` that `aapo.tasks` adds for generated prompts. A score of 1 is recorded as the
-    verdict `correct`, a lower one as `wrong`.
+    verdict `correct`, a lower one as `wrong`; an answer on which the scorer hits its limits pays 0.0 as `timeout`, one
+    on which it raises 0.0 as `wrong`. A scorer that could run an answer does so in an isolated process
+    (`aapo.grading.scorers`).
+
+    Raises:
+        InputError: A task is unknown, or its scorer cannot be isolated on this machine.
     """
     answers = [extract_answer(completion_text(completion)) for completion in completions]
-    scores = [
-        0.0 if answer is None else float(_scorer(name).score_answer(answer, json.loads(raw)))
+    asked = [
+        Question(name, answer, raw)
         for answer, name, raw in zip(answers, task, entry, strict=True)
+        if answer is not None
+    ]
+    scored = iter(score_answers(asked))
+    judged = [
+        _Scored(0.0, "no_answer", f"{name}, score 0") if answer is None else _of_score(name, next(scored))
+        for answer, name in zip(answers, task, strict=True)
     ]
     if log_extra is not None:
-        verdicts = [
-            "no_answer" if answer is None else "correct" if score >= 1 else "wrong"
-            for answer, score in zip(answers, scores, strict=True)
-        ]
-        log_extra("verdict/reasoning_gym", verdicts)
+        log_extra("verdict/reasoning_gym", [verdict.outcome for verdict in judged])
         log_extra("extracted/reasoning_gym", answers)
-        log_extra("rule/reasoning_gym", [f"{name}, score {score:g}" for name, score in zip(task, scores, strict=True)])
-    return scores
+        log_extra("rule/reasoning_gym", [verdict.rule for verdict in judged])
+    return [verdict.reward for verdict in judged]
 
 
-@cache
-def _scorer(task: str) -> Any:
-    import reasoning_gym
+class _Scored(NamedTuple):
+    """What a task's own score pays, and what is logged beside it."""
 
-    return reasoning_gym.create_dataset(task, size=1, seed=0)
+    reward: float
+    outcome: str
+    rule: str
+
+
+def _of_score(task: str, score: float | None) -> _Scored:
+    if score is None:
+        return _Scored(0.0, "timeout", f"{task}, over the limits")
+    if math.isnan(score):
+        return _Scored(0.0, "wrong", f"{task}, unreadable")
+    score = min(max(score, 0.0), 1.0)  # where the answer is code, it is what the code says
+    return _Scored(score, "correct" if score >= 1 else "wrong", f"{task}, score {score:g}")
