@@ -4,6 +4,7 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
 from aapo.errors import InputError
+from aapo.grading import reward_name
 from aapo.training.recipe import SHIPPED, load_recipe, shipped_recipes
 
 PUBLISHED = [name for name in shipped_recipes() if name != "quickstart"]
@@ -33,6 +34,14 @@ def test_the_papers_settings(name):
     assert recipe.data.max_prompt_length == (512 if name.startswith("deepseek") else 1024)
     point = args.objective
     assert (point.margin, point.margin_low, point.margin_high, point.scale) == ("expected", -0.2, 0.28, "group")
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_right_answers_are_known_by_a_verdict_wherever_the_function_stands(name):
+    recipe = load_recipe(name)
+    names = [reward_name(function) for function in recipe.reward_funcs]
+    said = recipe.training.judgement.describe(names)
+    assert said in ("by the verdicts of accuracy", "by the verdicts of cosine")
 
 
 @pytest.mark.parametrize("name", FULL)
