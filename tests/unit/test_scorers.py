@@ -17,7 +17,17 @@ import reasoning_gym as upstream
 from reasoning_gym.factory import DATASETS
 
 from aapo.errors import InputError
-from aapo.grading import accuracy, check_isolation, isolation, jail, pool, reasoning_gym, reward_function, scorers
+from aapo.grading import (
+    REWARDS,
+    accuracy,
+    check_isolation,
+    isolation,
+    jail,
+    pool,
+    reasoning_gym,
+    reward_function,
+    scorers,
+)
 from aapo.grading.seccomp import ARCHITECTURES, calculation_filter
 
 REFUSAL = isolation.refusal()
@@ -334,6 +344,17 @@ def test_another_machine_is_refused_before_anything_is_scored(system, machine, m
     check_isolation([accuracy], ["countdown"])
     check_isolation([reasoning_gym], ["chain_sum"])
     assert graded("chain_sum", [entry_of("chain_sum")["answer"]])[0] == [1.0]
+
+
+def test_programs_without_a_sandbox_are_refused_as_early(monkeypatch):
+    def refuse():
+        raise InputError("no sandbox")
+
+    monkeypatch.setattr("aapo.grading.registry.require_sandbox", refuse)
+    check_isolation([accuracy], [])
+    for function in (REWARDS["code"], functools.partial(REWARDS["code"], memory_mb=64)):
+        with pytest.raises(InputError, match="no sandbox"):
+            check_isolation([accuracy, function], [])
 
 
 LEAKS = {
