@@ -17,7 +17,17 @@ import reasoning_gym as upstream
 from reasoning_gym.factory import DATASETS
 
 from aapo.errors import InputError
-from aapo.grading import accuracy, check_isolation, isolation, jail, pool, reasoning_gym, reward_function, scorers
+from aapo.grading import (
+    REWARDS,
+    accuracy,
+    check_isolation,
+    isolation,
+    jail,
+    pool,
+    reasoning_gym,
+    reward_function,
+    scorers,
+)
 from aapo.grading.seccomp import ARCHITECTURES, calculation_filter
 
 REFUSAL = isolation.refusal()
@@ -104,7 +114,11 @@ def as_call(program):
     return f"exec({'+'.join(f'chr({ord(character)})' for character in program)})"
 
 
-HUGE = ["9" * 300_000, "(" * 100_000, "[" * 100_000, '{"a":' * 50_000, "x " * 100_000, "-" * 100_000, "a\n" * 50_000]
+HUGE = [
+    "9" * 300_000, "9" * 300_000 + "a", "(" * 100_000, "[" * 100_000, '{"a":' * 50_000, "x " * 100_000, "-" * 100_000,
+    "a\n" * 50_000, "," * 100_000, " " * 100_000 + "x", "1." * 100_000, "1,\t" * 50_000, "Move disk " * 50_000,
+    "[" + "[]," * 50_000 + "[]]", " and is a knight" * 10_000,
+]  # fmt: skip
 BOMBS = [
     "9**9**9**9", "factorial(10**7)", "[0]*10**10", "'x'*10**10", "1e999999999", "1e-999999999", "10**10**10/1",
     "R999999999999", "A+999999999999", "F2 " * 1000 + "U999999999", "1/1e-99999999", "C" * 50_000,
@@ -130,11 +144,22 @@ def unharmed(folder):
 
 @pytest.mark.parametrize("task", sorted(scorers.IN_PROCESS))
 def test_a_scorer_in_this_process_never_evaluates_and_never_takes_long(task, tmp_path):
+    attack_here(task, [*BOMBS, *MALFORMED], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", sorted(scorers.IN_PROCESS))
+def test_a_scorer_in_this_process_takes_no_longer_for_a_huge_answer(task, tmp_path):
+    answer = str(entry_of(task)["answer"])
+    attack_here(task, [*HUGE, answer * 1000, ",".join([answer] * 1000), "\n".join([answer] * 1000)], tmp_path)
+
+
+def attack_here(task, hostile, folder):
+    """Score hostile answers in this process, in well below a second each, and without evaluating any."""
     answer = str(entry_of(task)["answer"])
     first = scorers.score_here(task, answer, raw(task))  # which imports what it needs
-    with unharmed(tmp_path) as attacks:
-        hostile = [*attacks, *HUGE, *BOMBS, *MALFORMED, answer + attacks[0], answer * 1000, ",".join([answer] * 1000)]
-        for attack in hostile:
+    with unharmed(folder) as attacks:
+        for attack in [*attacks, *hostile, answer + attacks[0]]:
             began = time.process_time()
             with watched() as events:
                 score = scorers.score_here(task, attack, raw(task))
@@ -222,10 +247,8 @@ for n in range(1000, 1100):
 
 
 @isolated
-@pytest.mark.parametrize("workers", [1, 2])
-def test_the_isolated_scores_are_the_scorers_own(workers):
-    pool.configure(workers=workers, time_limit_seconds=30)
-    isolation.stop()
+def test_the_isolated_scores_are_the_scorers_own():
+    pool.configure(workers=2, time_limit_seconds=30)
     try:
         for task in (name for name in TASKS if scorers.is_isolated(name)):
             entry = entry_of(task)
@@ -321,6 +344,17 @@ def test_another_machine_is_refused_before_anything_is_scored(system, machine, m
     check_isolation([accuracy], ["countdown"])
     check_isolation([reasoning_gym], ["chain_sum"])
     assert graded("chain_sum", [entry_of("chain_sum")["answer"]])[0] == [1.0]
+
+
+def test_programs_without_a_sandbox_are_refused_as_early(monkeypatch):
+    def refuse():
+        raise InputError("no sandbox")
+
+    monkeypatch.setattr("aapo.grading.registry.require_sandbox", refuse)
+    check_isolation([accuracy], [])
+    for function in (REWARDS["code"], functools.partial(REWARDS["code"], memory_mb=64)):
+        with pytest.raises(InputError, match="no sandbox"):
+            check_isolation([accuracy, function], [])
 
 
 LEAKS = {
