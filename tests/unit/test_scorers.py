@@ -416,7 +416,10 @@ from aapo.grading import isolation, reasoning_gym
 def below(me):
     found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
-        fields = open(f"/proc/{{name}}/stat").read().rpartition(")")[2].split()
+        try:
+            fields = open(f"/proc/{{name}}/stat").read().rpartition(")")[2].split()
+        except OSError:  # it has ended meanwhile
+            continue
         found.append((int(name), int(fields[1]), int(fields[11])))
     servers = [pid for pid, parent, _ in found if parent == me]
     return servers, [pid for pid, parent, ticks in found if parent in servers and ticks > 50]
