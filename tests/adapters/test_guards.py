@@ -168,7 +168,7 @@ class Spoilt(TrainerCallback):
             next(model.parameters()).register_hook(lambda gradient: gradient * math.inf)
 
 
-@pytest.mark.parametrize("changes", [{}, {"gradient_accumulation_steps": 2}, {"max_grad_norm": 0.0}])
+@pytest.mark.parametrize("changes", [{"gradient_accumulation_steps": 2}, {"max_grad_norm": 0.0}])
 def test_an_infinite_gradient_ends_training_before_the_weights_change(tiny_folder, tmp_path, addition, changes):
     model = load_model(str(tiny_folder))
     weights = []

@@ -163,8 +163,18 @@ SHORT_FIRST = Objective(advantage=short_first, reads_reference=True, aggregation
 """
 
 
-@pytest.mark.parametrize("algorithm", [*ALGORITHMS, "own.py:SHORT_FIRST"])
-@pytest.mark.parametrize("margin", ["none", "expected", "paired"])
+def some_slow(cases, quick):
+    """Parameters, of which those that are not `quick` take their seconds only where slow tests are asked for."""
+    return [pytest.param(*case, marks=() if quick(*case) else pytest.mark.slow) for case in cases]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "margin"),
+    some_slow(
+        [(name, margin) for margin in ("none", "expected", "paired") for name in (*ALGORITHMS, "own.py:SHORT_FIRST")],
+        lambda name, margin: margin == "expected" or (name, margin) in (("aapo", "paired"), ("grpo", "none")),
+    ),
+)
 def test_what_reaches_the_loss_is_the_objective(tiny_folder, tmp_path, addition, algorithm, margin):
     if ":" in algorithm:
         (tmp_path / "own.py").write_text(OWN)
@@ -189,17 +199,23 @@ def test_what_reaches_the_loss_is_the_objective(tiny_folder, tmp_path, addition,
 CLIPPED = ("clip_ratio/region_mean", "cispo_clip_ratio")
 
 
-@pytest.mark.parametrize("level", ["token", "sequence"])
 @pytest.mark.parametrize(
-    ("algorithm", "changes"),
-    [
-        ("gspo", {"epsilon": 0.2, "epsilon_high": 0.2}),
-        ("gspo", {"epsilon": 0.2, "epsilon_high": 0.1, "margin": "expected"}),
-        ("grpo", {}),
-        ("reinforce++", {}),
-        ("cispo", {"max_importance_weight": 1.1}),
-        ("aapo", {"max_importance_weight": 1.1}),
-    ],
+    ("algorithm", "changes", "level"),
+    some_slow(
+        [
+            (name, changes, level)
+            for level in ("token", "sequence")
+            for name, changes in (
+                ("gspo", {"epsilon": 0.2, "epsilon_high": 0.2}),
+                ("gspo", {"epsilon": 0.2, "epsilon_high": 0.1, "margin": "expected"}),
+                ("grpo", {}),
+                ("reinforce++", {}),
+                ("cispo", {"max_importance_weight": 1.1}),
+                ("aapo", {"max_importance_weight": 1.1}),
+            )
+        ],
+        lambda name, changes, level: (name == "gspo") == (level == "sequence"),
+    ),
 )
 def test_the_loss_of_stale_samples_is_the_pure_loss(tiny_folder, tmp_path, addition, algorithm, changes, level):
     class Weights(TrainerCallback):
@@ -269,7 +285,10 @@ def test_unscored_completions_get_no_advantage(tiny_folder, tmp_path, addition):
     assert trainer.state.log_history[0]["rollout/unscored_frac"] == 0.5
 
 
-@pytest.mark.parametrize("algorithm", ["aapo", "grpo", "dr_grpo", "gspo", "reinforce++"])
+@pytest.mark.parametrize(
+    "algorithm",
+    some_slow([("aapo",), ("grpo",), ("dr_grpo",), ("gspo",), ("reinforce++",)], lambda name: name in ("aapo", "gspo")),
+)
 def test_the_micro_batch_size_changes_nothing(tiny_folder, tmp_path, addition, algorithm):
     gradients = []
     for size, accumulation in ((16, 1), (4, 4), (2, 8)):
