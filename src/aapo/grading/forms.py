@@ -8,8 +8,10 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from aapo.grading.inequalities import Bounds, intervals
 from aapo.grading.notation import trim
 from aapo.grading.numbers import Number, read_number
+from aapo.grading.sides import is_name, is_solved
 from aapo.grading.units import LABEL, Unit, parse_unit, read_label
 
 
@@ -58,11 +60,13 @@ class Equation(NamedTuple):
         text: As written.
         name: The variable or function before the first sign, or None when that is something to compute.
         members: The sides, without the name.
+        solved: Whether the left side names or equals the value on the right, rather than has to be solved.
     """
 
     text: str
     name: str | None
     members: tuple["Form", ...]
+    solved: bool = True
 
 
 Form = Number | Expression | Words | Based | Elements | Matrix | Equation
@@ -97,6 +101,7 @@ _BASED = re.compile(
     r"\(?([0-9][0-9A-Za-z]*|[A-F][0-9A-F]+(?=\)?\s?_\s?\{?\s?16))\)?"
     r"\s?_\s?(?:\{\s?(?:\\text\{)?(\d{1,2})\s?\}?\s?\}|(\d{1,2}))"
 )
+_EITHER = re.compile(r"(?<![a-zA-Z])or(?![a-zA-Z])|\\(?:lor|vee)(?![a-zA-Z])")
 _SIGNS = re.compile(r"\\(?:pm|mp)(?![a-zA-Z])")
 _CASES = re.compile(r"\\begin\{cases\}(.*)\\end\{cases\}", re.DOTALL)
 _CONDITION = re.compile(r"^\s?(?:\\text\s?\{\s?(?:if|for|when|,)?\s?\}|if |for |when )\s?")
@@ -105,19 +110,7 @@ _MATRIX = re.compile(
     r"\\begin\{(?:small)?([pbBvV]?matrix|array)\}(?:\{[lcr|\s]*\})?(.*)\\end\{(?:small)?(?:[pbBvV]?matrix|array)\}",
     re.DOTALL,
 )
-_NAME = re.compile(
-    r"(?:\\?[a-zA-Z]+|\\text\s?\{[^{}=]*\}|\\(?:angle|triangle|overline|vec|hat|bar|tilde)\s?\{?[a-zA-Z\s]*\}?)"
-    r"(?:_\s?(?:\{[^{}]*\}|\w))?'{0,3}(?:\^\{?-1\}?)?(?:\s?\([^()=]*\))?(?:\s?[a-zA-Z])*"
-)
-_CONSTANTS = frozenset({r"\pi", "e", "i", r"\infty"})
 _MEMBERSHIP = re.compile(r"[a-zA-Z](?:_\w)?\s?\\in(?![a-zA-Z])\s?")
-_SIDE = r"(-?[^<>=]*?)"
-_BETWEEN = re.compile(
-    rf"{_SIDE}\s?(<|\\le(?![a-zA-Z])|>|\\ge(?![a-zA-Z]))\s?([a-zA-Z](?:_\w)?)\s?(<|\\le(?![a-zA-Z])|>|\\ge(?![a-zA-Z]))\s?{_SIDE}"
-)
-_BOUND = re.compile(rf"([a-zA-Z](?:_\w)?)\s?(<|\\le(?![a-zA-Z])|>|\\ge(?![a-zA-Z]))\s?{_SIDE}")
-_BOUND_FIRST = re.compile(rf"{_SIDE}\s?(<|\\le(?![a-zA-Z])|>|\\ge(?![a-zA-Z]))\s?([a-zA-Z](?:_\w)?)")
-_FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}|\d{1,2}/\d{1,2}/\d{4}")
 _FINAL_TEXT = re.compile(rf"(.*?[^\s{{(^_])\s?({LABEL})", re.DOTALL)
 _GENERIC_UNIT = re.compile(
@@ -151,11 +144,14 @@ def _read_structure(text: str) -> Form:
     parts = _split(_CONJUNCTION.sub(" , ", text), ",;")
     if len(parts) > 1:
         items = tuple(read(trim(part)) for part in parts if part.strip())
-        if all(isinstance(item, Elements) and item.kind == "range" for item in items):
-            return Elements(text, "union", items)
+        ranges = [item for item in items if isinstance(item, Elements) and item.kind == "range"]
+        if len(ranges) == len(items) > 1:
+            return _together(text, ranges, either=_EITHER.search(text) is not None)
         return items[0] if len(items) == 1 else Elements(text, "list", items)
-    if (interval := _inequality(text)) is not None:
-        return interval
+    if text.startswith(r"\{") and (form := _bracketed(text)) is not None:
+        return form
+    if (found := intervals(text)) is not None:
+        return _sets(text, found)
     sides = _split(text, "=")
     if len(sides) > 1 and not re.search(r"<|>|\\(?:le|ge|ne)(?![a-zA-Z])", text):
         return _equation(text, [trim(side) for side in sides])
@@ -170,7 +166,7 @@ def _approximation(text: str, left: str, right: str) -> Form:
     """What is on the left, unless that is a name; numbers that differ are no answer."""
     if not right:
         return Expression(text)
-    if not left or _is_name(left):
+    if not left or is_name(left):
         return read(right)
     value, rounded = read(left), read(right)
     if isinstance(value, Number) and isinstance(rounded, Number) and _far(value, rounded):
@@ -183,18 +179,14 @@ def _far(value: Number, rounded: Number) -> bool:
     return not value.percent and abs(value.value - rounded.value * scale) * 10 > abs(value.value)
 
 
-def _is_name(text: str) -> bool:
-    return _NAME.fullmatch(text) is not None and text not in _CONSTANTS
-
-
 def _equation(text: str, sides: list[str]) -> Form:
-    if len(sides) == 2 and not _is_name(sides[0]) and sides[0] and _is_name(sides[1]):
+    if len(sides) == 2 and not is_name(sides[0]) and sides[0] and is_name(sides[1]):
         sides = sides[::-1]
-    name = sides[0] if _is_name(sides[0]) or not sides[0] else None
+    name = sides[0] if is_name(sides[0]) or not sides[0] else None
     members = tuple(read(side) for side in (sides[1:] if name is not None else sides) if side)
     if not members:
         return Expression(text)
-    return Equation(text, name, members)
+    return Equation(text, name, members, name is not None or is_solved(sides[0]))
 
 
 def _each_sign(text: str) -> Iterator[Form]:
@@ -208,31 +200,24 @@ def _each_sign(text: str) -> Iterator[Form]:
             yield read(trim(part))
 
 
-def _inequality(text: str) -> Form | None:
-    """The interval that an inequality in one variable stands for."""
-    if found := _BETWEEN.fullmatch(text):
-        low, first, _, second, high = found.groups()
-        if (first in ("<", r"\le")) != (second in ("<", r"\le")) or not low or not high:
-            return None
-        if first in (">", r"\ge"):
-            low, first, second, high = high, _FLIPPED[second], _FLIPPED[first], low
-        return _range(text, low, high, first, second)
-    if found := _BOUND.fullmatch(text):
-        sign, bound = found[2], found[3]
-    elif found := _BOUND_FIRST.fullmatch(text):
-        sign, bound = _FLIPPED[found[2]], found[1]
-    else:
-        return None
-    if not bound or re.search(r"[a-zA-Z](?![a-zA-Z]*\{)", re.sub(r"\\[a-zA-Z]+", "", bound)):
-        return None
-    if sign in (">", r"\ge"):
-        return _range(text, bound, r"\infty", r"\le" if sign == r"\ge" else "<", "<")
-    return _range(text, r"-\infty", bound, "<", sign)
+def _sets(text: str, intervals: list[Bounds]) -> Form:
+    """The interval, or union of intervals, that an inequality stands for."""
+    ranges = tuple(Elements(text, "range", (read(item.low), read(item.high)), item.brackets) for item in intervals)
+    return ranges[0] if len(ranges) == 1 else Elements(text, "union", ranges)
 
 
-def _range(text: str, low: str, high: str, first: str, second: str) -> Form:
-    brackets = ("[" if first == r"\le" else "(") + ("]" if second == r"\le" else ")")
-    return Elements(text, "range", (read(trim(low)), read(trim(high))), brackets)
+def _together(text: str, ranges: list[Elements], *, either: bool) -> Elements:
+    """Inequalities in a row: their union, or what they have in common where the union would be everything."""
+    union = Elements(text, "union", tuple(ranges))
+    if either or len(ranges) != 2:
+        return union
+    low, high = sorted(ranges, key=lambda item: item.items[0].text == r"-\infty")
+    (start, end), (bottom, stop) = low.items, high.items
+    if end.text != r"\infty" or bottom.text != r"-\infty":
+        return union
+    if isinstance(start, Number) and isinstance(stop, Number) and start.value >= stop.value:
+        return union
+    return Elements(text, "range", (start, stop), low.brackets[0] + high.brackets[1])
 
 
 def _cases(text: str, inside: str) -> Form:
