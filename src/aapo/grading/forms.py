@@ -6,6 +6,7 @@ r"""What kind of thing an answer is: number, words, list, set, tuple, interval, 
 
 import re
 from collections.abc import Iterator
+from itertools import product
 from typing import NamedTuple
 
 from aapo.grading.inequalities import Bounds, intervals
@@ -92,9 +93,13 @@ _FUNCTIONS = frozenset(
     | {"cases", "matrix", "pmatrix", "bmatrix", "vmatrix", "array"}
 )
 _WORD = re.compile(r"(?<![\\a-zA-Z{])(?:[a-zA-Z]{4,}|(?:[A-Z][a-z]{2}|(?i:yes|no|on|odd|dne|all))(?![a-zA-Z]))")
+# Words that may be as short as a product of letters.
+_SHORT_WORDS = frozenset("yes no on off odd even all none one two six ten zero true false dne am pm or and not i ii iii iv v".split())
+_CASES_OF_WORDS = re.compile("[a-z]+|[A-Z][a-z]+|[A-Z]+")
+_ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 _TEXT = re.compile(r"\\text\s?\{([^{}]*)\}")
 _CONJUNCTION = re.compile(
-    r",?\s?\\text\s?\{\s?,?\s?(?:and|or)\s?\}\s?|,?(?<=[\s,}\d)])\s?(?:and|or|\\lor|\\vee|\\wedge|\\land)\s(?=\S)"
+    r",?\s?\\text\s?\{\s?,?\s?(?:and|or)\s?\}\s?|(?<=[)\]}\d])(?:and|or)(?=[(\[{\\\d-])|,?(?<=[\s,}\d)])\s?(?:and|or|\\lor|\\vee|\\wedge|\\land)\s(?=\S)"
 )
 # Letters alone would be variables, except in hexadecimal numerals.
 _BASED = re.compile(
@@ -103,6 +108,7 @@ _BASED = re.compile(
 )
 _EITHER = re.compile(r"(?<![a-zA-Z])or(?![a-zA-Z])|\\(?:lor|vee)(?![a-zA-Z])")
 _SIGNS = re.compile(r"\\(?:pm|mp)(?![a-zA-Z])")
+MAX_SIGNS = 4
 _CASES = re.compile(r"\\begin\{cases\}(.*)\\end\{cases\}", re.DOTALL)
 _CONDITION = re.compile(r"^\s?(?:\\text\s?\{\s?(?:if|for|when|,)?\s?\}|if |for |when )\s?")
 _NEW_ROW = re.compile(r"\\\\(?:\[[^\]]{0,8}\])?")
@@ -112,18 +118,21 @@ _MATRIX = re.compile(
 )
 _MEMBERSHIP = re.compile(r"[a-zA-Z](?:_\w)?\s?\\in(?![a-zA-Z])\s?")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}|\d{1,2}/\d{1,2}/\d{4}")
+_PARTED_DIGITS = re.compile(r"\d \d")
 _FINAL_TEXT = re.compile(rf"(.*?[^\s{{(^_])\s?({LABEL})", re.DOTALL)
+_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
 _GENERIC_UNIT = re.compile(
     r"\s(?:(?:square|cubic|sq\.?)\s)?(?:units?|inch(?:es)?|feet|[kcm]m|meters?)(?:\^\{?[23]\}?)?$"
 )
 
 
-def read(text: str, *, thousands: bool = True) -> Form:
+def read(text: str, *, thousands: bool = True, independent: bool = False) -> Form:
     """The form of a normalized answer.
 
     Args:
         text: From `normalize`.
         thousands: Whether 1,234 is one number; otherwise it is a list of two.
+        independent: Whether each plus-minus sign of a term is taken alone; otherwise all of them together.
     """
     if (thousands or "," not in text) and (number := read_number(text)) is not None:
         return number
@@ -133,7 +142,7 @@ def read(text: str, *, thousands: bool = True) -> Form:
             return Based(text, digits, base)
     is_set = text.startswith(r"\{") and _closes_at_end(text)
     if not is_set and _SIGNS.search(text):
-        return Elements(text, "list", tuple(_each_sign(text)))
+        return Elements(text, "list", tuple(_each_sign(text, independent)))
     return _read_structure(text)
 
 
@@ -189,15 +198,21 @@ def _equation(text: str, sides: list[str]) -> Form:
     return Equation(text, name, members, name is not None or is_solved(sides[0]))
 
 
-def _each_sign(text: str) -> Iterator[Form]:
+def _each_sign(text: str, independent: bool) -> Iterator[Form]:
     r"""The list items that \pm and \mp stand for, the upper signs first."""
     for part in _split(_CONJUNCTION.sub(" , ", text), ",;"):
-        if _SIGNS.search(part):
-            for plus, minus in (("+", "-"), ("-", "+")):
-                signed = re.sub(r"\\mp(?![a-zA-Z])", minus, re.sub(r"\\pm(?![a-zA-Z])", plus, part))
-                yield read(trim(signed.replace("= +", "= ").replace("( +", "(").strip().removeprefix("+")))
-        elif part.strip():
+        signs = _SIGNS.findall(part)
+        upper = [("+", "-"), ("-", "+")]
+        if independent and len(signs) <= MAX_SIGNS:
+            choices = list(product(*([upper] * len(signs))))
+        else:
+            choices = [[pair] * len(signs) for pair in upper]
+        if not signs and part.strip():
             yield read(trim(part))
+        for chosen in choices if signs else ():
+            pairs = iter(chosen)
+            signed = _SIGNS.sub(lambda found: next(pairs)[found.group() == r"\mp"], part)  # noqa: B023
+            yield read(trim(signed.replace("= +", "= ").replace("( +", "(").strip().removeprefix("+")))
 
 
 def _sets(text: str, intervals: list[Bounds]) -> Form:
@@ -262,7 +277,7 @@ def _atom(text: str) -> Form:
     ratio = text.split(":")
     if len(ratio) > 1 and all(re.fullmatch(r"\s?-?\d[\d.]*\s?", part) for part in ratio):
         return Elements(text, "ratio", tuple(read(trim(part)) for part in ratio))
-    if _DATE.fullmatch(text):  # no subtraction, no fraction
+    if _DATE.fullmatch(text) or _PARTED_DIGITS.search(text):  # no subtraction, no fraction, no sum
         return Words(text, fold(text))
     form = _without_unit(text)
     return Words(text, fold(text)) if _is_words(form.text) else form
@@ -283,7 +298,7 @@ def _without_unit(text: str) -> Expression:
     unit = parse_unit(word, bare=True) if re.fullmatch(r"[a-zA-Z]{2,}", word) else None  # one letter is a variable
     if unit is not None and before[-1:] in tuple("0123456789})"):
         return Expression(before, unit)
-    return Expression(re.sub(r"\^\\circ$", "", text).strip())
+    return Expression(text if _TRIGONOMETRIC.search(text) else re.sub(r"\^\\circ$", "", text).strip())
 
 
 def _is_words(text: str) -> bool:
@@ -292,15 +307,40 @@ def _is_words(text: str) -> bool:
     if _TEXT.fullmatch(text):
         return True
     rest = _TEXT.sub("", text)
-    return any(word.group().lower() not in _FUNCTIONS for word in _WORD.finditer(rest))
+    return any(_is_word(word.group()) for word in _WORD.finditer(rest))
 
 
-def fold(text: str) -> str:
-    r"""Text without \text{}, case, spaces and the punctuation that is no part of a number, for comparing words."""
-    text = _TEXT.sub(r"\1", text)
-    return _PUNCTUATION.sub("", text).casefold()
+def _is_word(letters: str) -> bool:
+    """Whether letters in a row are a word rather than a product such as mgh, PQRS or abcd."""
+    lower = letters.lower()
+    if lower in _SHORT_WORDS:
+        return True
+    if lower in _FUNCTIONS or lower in _ALPHABET or not set(lower) - set("uvwxyz"):
+        return False
+    return re.search("[aeiouy]", lower) is not None and _CASES_OF_WORDS.fullmatch(letters) is not None
 
 
+def may_be_letters(text: str) -> bool:
+    r"""Whether a text may be a product of letters, though it was read as words: no run of five letters, no \text{}."""
+    words = re.findall("[a-zA-Z]+", _TEXT.sub(r"\1", text))
+    if any(len(part.strip()) > 1 for part in _TEXT.findall(text)):
+        return False
+    return all(len(word) < MIN_WORD and word.lower() not in _SHORT_WORDS for word in words)
+
+
+def fold(text: str, *, case: bool = False) -> str:
+    r"""Text without \text{}, case, spaces and the punctuation that is no part of a number, for comparing words.
+
+    Args:
+        text: Words.
+        case: Whether case is kept.
+    """
+    text = _PUNCTUATION.sub("", _TEXT.sub(r"\1", text))
+    return text if case else text.casefold()
+
+
+# A run of this many letters is a word.
+MIN_WORD = 5
 _PUNCTUATION = re.compile(r"[\s,;!?'\"{}$\\_*]+|-(?!\d)|(?<!\d)\.(?!\d)|(?<=\d)\.(?!\d)")
 _DEPTH = re.compile(r"\\begin\{|\\end\{|\\\\|\\[{}]|\\.|[()\[\]{}]|.", re.DOTALL)
 

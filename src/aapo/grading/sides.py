@@ -17,7 +17,7 @@ _ACCENTED = rf"\\(?:{ACCENTS})\s?(?:\{{[^{{}}]*\}}|\\[a-zA-Z]+|[a-zA-Z])"
 _SYMBOL = rf"(?:(?:{_ACCENTED}|{_LETTER}){_MARKS}{_INDEX}{_MARKS})"
 # Letters in a row: a segment AB, a product xy, or a word such as area.
 _RUN = rf"(?:{_SYMBOL}(?:\s?{_SYMBOL})*)"
-_WORDS = r"(?:\\text\s?\{[^{}]*\}|[a-zA-Z][a-zA-Z'\- ]*)"
+_WORDS = r"(?:\\text\s?\{[^{}]*\}|[a-zA-Z][a-zA-Z'\- ]{0,60})"
 _ARGUMENT = r"\s?(?:\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)|\[[^\[\]]*\])"
 _FIGURE = rf"\\(?:angle|triangle|square|measuredangle|odot|Box|parallelogram)\s?\{{?\s?{_RUN}\s?\}}?"
 _NAME = re.compile(
@@ -41,7 +41,7 @@ _OPERATOR = re.compile(
     r"|\\frac\s?\{\s?(?:d|\\partial)[^{}]*\}\s?\{\s?(?:d|\\partial)[^{}]*\}.*|\\(?:mathbb|mathrm)\s?\{?[EPV]\}?.*",
     re.DOTALL,
 )
-_TERMS = re.compile(rf"{_SYMBOL}{_ARGUMENT}|{_SYMBOL}")
+_APPLIED = re.compile(r"([a-zA-Z]+)\s?\((.*)\)", re.DOTALL)
 _FUNCTION_VALUE = re.compile(rf"[a-zA-Z]{_MARKS}{_INDEX}\s?\(\s?-?(?:\d+|\\frac\{{\d+\}}\{{\d+\}})\s?\)")
 _COMMAND = re.compile(r"\\(?:frac|cdot|times|left|right|,|text|pi)(?![a-zA-Z])")
 _NO_COMBINATION = re.compile(r"\\(?!\s)(?:sqrt|sin|cos|tan|log|ln|exp|binom|lfloor|lceil|pm|mp)|[!|<>%]|\^\s?\{?[^\d\s{]|\d\s?\^")
@@ -52,7 +52,18 @@ def is_name(text: str) -> bool:
     """Whether a side is what a value is called: a symbol, a segment, a function value, words, a group of symbols."""
     if not text or text in CONSTANTS or not re.search("[a-zA-Z]", text):
         return False
+    if (found := _APPLIED.fullmatch(text)) and re.search(rf"(?<![\\a-zA-Z]){re.escape(found[1])}(?![a-zA-Z])", found[2]):
+        return False  # n(n+1) is no value of a function n
     return any(pattern.fullmatch(text) for pattern in (_NAME, _MEASURE, _GROUP, _OF_ANGLE, _OPERATOR))
+
+
+def same_name(one: str, other: str) -> bool:
+    """Whether two names are the same but for their spelling: an angle A or ∠A, (p,q) or (p, q)."""
+    return _plain(one) == _plain(other)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s{}]|\\text(?=\{)|\\(?:angle|triangle|measuredangle)(?![a-zA-Z])|^m(?=\\angle)", "", name)
 
 
 def is_solved(side: str) -> bool:

@@ -30,6 +30,10 @@ _TRANSPOSED = re.compile(r"\^\s?\{?\s?(?:\\top|\\intercal|\\dagger|\\text\{\s?T\
 _SPACE = re.compile(r"\s+|\\text(?=\s?\{)|[{}]")
 # Letters that may stand for something else: a differential, Euler's number, the imaginary unit.
 _TAKEN = frozenset("dei")
+_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
+_DEGREES = re.compile(
+    r"(\d+(?:\.\d+)?|\\frac\{[^{}]*\}\{[^{}]*\}|\([^()]*\)|\\(?!circ)[a-zA-Z]+|[a-zA-Z])\s?\^\\circ(?![a-zA-Z])\s?"
+)
 _CONSTANT = re.compile(r"(.*[xtuyzs\d)}].*)\+\s?([CcKk](?:_\d)?)", re.DOTALL)
 
 
@@ -69,3 +73,10 @@ def _same_constant(gold: str, answer: str) -> tuple[str, str]:
     if not re.search(r"(?<![\\a-zA-Z])[xtuyzs](?![a-zA-Z])", one[1]):
         return gold, answer
     return gold, f"{other[1]}+{one[2]}"
+
+
+def in_radians(text: str) -> str:
+    """The text with its degrees in radians where a trigonometric function takes them."""
+    if r"^\circ" not in text or not _TRIGONOMETRIC.search(text):
+        return text
+    return _DEGREES.sub(lambda found: rf"\frac{{{found[1]}\pi}}{{180}} ", text)
