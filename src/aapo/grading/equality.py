@@ -16,6 +16,7 @@ from aapo.grading.forms import (
     Expression,
     Form,
     Matrix,
+    Residue,
     Words,
     fold,
     may_be_letters,
@@ -61,6 +62,8 @@ def equal(gold: Form, answer: Form, oracle: Oracle, *, evaluated: bool = True) -
         return True
     if isinstance(gold, Words) or isinstance(answer, Words):
         return _same_words(gold.text, answer.text)
+    if isinstance(gold, Residue) or isinstance(answer, Residue):
+        return _equal_residues(gold, answer)
     if isinstance(gold, Equation) or isinstance(answer, Equation):
         return _equal_equations(gold, answer, oracle, evaluated)
     if isinstance(gold, Number) and isinstance(answer, Number):
@@ -114,7 +117,9 @@ def _same_words(gold: str, answer: str) -> bool:
 
 def is_unevaluated(gold: Form, answer: Form) -> bool:
     """Whether the gold answer is a plain number and the answer is still to be computed, or holds a variable."""
-    return isinstance(gold, Number) and isinstance(answer, Expression) and bool(_OPERATION.search(answer.text))
+    if not isinstance(gold, Number) or gold.float_error is not None:
+        return False
+    return isinstance(answer, Expression) and bool(_OPERATION.search(answer.text))
 
 
 def all_of(values: Sequence[bool | None]) -> bool | None:
@@ -132,6 +137,15 @@ def _equal_based(gold: Form, answer: Form) -> bool:
         return written.lstrip("0") == gold.digits.lstrip("0")
     assert isinstance(answer, Based)
     return isinstance(gold, Number) and gold.value == int(answer.digits, answer.base)
+
+
+def _equal_residues(gold: Form, answer: Form) -> bool:
+    """A class modulo n, or its smallest member where the gold answer is that class."""
+    if not isinstance(gold, Residue):
+        return False
+    if isinstance(answer, Residue):
+        return gold.modulus == answer.modulus and (gold.value - answer.value) % gold.modulus == 0
+    return isinstance(answer, Number) and not answer.percent and answer.value == gold.value % gold.modulus
 
 
 def _equal_equations(gold: Form, answer: Form, oracle: Oracle, evaluated: bool) -> bool | None:

@@ -38,6 +38,14 @@ class Based(NamedTuple):
     base: int
 
 
+class Residue(NamedTuple):
+    """A class of integers such as 2 (mod 7)."""
+
+    text: str
+    value: int
+    modulus: int
+
+
 class Elements(NamedTuple):
     """Several answers: `list` and `set` without order, `tuple` with its brackets, `ratio`, `union` of sets."""
 
@@ -70,7 +78,7 @@ class Equation(NamedTuple):
     solved: bool = True
 
 
-Form = Number | Expression | Words | Based | Elements | Matrix | Equation
+Form = Number | Expression | Words | Based | Residue | Elements | Matrix | Equation
 
 # Runs of letters that are mathematics, not words.
 _FUNCTIONS = frozenset(
@@ -94,7 +102,9 @@ _FUNCTIONS = frozenset(
 )
 _WORD = re.compile(r"(?<![\\a-zA-Z{])(?:[a-zA-Z]{4,}|(?:[A-Z][a-z]{2}|(?i:yes|no|on|odd|dne|all))(?![a-zA-Z]))")
 # Words that may be as short as a product of letters.
-_SHORT_WORDS = frozenset("yes no on off odd even all none one two six ten zero true false dne am pm or and not i ii iii iv v".split())
+_SHORT_WORDS = frozenset(
+    "yes no on off odd even all none one two six ten zero true false dne am pm or and not i ii iii iv v".split()
+)
 _CASES_OF_WORDS = re.compile("[a-z]+|[A-Z][a-z]+|[A-Z]+")
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 _TEXT = re.compile(r"\\text\s?\{([^{}]*)\}")
@@ -106,6 +116,9 @@ _BASED = re.compile(
     r"\(?([0-9][0-9A-Za-z]*|[A-F][0-9A-F]+(?=\)?\s?_\s?\{?\s?16))\)?"
     r"\s?_\s?(?:\{\s?(?:\\text\{)?(\d{1,2})\s?\}?\s?\}|(\d{1,2}))"
 )
+_ALTERNATIVE = re.compile(
+    r",?\s?(?:\\text\s?\{\s?,?\s?or\s?\}|(?<![a-zA-Z])or(?![a-zA-Z])|\\(?:lor|vee)(?![a-zA-Z]))\s?"
+)
 _EITHER = re.compile(r"(?<![a-zA-Z])or(?![a-zA-Z])|\\(?:lor|vee)(?![a-zA-Z])")
 _SIGNS = re.compile(r"\\(?:pm|mp)(?![a-zA-Z])")
 MAX_SIGNS = 4
@@ -116,9 +129,19 @@ _MATRIX = re.compile(
     r"\\begin\{(?:small)?([pbBvV]?matrix|array)\}(?:\{[lcr|\s]*\})?(.*)\\end\{(?:small)?(?:[pbBvV]?matrix|array)\}",
     re.DOTALL,
 )
+_POINT = re.compile(r"([A-Z](?:_\s?\w|_\s?\{\w+\})?'{0,2})\s?:?\s?(\(.*\))", re.DOTALL)
+_HATS = re.compile(r"\\(?:hat|vec|overrightarrow|mathbf)\s?\{?\s?(?:\\)?([ijk])(?:math)?\s?\}?")
+_COMPONENT = re.compile(r"([-+]?)\s?(\d*(?:\.\d+)?|\\frac\{\d+\}\{\d+\})\s?([ijk])(?![a-zA-Z])")
+_VECTOR = re.compile(
+    rf"\s?{_COMPONENT.pattern.replace('[ijk]', 'i')}(?:\s?{_COMPONENT.pattern.replace('[ijk]', '[jk]')}){{1,2}}\s?"
+)
+_RESIDUE = re.compile(
+    r"(?:[a-zA-Z](?:_\w)?\s?\\equiv\s?)?(-?\d{1,18})\s?(?:\\pmod\s?\{?\s?|\(\s?(?:\\text\s?\{\s?mod\s?\}|\\?b?mod)\s?)(\d{1,18})"
+    r"\s?[})]?"
+)
 _MEMBERSHIP = re.compile(r"[a-zA-Z](?:_\w)?\s?\\in(?![a-zA-Z])\s?")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}|\d{1,2}/\d{1,2}/\d{4}")
-_PARTED_DIGITS = re.compile(r"\d \d")
+_PARTED_DIGITS = re.compile(r"\d[\d.,]*(?: \d[\d.,]*)+")
 _FINAL_TEXT = re.compile(rf"(.*?[^\s{{(^_])\s?({LABEL})", re.DOTALL)
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
 _GENERIC_UNIT = re.compile(
@@ -140,6 +163,8 @@ def read(text: str, *, thousands: bool = True, independent: bool = False) -> For
         digits, base = found[1].upper(), int(found[2] or found[3])
         if 2 <= base <= 36 and all(int(digit, 36) < base for digit in digits):
             return Based(text, digits, base)
+    if (found := _RESIDUE.fullmatch(text)) and int(found[2]) > 0:
+        return Residue(text, int(found[1]), int(found[2]))
     is_set = text.startswith(r"\{") and _closes_at_end(text)
     if not is_set and _SIGNS.search(text):
         return Elements(text, "list", tuple(_each_sign(text, independent)))
@@ -150,6 +175,8 @@ def _read_structure(text: str) -> Form:
     membership = _MEMBERSHIP.match(text)
     if membership:
         return read(trim(text[membership.end() :]))
+    if systems := _systems(text):
+        return Elements(text, "list", systems)
     parts = _split(_CONJUNCTION.sub(" , ", text), ",;")
     if len(parts) > 1:
         items = tuple(read(trim(part)) for part in parts if part.strip())
@@ -168,7 +195,43 @@ def _read_structure(text: str) -> Form:
         return _approximation(text, trim(about[0]), trim(about[1]))
     if len(parts := text.split(r"\cup")) > 1:
         return Elements(text, "union", tuple(read(trim(part)) for part in parts))
-    return _bracketed(text) or _atom(text)
+    return _bracketed(text) or _point(text) or _unit_vectors(text) or _atom(text)
+
+
+def _point(text: str) -> Form | None:
+    """A named point such as A(4,1), or a row that is transposed."""
+    if text.endswith("^T") and isinstance(form := _bracketed(trim(text[:-2])), (Elements, Matrix)):
+        if isinstance(form, Elements):
+            return form._replace(text=text, brackets="()") if form.kind == "tuple" else None
+        return form._replace(text=text, rows=tuple(zip(*form.rows, strict=True)))
+    if (
+        (found := _POINT.fullmatch(text))
+        and isinstance(form := _bracketed(found[2]), Elements)
+        and form.kind == "tuple"
+    ):
+        return Equation(text, found[1], (form,))
+    return None
+
+
+def _unit_vectors(text: str) -> Form | None:
+    """2i + 7j as the vector (2, 7)."""
+    plain = _HATS.sub(r"\1", text)
+    if not _VECTOR.fullmatch(plain):
+        return None
+    parts = dict.fromkeys("ijk" if "k" in plain else "ij", "0")
+    for sign, size, name in _COMPONENT.findall(plain):
+        parts[name] = sign.strip().removeprefix("+") + (size.strip() or "1")
+    return Elements(text, "tuple", tuple(read(part) for part in parts.values()), "()")
+
+
+def _systems(text: str) -> tuple[Form, ...]:
+    """The solutions in `m=2, n=3; m=5, n=1`, each a list of named values; empty for anything else."""
+    solutions = _split(_ALTERNATIVE.sub(" ; ", text), ";")
+    if len(solutions) < 2 or any("=" not in solution for solution in solutions):
+        return ()
+    if not all(len(_split(_CONJUNCTION.sub(" , ", solution), ",")) > 1 for solution in solutions):
+        return ()
+    return tuple(read(trim(solution)) for solution in solutions)
 
 
 def _approximation(text: str, left: str, right: str) -> Form:
@@ -277,7 +340,9 @@ def _atom(text: str) -> Form:
     ratio = text.split(":")
     if len(ratio) > 1 and all(re.fullmatch(r"\s?-?\d[\d.]*\s?", part) for part in ratio):
         return Elements(text, "ratio", tuple(read(trim(part)) for part in ratio))
-    if _DATE.fullmatch(text) or _PARTED_DIGITS.search(text):  # no subtraction, no fraction, no sum
+    if _PARTED_DIGITS.fullmatch(text):
+        return Elements(text, "list", tuple(read(part) for part in text.split(" ")))
+    if _DATE.fullmatch(text):  # no subtraction, no fraction
         return Words(text, fold(text))
     form = _without_unit(text)
     return Words(text, fold(text)) if _is_words(form.text) else form

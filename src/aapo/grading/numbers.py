@@ -86,7 +86,12 @@ def read_number(text: str) -> Number | None:
 
 def _floating(number: Number) -> Number:
     digits = number.text.replace(".", "").strip("-0 ")
-    if number.last_digit is None or len(digits) < FLOAT_DIGITS or not digits.isdigit() or len(digits) > FLOAT_DIGITS + 1:
+    if (
+        number.last_digit is None
+        or len(digits) < FLOAT_DIGITS
+        or not digits.isdigit()
+        or len(digits) > FLOAT_DIGITS + 1
+    ):
         return number
     return number._replace(float_error=max(abs(number.value) * FLOAT_ERROR, number.last_digit))
 
@@ -182,5 +187,6 @@ def same_number(gold: Number, answer: Number) -> bool:
 
 def _close(gold: Number, answer: Number, scale: Fraction | int = 1, other: Fraction | int = 1) -> bool:
     difference = abs(gold.value * scale - answer.value * other)
-    digits = [digit * by for digit, by in ((gold.last_digit, scale), (answer.last_digit, other)) if digit is not None]
+    own = gold.float_error or gold.last_digit
+    digits = [digit * by for digit, by in ((own, scale), (answer.last_digit, other)) if digit is not None]
     return difference == 0 or (bool(digits) and difference < max(digits))

@@ -44,7 +44,9 @@ _OPERATOR = re.compile(
 _APPLIED = re.compile(r"([a-zA-Z]+)\s?\((.*)\)", re.DOTALL)
 _FUNCTION_VALUE = re.compile(rf"[a-zA-Z]{_MARKS}{_INDEX}\s?\(\s?-?(?:\d+|\\frac\{{\d+\}}\{{\d+\}})\s?\)")
 _COMMAND = re.compile(r"\\(?:frac|cdot|times|left|right|,|text|pi)(?![a-zA-Z])")
-_NO_COMBINATION = re.compile(r"\\(?!\s)(?:sqrt|sin|cos|tan|log|ln|exp|binom|lfloor|lceil|pm|mp)|[!|<>%]|\^\s?\{?[^\d\s{]|\d\s?\^")
+_NO_COMBINATION = re.compile(
+    r"\\(?!\s)(?:sqrt|sin|cos|tan|log|ln|exp|binom|lfloor|lceil|pm|mp)|[!|<>%]|\^\s?\{?[^\d\s{]|\d\s?\^"
+)
 _CURVE = re.compile(r"(?<![\\a-zA-Z])(?:\d\s?[xy]|[xy]\s?\^)")
 
 
@@ -52,7 +54,9 @@ def is_name(text: str) -> bool:
     """Whether a side is what a value is called: a symbol, a segment, a function value, words, a group of symbols."""
     if not text or text in CONSTANTS or not re.search("[a-zA-Z]", text):
         return False
-    if (found := _APPLIED.fullmatch(text)) and re.search(rf"(?<![\\a-zA-Z]){re.escape(found[1])}(?![a-zA-Z])", found[2]):
+    if (found := _APPLIED.fullmatch(text)) and re.search(
+        rf"(?<![\\a-zA-Z]){re.escape(found[1])}(?![a-zA-Z])", found[2]
+    ):
         return False  # n(n+1) is no value of a function n
     return any(pattern.fullmatch(text) for pattern in (_NAME, _MEASURE, _GROUP, _OF_ANGLE, _OPERATOR))
 

@@ -84,9 +84,7 @@ def parsed(text: str) -> Any:
 
 def _is_odd_root(part: Any) -> bool:
     """Whether it is an odd root of a negative number, which has a real value."""
-    return bool(
-        part.is_Pow and part.exp.is_Rational and part.exp.q % 2 and part.exp.q > 1 and part.base.is_negative
-    )
+    return bool(part.is_Pow and part.exp.is_Rational and part.exp.q % 2 and part.exp.q > 1 and part.base.is_negative)
 
 
 def _is_indeterminate(value: Any) -> bool:
