@@ -168,7 +168,7 @@ def _compare(gold: str, extracted: str, evaluated: bool) -> Verdict | _Pending:
     if max(nesting(gold_text), nesting(answer_text)) > MAX_NESTING:
         return Verdict("timeout", extracted, "cost")
     (gold_text, condition), (answer_text, other) = split_condition(gold_text), split_condition(answer_text)
-    if condition and other and equal(read(condition), read(other), lambda one, other: None) is False:
+    if condition and other and _differ(read(condition), read(other)):
         return Verdict("wrong", extracted, "elements")
     gold_form, answer_form = read(gold_text), read(answer_text)
     if isinstance(gold_form, Words) and not gold_form.folded:
@@ -185,6 +185,12 @@ def _compare(gold: str, extracted: str, evaluated: bool) -> Verdict | _Pending:
 @lru_cache(maxsize=MAX_KEPT_VERDICTS)
 def _start_upstream(gold: str, completion: str, grader: Grader) -> _Pending:
     return _Pending(Item(open_r1, gold, completion, grader == "accuracy_lv35"), None, grader)
+
+
+def _differ(one: Form, other: Form) -> bool:
+    """Whether two conditions are inequalities for different ranges."""
+    ranges = all(isinstance(form, Elements) and form.kind in ("range", "union") for form in (one, other))
+    return ranges and equal(one, other, lambda one, other: None) is not True
 
 
 def _rule(gold: Form, answer: Form, evaluated: bool) -> str:

@@ -40,7 +40,8 @@ _OPERATION = re.compile(
 _SET_NOTATION = re.compile(
     r"\\(?:setminus|backslash|cap|cup|mathbb|mid|in|infty|emptyset|begin|le|ge|ne)(?![a-zA-Z])|[<>|]"
 )
-_SEVERAL_SIGNS = re.compile(r"\\pm(?![a-zA-Z])[^,;]*\\pm(?![a-zA-Z])")
+# A list of two numbers, or a decimal with a comma.
+_DECIMAL_COMMA = re.compile(r"0,(\d{3})")
 _TIME = re.compile(r"\d{1,2}:\d\d[ap]m")
 _LETTERS = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]")
 
@@ -207,8 +208,6 @@ def _equal_elements(gold: Form, answer: Form, oracle: Oracle, same: Callable) ->
         return _one_or_several(gold, answer, oracle, same)
     kinds = {gold.kind, answer.kind}
     if kinds == {"list"}:
-        if len(gold.items) != len(answer.items):
-            gold, answer = _independent(gold), _independent(answer)
         if _distinct_names(gold) != _distinct_names(answer):  # the values of x and y in their order
             return _ordered(gold, answer, same)
         return matching(gold.items, answer.items, same)
@@ -225,14 +224,6 @@ def _equal_elements(gold: Form, answer: Form, oracle: Oracle, same: Callable) ->
     if "union" in kinds or ("set" in kinds and "[]" in (gold.brackets, answer.brackets)):
         return oracle(_as_set(gold), _as_set(answer))
     return False
-
-
-def _independent(form: Elements) -> Elements:
-    """A list in which each plus-minus sign of a term was to be taken alone, if it is one."""
-    if not _SEVERAL_SIGNS.search(form.text):
-        return form
-    other = read(form.text, independent=True)
-    return other if isinstance(other, Elements) else form
 
 
 def _distinct_names(form: Elements) -> bool:
@@ -262,6 +253,9 @@ def _one_or_several(gold: Form, answer: Form, oracle: Oracle, same: Callable) ->
     if several.kind == "list" and isinstance(other, Number) and re.fullmatch(r"-?\d{1,3}(,\d{3})+", other.text):
         split = read(other.text, thousands=False)
         return same(gold, split) if several is gold else same(split, answer)
+    if several.kind == "list" and isinstance(other, Number) and (found := _DECIMAL_COMMA.fullmatch(several.text)):
+        decimal = read(f"0.{found[1]}")
+        return same(decimal, answer) if several is gold else same(gold, decimal)
     if several.kind == "ratio" and isinstance(other, Number) and len(several.items) == 2:
         one, two = several.items
         if not (isinstance(one, Number) and isinstance(two, Number)) or two.value == 0:

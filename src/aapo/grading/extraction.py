@@ -41,7 +41,7 @@ _CHOICE = re.compile(
     r"((?:[A-HJ]|I(?!\s{1,4}[a-z]))\b(?!['’])(?:[\s,/]{1,4}(?:(?:and|or)\s{1,4})?[A-J]\b){0,9})"
 )
 _PHRASE = re.compile(
-    r"(?i:\banswers?\b[ \t*_]{0,8}(?:(?:is|are|would be|must be|equals|=)(?:\s(?:therefore|thus|then|simply|just))?\b[ \t]{0,8}:?|:))"
+    r"(?i:\banswers?\b[ \t*_]{0,8}(?:(?:is|are|would be|must be|equals)\b(?:\s(?:therefore|thus|then|simply|just)\b)?[ \t]{0,8}:?|:|=))"
     r"|^\s{0,3}#{1,6}[ \t]*(?i:final )?(?i:answer)[ \t]*$",
     re.MULTILINE,
 )
@@ -134,13 +134,19 @@ def _assigned(before: str) -> tuple[str, str]:
 
 
 def last_tagged(text: str) -> str | None:
-    """The contents of the last <answer>…</answer> that is not empty, or None."""
-    found, start = None, None
+    """The contents of the last <answer>…</answer> that is not empty, or None; of several as of several boxes."""
+    found, start, end = None, None, 0
     for tag in _TAGS.finditer(text):
         if tag.group() == "<answer>":
             start = tag.end()
         elif start is not None:
-            found, start = text[start : tag.start()].strip() or found, None
+            if content := text[start : tag.start()].strip():
+                between = text[end : start - len("<answer>")]
+                joined = (
+                    found is not None and found != content and len(between) < MAX_BETWEEN and _JOINT.fullmatch(between)
+                )
+                found, end = f"{found}, {content}" if joined and "\n" not in between else content, tag.end()
+            start = None
     return found
 
 

@@ -5,7 +5,7 @@ r"""What kind of thing an answer is: number, words, list, set, tuple, interval, 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import NamedTuple
 
@@ -129,6 +129,7 @@ _MATRIX = re.compile(
     r"\\begin\{(?:small)?([pbBvV]?matrix|array)\}(?:\{[lcr|\s]*\})?(.*)\\end\{(?:small)?(?:[pbBvV]?matrix|array)\}",
     re.DOTALL,
 )
+_SET_OF = re.compile(r"\s?[a-zA-Z](?:\s?\\in\s?\\mathbb\{R\})?\s?")
 _POINT = re.compile(r"([A-Z](?:_\s?\w|_\s?\{\w+\})?'{0,2})\s?:?\s?(\(.*\))", re.DOTALL)
 _HATS = re.compile(r"\\(?:hat|vec|overrightarrow|mathbf)\s?\{?\s?(?:\\)?([ijk])(?:math)?\s?\}?")
 _COMPONENT = re.compile(r"([-+]?)\s?(\d*(?:\.\d+)?|\\frac\{\d+\}\{\d+\})\s?([ijk])(?![a-zA-Z])")
@@ -149,13 +150,12 @@ _GENERIC_UNIT = re.compile(
 )
 
 
-def read(text: str, *, thousands: bool = True, independent: bool = False) -> Form:
+def read(text: str, *, thousands: bool = True) -> Form:
     """The form of a normalized answer.
 
     Args:
         text: From `normalize`.
         thousands: Whether 1,234 is one number; otherwise it is a list of two.
-        independent: Whether each plus-minus sign of a term is taken alone; otherwise all of them together.
     """
     if (thousands or "," not in text) and (number := read_number(text)) is not None:
         return number
@@ -167,7 +167,7 @@ def read(text: str, *, thousands: bool = True, independent: bool = False) -> For
         return Residue(text, int(found[1]), int(found[2]))
     is_set = text.startswith(r"\{") and _closes_at_end(text)
     if not is_set and _SIGNS.search(text):
-        return Elements(text, "list", tuple(_each_sign(text, independent)))
+        return Elements(text, "list", tuple(_each_sign(text)))
     return _read_structure(text)
 
 
@@ -261,21 +261,28 @@ def _equation(text: str, sides: list[str]) -> Form:
     return Equation(text, name, members, name is not None or is_solved(sides[0]))
 
 
-def _each_sign(text: str, independent: bool) -> Iterator[Form]:
-    r"""The list items that \pm and \mp stand for, the upper signs first."""
+def _each_sign(text: str) -> Iterator[Form]:
+    r"""The list items that \pm and \mp stand for.
+
+    Several \pm in a term are independent of each other; \mp goes with the \pm beside it.
+    """
     for part in _split(_CONJUNCTION.sub(" , ", text), ",;"):
         signs = _SIGNS.findall(part)
-        upper = [("+", "-"), ("-", "+")]
-        if independent and len(signs) <= MAX_SIGNS:
-            choices = list(product(*([upper] * len(signs))))
-        else:
-            choices = [[pair] * len(signs) for pair in upper]
-        if not signs and part.strip():
-            yield read(trim(part))
-        for chosen in choices if signs else ():
-            pairs = iter(chosen)
-            signed = _SIGNS.sub(lambda found: next(pairs)[found.group() == r"\mp"], part)  # noqa: B023
-            yield read(trim(signed.replace("= +", "= ").replace("( +", "(").strip().removeprefix("+")))
+        if not signs:
+            if part.strip():
+                yield read(trim(part))
+            continue
+        free = r"\mp" not in signs and len(signs) <= MAX_SIGNS
+        for chosen in product("+-", repeat=len(signs)) if free else (["+"] * len(signs), ["-"] * len(signs)):
+            yield read(trim(_signed(part, chosen)))
+
+
+def _signed(part: str, chosen: Sequence[str]) -> str:
+    r"""A term with its \pm signs replaced, and \mp by the contrary."""
+    signs = iter(chosen)
+    contrary = {"+": "-", "-": "+"}
+    text = _SIGNS.sub(lambda found: next(signs) if found.group() == r"\pm" else contrary[next(signs)], part)
+    return text.replace("= +", "= ").replace("( +", "(").strip().removeprefix("+")
 
 
 def _sets(text: str, intervals: list[Bounds]) -> Form:
@@ -319,7 +326,7 @@ def _bracketed(text: str) -> Form | None:
     if text.startswith(r"\{") and text.endswith(r"\}") and _closes_at_end(text):
         inside = text[2:-2]
         for bar in (r"\mid", "|", ":"):
-            if len(parts := inside.split(bar)) == 2 and re.fullmatch(r"\s?[a-zA-Z](\s?\\in\s?\S+)?\s?", parts[0]):
+            if len(parts := inside.split(bar)) == 2 and _SET_OF.fullmatch(parts[0]):
                 return read(trim(parts[1]))
         inner = read(trim(inside), thousands=False)
         items = inner.items if isinstance(inner, Elements) and inner.kind == "list" else (inner,)
@@ -380,7 +387,7 @@ def _is_word(letters: str) -> bool:
     lower = letters.lower()
     if lower in _SHORT_WORDS:
         return True
-    if lower in _FUNCTIONS or lower in _ALPHABET or not set(lower) - set("uvwxyz"):
+    if lower in _FUNCTIONS or "".join(sorted(lower)) in _ALPHABET or not set(lower) - set("uvwxyz"):
         return False
     return re.search("[aeiouy]", lower) is not None and _CASES_OF_WORDS.fullmatch(letters) is not None
 

@@ -49,6 +49,21 @@ _SAME = [
         (r"(?<=\d)\s?(?:\\[,!;: ](?<!\\\\.)|\{,\}|~)\s?(?=\d{3}(?!\d))", ","),  # spaced thousands, read as 12,345
         (r"\\text\s?\{\s*\}", ""),
         (r"^\\text\{\s?(-?\d+(?:[.,]\d+)*)\s+([a-zA-Z][^{}]*)\}$", r"\1 \\text{\2}"),
+        (r"\\middle(?![a-zA-Z])", ""),
+        (r"\\(?:mathrm|mathbf|mathit|mathsf|rm|bf)\s([a-zA-Z\d])(?![a-zA-Z])", r"\1"),
+        (r"_\s?\{\s?\\text\s?\{\s?(\w+)\s?\}\s?\}", r"_{\1}"),
+        (
+            r"(?<=[\w)}])\s?(?:\\text\s?\{\s?times\s?\}|\stimes\s)\s?(?=[a-zA-Z](?![a-zA-Z])|[\d(]|\\(?!text))",
+            r"\\times ",
+        ),
+        (r"(?<=[)\]])\s?U\s?(?=[(\[])", r"\\cup "),
+        (r"(?<=\*)\s?I(?![a-zA-Z_(])", "i"),
+        (r"(?:^|(?<=\\in)|(?<=\\cup)|(?<=\\in )|(?<=\\cup ))\](?=[^\[\](){}]*[,;][^\[\](){}]*[\[\]])", "("),
+        (r"(?<=[(\[])([^\[\](){}]*[,;][^\[\](){}]*)\[(?=\s?(?:$|\\cup))", r"\1)"),
+        (r"\\text\s?\{\s?[.,;]\s?\}", ""),
+        (r"\{\s?([^{}]+?)\s?\\over(?![a-zA-Z])\s?([^{}]+?)\s?\}", r"\\frac{\1}{\2}"),
+        (r"\\(?:text)?color\s?\{[a-zA-Z]{1,20}\}|\\colorbox\s?\{[a-zA-Z]{1,20}\}", ""),
+        (r"(?:\[|\()?\s?(\\begin\{array\}(?:(?!\\begin|\\end)[^|])*\\end\{array\})\s?(?:\]|\))?$", r"\1"),
         (r"\\lg(?![a-zA-Z_])", r"\\log_{10} "),
         (r"\\(?:dag|dagger)(?![a-zA-Z])", r"\\dagger "),
         (r"\^\s?\{\s?\\prime\s?\\prime\s?\}|\^\s?\{\s?''\s?\}", "''"),
@@ -63,7 +78,7 @@ _SAME = [
         (r"\\[lr]?vert(?![a-zA-Z])", "|"),
         (r"\\[lr]?Vert(?![a-zA-Z])", r"\\|"),
         (r"(?<!\\)\\!|\{\}", ""),
-        (r"(?<!\\)\\[,;: ]|~|\\q?quad(?![a-zA-Z])|\\hspace\{[^{}]{0,10}\}", " "),
+        (r"(?<!\\)\\[,;: ]|~|\\q?quad(?![a-zA-Z])|\\hspace\*?\s?\{[^{}]{0,10}\}", " "),
         (r"\{,\}", ","),
         (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
         (r"\\[dt]binom(?![a-zA-Z])", r"\\binom"),
@@ -92,12 +107,11 @@ _SAME = [
         (r"\\cdotp(?![a-zA-Z])", r"\\cdot "),
         (r"\\colon(?![a-zA-Z])", ":"),
         (r"\\ldots|\\dots|\\cdots", "..."),
-        (r"\\(?:text)?color\s?\{[a-zA-Z]{1,20}\}", ""),
         (r"\\(?:phantom|label|tag)\{[^{}]{0,40}\}", ""),
     )
 ]
 _UNWRAPPED = re.compile(
-    r"\\(?:mathbf|boldsymbol|bm|textbf|mathit|mathsf|mathcal|emph|underline|boxed|fbox)\s?\{([^{}]{0,1000})\}"
+    r"\\(?:mathbf|boldsymbol|bm|textbf|mathit|mathsf|mathcal|emph|underline|boxed|fbox|ensuremath|bbox|mathnormal|textup|mathop)\s?\{([^{}]{0,1000})\}"
 )
 _PLAIN_ROOT = re.compile(r"(?<![\\a-zA-Z])sqrt\s?\(([^()]{1,200})\)")
 _PLAIN_NAMES = [
@@ -136,6 +150,8 @@ _LABEL_OF_ANSWER = re.compile(
     r"^\s?(?:\\text\s?\{\s?)?\**(?i:(?:the\s)?(?:final\s|correct\s)?(?:answer|ans|result)(?:\s?(?:is|:|=|\.))+|答案(?:是|为|:)*)"
     r"\s?\**\s?\}?\s?(?=.)"
 )
+_CHINESE = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]+(?![^{}]*\})")
+_PLAIN_TEXT = re.compile(r"\\text\s?\{\s?(-?[\d.,]+)\s?\}")
 _FREE_SPACE = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
 _WRAPPERS = (("**", "**"), ("__", "__"), ("`", "`"), ("*", "*"), ('"', '"'))
 
@@ -151,11 +167,13 @@ def normalize(text: str) -> str:
 
 def _normalize_once(text: str) -> str:
     text = _from_unicode(text)
+    text = _CHINESE.sub(lambda found: rf" \text{{{found.group()}}}", text) if not text.isascii() else text
     text = _THOUSANDS.sub(lambda found: re.sub(r"[^\d]+", "", found[1] + found[2]), text)
     text = _DECIMAL_COMMA.sub(r"\1.\2", text)
     text = _unwrap(_LABEL_OF_ANSWER.sub("", _aligned(text)))
     for pattern, new in _SAME:
         text = pattern.sub(new, text)
+    text = _PLAIN_TEXT.sub(r"\1", text)
     for _ in range(MAX_PASSES):
         text = _UNWRAPPED.sub(r"\1", text)
     text = _PLAIN_ROOT.sub(r"\\sqrt{\1}", text)
@@ -214,6 +232,7 @@ def _aligned(text: str) -> str:
 
 def _unwrap(text: str) -> str:
     """Text without the mathematics delimiters, Markdown emphasis and quotation marks around it."""
+    text = re.sub(r"(?<![a-zA-Z])(?:US|AU?|CA?|HK|NZ|S)\s?(?=\\?\$\s?\d)", "", text)
     text = _BEFORE_AMOUNT.sub(_amount, text.strip())
     text = _AFTER_AMOUNT.sub(lambda found: rf" \text{{{_CURRENCIES[found[1]]}}}", text)
     if text.count("$") % 2 or r"\$" in text:  # an odd one is no delimiter

@@ -43,7 +43,9 @@ _OPERATOR = re.compile(
 )
 _APPLIED = re.compile(r"([a-zA-Z]+)\s?\((.*)\)", re.DOTALL)
 _FUNCTION_VALUE = re.compile(rf"[a-zA-Z]{_MARKS}{_INDEX}\s?\(\s?-?(?:\d+|\\frac\{{\d+\}}\{{\d+\}})\s?\)")
-_COMMAND = re.compile(r"\\(?:frac|cdot|times|left|right|,|text|pi)(?![a-zA-Z])")
+_COMMAND = re.compile(
+    rf"\\(?!(?:{GREEK}|{CAPITAL_GREEK}|{ACCENTS}|ell|hbar)(?![a-zA-Z]))(?:[a-zA-Z]+|.)|\\pi(?![a-zA-Z])"
+)
 _NO_COMBINATION = re.compile(
     r"\\(?!\s)(?:sqrt|sin|cos|tan|log|ln|exp|binom|lfloor|lceil|pm|mp)|[!|<>%]|\^\s?\{?[^\d\s{]|\d\s?\^"
 )

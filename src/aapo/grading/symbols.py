@@ -26,6 +26,7 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _PLAIN = re.compile(rf"[a-z]|\\(?:{GREEK})")
+_DIFFERENTIAL = re.compile(r"\\o?int(?![a-zA-Z])|\\frac\s?\{\s?d")
 _TRANSPOSED = re.compile(r"\^\s?\{?\s?(?:\\top|\\intercal|\\dagger|\\text\{\s?T\s?\})(?![a-zA-Z])\s?\}?")
 _SPACE = re.compile(r"\s+|\\text(?=\s?\{)|[{}]")
 # Letters that may stand for something else: a differential, Euler's number, the imaginary unit.
@@ -42,10 +43,11 @@ def renamed(gold: str, answer: str) -> tuple[str, str]:
     texts = [_TRANSPOSED.sub("^{T}", text) for text in _same_constant(gold, answer)]
     free = [letter for letter in ascii_lowercase[::-1] if letter not in _TAKEN and letter not in "".join(texts)]
     names: dict[str, str] = {}
+    differential = any(_DIFFERENTIAL.search(text) for text in texts)
 
     def name(found: re.Match[str]) -> str:
         symbol = found["symbol"]
-        if symbol is None or _PLAIN.fullmatch(symbol):
+        if symbol is None or (_PLAIN.fullmatch(symbol) and (symbol != "d" or differential)):
             return found.group()
         key = _key(symbol)
         if key not in names:
