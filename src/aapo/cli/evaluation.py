@@ -45,7 +45,7 @@ from aapo.evaluation.results import RESULTS, headline_differences
 from aapo.evaluation.tables import difference_sentence
 from aapo.fields import field_types, parse_flags, typed
 from aapo.files import write_text
-from aapo.grading import RewardFunction
+from aapo.grading import RewardFunction, with_convention
 from aapo.progress import console, told_progress
 from aapo.reporting import write_report
 from aapo.runs import RunDirectory, cache_folder
@@ -60,7 +60,7 @@ from aapo.sampling import (
     tokenizer_identity,
 )
 from aapo.scoring import check_columns
-from aapo.tasks import Benchmark, find_benchmark
+from aapo.tasks import Benchmark, find_benchmark, pinned
 from aapo.training import Recipe, load_recipe
 from aapo.training.prompts import loaded_prompts
 from aapo.training.recipe import reward_functions
@@ -231,11 +231,15 @@ def _task(name: str, recipe: Recipe | None, protocol: Protocol, changes: dict[st
         if not recipe.data.num_eval_prompts:
             raise InputError(f"the run holds no prompts out (num_eval_prompts is 0), so there is no task {name}")
         asked = {key: value for key, value in changes.items() if key in ("reward_funcs", "reward_kwargs")}
-        rewards = recipe.reward_funcs
+        names, kwargs, failure = recipe.run.reward_funcs, recipe.run.reward_kwargs, recipe.run.reward_failure
         if asked:
-            rewards = reward_functions(
-                _typed(asked).get("reward_funcs", recipe.run.reward_funcs), _typed(asked).get("reward_kwargs"), "fail"
+            names, kwargs, failure = (
+                _typed(asked).get("reward_funcs", names),
+                _typed(asked).get("reward_kwargs"),
+                "fail",
             )
+        convention = protocol.answer_convention or pinned(recipe.data).answer_convention
+        rewards = reward_functions(names, with_convention(names, kwargs, convention), failure)
         prompts = loaded_prompts(replace_style(recipe, protocol), "test")
         check_columns(rewards, prompts.column_names)
         limit = _typed(changes).get("num_problems")
@@ -247,7 +251,7 @@ def _task(name: str, recipe: Recipe | None, protocol: Protocol, changes: dict[st
         )
     benchmark = replace(find_benchmark(name), **_typed(changes))
     names, kwargs = benchmark.rewards
-    rewards = reward_functions(names, kwargs, "fail")
+    rewards = reward_functions(names, with_convention(names, kwargs, protocol.answer_convention), "fail")
     prompts = benchmark.load(protocol.style)
     check_columns(rewards, prompts.column_names)
     return Task(benchmark.name, prompts, rewards, protocol.samples(benchmark.name, benchmark.num_samples))

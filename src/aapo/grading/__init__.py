@@ -4,6 +4,7 @@ from aapo.grading.answers import VERSION as GRADER_VERSION
 from aapo.grading.answers import Verdict, grade, grade_many
 from aapo.grading.extraction import extract_answer
 from aapo.grading.registry import (
+    GRADED,
     GROUPWISE,
     REWARDS,
     RewardFunction,
@@ -12,10 +13,12 @@ from aapo.grading.registry import (
     reward_name,
     reward_spec,
     reward_version,
+    with_convention,
 )
 from aapo.grading.rewards import accuracy, completion_text, format, reasoning_gym
 
 __all__ = [
+    "GRADED",
     "GRADER_VERSION",
     "GROUPWISE",
     "REWARDS",
@@ -33,4 +36,5 @@ __all__ = [
     "reward_name",
     "reward_spec",
     "reward_version",
+    "with_convention",
 ]

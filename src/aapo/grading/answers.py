@@ -84,7 +84,7 @@ def grade_many(
     grader: Grader = "aapo",
 ) -> list[Verdict]:
     """The verdicts on many completions, as `grade` gives them one by one; the workers run side by side."""
-    _check(convention, grader)
+    _check(convention, unfinished_thoughts, grader)
     started = [
         _start(gold, completion, convention, evaluated, unfinished_thoughts)
         if grader == "aapo"
@@ -94,7 +94,7 @@ def grade_many(
     return [item if isinstance(item, Verdict) else item.verdict() for item in started]
 
 
-def _check(convention: str | None, grader: str) -> None:
+def _check(convention: str | None, unfinished_thoughts: bool, grader: str) -> None:
     if convention is not None and convention not in CONVENTIONS:
         raise InputError(
             f"convention is {convention!r}{nearest(convention, CONVENTIONS)}; it must be {', '.join(CONVENTIONS)} or "
@@ -102,8 +102,9 @@ def _check(convention: str | None, grader: str) -> None:
         )
     if grader not in GRADERS:
         raise InputError(f"grader is {grader!r}{nearest(grader, GRADERS)}; it must be {', '.join(GRADERS)}")
-    if grader != "aapo" and convention is not None:
-        raise InputError(f"convention has no effect, because grader is {grader}; remove one of them")
+    for name, given in (("convention", convention is not None), ("unfinished_thoughts", unfinished_thoughts)):
+        if grader != "aapo" and given:
+            raise InputError(f"{name} has no effect, because grader is {grader}; remove one of them")
 
 
 class _Pending:

@@ -205,7 +205,7 @@ def _character(character: str) -> str:
     kind = unicodedata.category(character)
     if character.isascii():
         return "" if kind == "Cc" and not character.isspace() else character
-    if kind in ("Cf", "Cc"):  # zero-width and direction marks, which nobody sees
+    if kind in ("Cf", "Cc", "Cs"):  # zero-width and direction marks and half characters, which nobody sees
         return ""
     if unicodedata.decomposition(character).startswith("<fraction>"):
         above, _, below = unicodedata.normalize("NFKC", character).partition("⁄")

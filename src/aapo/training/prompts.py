@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from aapo.errors import InputError
 from aapo.files import write_json, write_text
-from aapo.grading import GRADER_VERSION, RewardFunction, grade_many, reward_name, reward_spec
+from aapo.grading import GRADED, GRADER_VERSION, RewardFunction, grade_many, reward_name, reward_spec
 from aapo.progress import console
 from aapo.reference import ReferenceBank
 from aapo.runs import cache_folder
@@ -21,8 +21,6 @@ from aapo.training.curriculum import within
 from aapo.training.recipe import Recipe
 from aapo.training.references import PASS_RATE_COLUMN
 
-# Reward functions that read the gold answer as mathematics.
-GRADED = ("accuracy", "cosine", "len")
 # An answer that agrees with no gold answer by its text, so that each gold has to be read.
 PROBE = r"\boxed{x_{probe}}"
 NUM_NAMED = 5
