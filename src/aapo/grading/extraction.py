@@ -12,21 +12,25 @@ CONVENTIONS: tuple[Convention, ...] = ("choice", "hashes", "final_answer")
 
 _BARE = r"-?\d[\d.,]*\d|-?\d|\\frac(?:\d{2}|(?:\{[^{}]{1,40}\}){2})|[a-zA-Z](?![a-zA-Z])"
 _BOX_TOKENS = re.compile(
-    rf"(?P<box>\\(?:boxed|fbox)[ \t]{{0,8}}\{{)|\\(?:boxed|fbox)(?:[ \t]{{1,8}}|(?=[\d\\-]))(?P<bare>{_BARE})|\\.|[{{}}]",
+    r"(?P<box>\\(?:boxed|fbox)[ \t]{0,8}\{)"
+    rf"|\\(?:boxed|fbox)(?:[ \t]{{1,8}}|(?=[\d\\-]))(?P<bare>{_BARE})|\\.|[{{}}]",
     re.DOTALL,
 )
 # Between boxes of one sentence there is less text than this.
 MAX_BETWEEN = 200
 MAX_NAME = 40
+# After "answer is" it stands in so many characters.
+MAX_STATED = 4000
 _SPACES = re.compile(r"\s*")
 _ENDED = re.compile(r"[.!?](?:\s|$)|\n\s*\n")
 _CORRECTED = re.compile(
-    r"(?i)\b(?:wait|no|not|instead|rather|actually|sorry|oops|hmm|mistake|correction|corrected|wrong|should be|i mean)\b"
+    r"(?i)\b(?:wait|no|not|instead|rather|actually|sorry|oops|hmm|mistake|correct(?:ion|ed)|wrong|should be|i mean)\b"
 )
 _CONCLUDED = re.compile(
-    r"(?i)\b(?:so|hence|thus|therefore|giving|gives|which|implies|because|since|then|making|leading)\b|Rightarrow|implies"
+    r"(?i)\b(?:so|hence|thus|therefore|giving|gives|which|implies|because|since|then|making|leading|first|finally|last)\b"
+    r"|Rightarrow|implies"
 )
-_JOINED = re.compile(r"(?i)\b(?:and|or)\b|[,;&]|\\\\|\\q?quad")
+_JOINED = re.compile(r"(?i)\b(?:and|or)\b")
 _JOINT = re.compile(
     r"(?:[\s$,;/|&]|\\q?quad|\\[,;:! ]|\\[()\[\]]|\\text\s?\{\s*,?\s*(?:and|or)\s*\}|(?:and|or|either|both|else)\b)*",
     re.IGNORECASE,
@@ -35,23 +39,27 @@ _ASSIGNMENT = re.compile(r"(?<![\\a-zA-Z])([a-zA-Z](?:_\s?\w|_\s?\{\w{1,9}\})?'{
 _EMPTY_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{\s*\}")
 _TAGS = re.compile(r"</?answer>")
 # A capital I before a small word is the pronoun. Several letters are several answers.
+_COMMAND = r"(?:text|textbf|mathrm|mathbf)"
+_CALLED = r"\banswer(?: is)?|\b(?:correct|right) (?:option|choice) is"
+_OPTION = r"(?:(?i:the )?(?i:correct )?(?i:option|choice|letter)[^\w\n]{1,6})?"
 _CHOICE = re.compile(
-    r"(?i:\banswer(?: is)?|\b(?:correct|right) (?:option|choice) is)[^\w\n]{0,12}(?:(?:text|textbf|mathrm|mathbf)[^\w\n]{1,3})?"
-    r"(?:(?i:the )?(?i:correct )?(?i:option|choice|letter)[^\w\n]{1,6})?"
+    rf"(?i:{_CALLED})[^\w\n]{{0,12}}(?:{_COMMAND}[^\w\n]{{1,3}})?{_OPTION}"
     r"((?:[A-HJ]|I(?!\s{1,4}[a-z]))\b(?!['’])(?:[\s,/]{1,4}(?:(?:and|or)\s{1,4})?[A-J]\b){0,9})"
 )
+_IS = r"(?:is|are|would be|must be|equals)\b(?:\s(?:therefore|thus|then|simply|just)\b)?[ \t]{0,8}:?"
 _PHRASE = re.compile(
-    r"(?i:\banswers?\b[ \t*_]{0,8}(?:(?:is|are|would be|must be|equals)\b(?:\s(?:therefore|thus|then|simply|just)\b)?[ \t]{0,8}:?|:|=))"
-    r"|^\s{0,3}#{1,6}[ \t]*(?i:final )?(?i:answer)[ \t]*$",
+    rf"(?i:\banswers?\b[ \t*_]{{0,8}}(?:{_IS}|:|=))|^\s{{0,3}}#{{1,6}}[ \t]*(?i:final )?(?i:answer)[ \t]*$",
     re.MULTILINE,
 )
 _REASON = re.compile(r"[,;]?\s(?:because|since|as required|as desired)\b")
 _AFTER_FORMULA = re.compile(r"\s{0,4}(?:[a-zA-Z]{1,20}(?:\s[a-zA-Z]{1,20}){0,3}|\\?%)(?=\s{0,4}(?:[.,;!]|$))")
 _RECORD = re.compile(r"\s*\{\s*(?:\"[^\"]*\"|'[^']*')\s*:")
+# Behind the letter there may be its option's text, but no other letter.
+_OTHER_LETTER = r"(?!.*(?:[\s,;]|\b(?:or|and) )[A-J]\b\s?(?:[).:-]|$))(?!-?\s?[A-J]$)"
 _LETTER = re.compile(
-    r"[\s$*]{0,8}(?:\\(?:text|textbf|mathrm|mathbf)\{)?\s{0,8}(?:(?i:the )?(?i:correct )?(?i:option|choice|answer)(?i: is)?:?\s{1,4})?"
-    r"[*$]{0,4}\(?\s{0,8}([A-J])\s{0,8}"
-    r"(?:[).}:$*\s]{0,8}|(?:[).:}*]{1,3}|\s?[-–—]{1,2})\s(?!.*(?:[\s,;]|\b(?:or|and) )[A-J]\b\s?(?:[).:-]|$))(?!-?\s?[A-J]$).*)",
+    rf"[\s$*]{{0,8}}(?:\\{_COMMAND}\{{)?\s{{0,8}}"
+    r"(?:(?i:the )?(?i:correct )?(?i:option|choice|answer)(?i: is)?:?\s{1,4})?[*$]{0,4}\(?\s{0,8}([A-J])\s{0,8}"
+    rf"(?:[).}}:$*\s]{{0,8}}|(?:[).:}}*]{{1,3}}|\s?[-–—]{{1,2}})\s{_OTHER_LETTER}.*)",
     re.DOTALL,
 )
 _SENTENCE_END = re.compile(r"\.(?=\s|$)")
@@ -107,10 +115,11 @@ def last_boxed(text: str, *, is_gold: bool = False, wanted: int = 1) -> str | No
         between = text[one.end : min(other.start, one.end + MAX_BETWEEN + 1)]
         if len(between) > MAX_BETWEEN or _ENDED.search(between) or _CORRECTED.search(between):
             break
-        if is_gold and (_CONCLUDED.search(between) or not _JOINED.search(between)):
+        joint = _JOINT.fullmatch(_assigned(between)[0]) is not None
+        if is_gold and not joint and (_CONCLUDED.search(between) or not _JOINED.search(between)):
             break
         sentence += 1
-        joined += joined == sentence - 1 and _JOINT.fullmatch(_assigned(between)[0]) is not None
+        joined += joint and joined == sentence - 1
     answers = [
         _assigned(text[max(0, box.start - MAX_NAME) : box.start])[1] + text[box.content_start : box.content_end].strip()
         for box in outer[-(sentence if is_gold or sentence == wanted else joined) :]
@@ -174,11 +183,11 @@ def final_answer(text: str) -> str | None:
 
     Without "I hope it is correct", reasons and emphasis.
     """
-    found = None
-    for phrase in _PHRASE.finditer(text):
-        rest = text[phrase.end() :].lstrip("*_: \t")
-        found = _stated(rest.lstrip() if rest[:1] in ("\n", "") else rest) or found
-    return found
+    for phrase in reversed(list(_PHRASE.finditer(text))):
+        rest = text[phrase.end() : phrase.end() + MAX_STATED].lstrip("*_: \t").lstrip()
+        if found := _stated(rest):
+            return found
+    return None
 
 
 def _stated(rest: str) -> str | None:

@@ -103,7 +103,8 @@ _FUNCTIONS = frozenset(
 _WORD = re.compile(r"(?<![\\a-zA-Z{])(?:[a-zA-Z]{4,}|(?:[A-Z][a-z]{2}|(?i:yes|no|on|odd|dne|all))(?![a-zA-Z]))")
 # Words that may be as short as a product of letters.
 _SHORT_WORDS = frozenset(
-    "yes no on off odd even all none one two six ten zero true false dne am pm or and not i ii iii iv v".split()
+    {"yes", "no", "on", "off", "odd", "even", "all", "none", "one", "two", "six", "ten", "zero", "true", "false", "dne"}
+    | {"am", "pm", "or", "and", "not", "i", "ii", "iii", "iv", "v"}
 )
 _CASES_OF_WORDS = re.compile("[a-z]+|[A-Z][a-z]+|[A-Z]+")
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz"

@@ -23,9 +23,9 @@ _SYMBOLS = {
     "º": r"^\circ ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "≈": r"\approx ", "“": "", "”": "", "‘": "'", "’": "'",
     "′": "'", "″": "''", "⟨": r"\langle ", "⟩": r"\rangle ", "µ": "u", "Å": r"\AA ", "∛": r"\sqrt[3]", "√": r"\sqrt",
     "ϕ": r"\phi ", "ϵ": r"\epsilon ", "ϑ": r"\theta ", "ϱ": r"\rho ", "ℓ": r"\ell ", "ℏ": r"\hbar ", "∖": r"\setminus ",
-    "→": r"\to ", "∧": r"\land ", "∨": r"\lor ", "∠": r"\angle ", "△": r"\triangle ", "∣": "|", "‖": r"\|", "ℕ": r"\mathbb{N}",
-    "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", "≡": r"\equiv ", "∀": r"\forall ", "。": ".", "．": ".", "、": ",", "，": ",",
-    "；": ";", "：": ":", "（": "(", "）": ")", "‰": r" \text{per thousand}",
+    "→": r"\to ", "∧": r"\land ", "∨": r"\lor ", "∠": r"\angle ", "△": r"\triangle ", "∣": "|", "‖": r"\|",
+    "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", "≡": r"\equiv ", "∀": r"\forall ", "。": ".", "．": ".",
+    "、": ",", "，": ",", "；": ";", "：": ":", "（": "(", "）": ")", "‰": r" \text{per thousand}",
     "£": r"\pounds ", "¥": r"\yen ", "￥": r"\yen ", "₹": r"\rupees ", "¢": r"\cents ", "€": r"\euro ", "₩": r"\won ",
 }  # fmt: skip
 _LETTER_SHAPES = "epsilon|theta|phi|rho|kappa|sigma"
@@ -134,12 +134,13 @@ _CURRENCIES = {
     "GBP": "GBP", "JPY": "yen", "CNY": "yen", "RMB": "yen", "INR": "rupees", "Rs": "rupees", "USD": "dollars",
     "CAD": "dollars", "AUD": "dollars", "dollars": "dollars",
 }  # fmt: skip
-_CURRENCY = r"\\(euro|pounds|yen|rupees|cents|won)(?![a-zA-Z])|(?<![a-zA-Z])(EUR|GBP|JPY|CNY|RMB|INR|Rs|USD|CAD|AUD)(?![a-zA-Z])\.?"
+_CURRENCY = (
+    r"\\(euro|pounds|yen|rupees|cents|won)(?![a-zA-Z])"
+    r"|(?<![a-zA-Z])(EUR|GBP|JPY|CNY|RMB|INR|Rs|USD|CAD|AUD)(?![a-zA-Z])\.?"
+)
 _AMOUNT = r"-?\d[\d,]*(?:\.\d+)?|\.\d+"
 _BEFORE_AMOUNT = re.compile(rf"(-?)\s?(?:\\text\s?\{{\s?)?(?:{_CURRENCY})\s?\}}?\s?({_AMOUNT})")
-_AFTER_AMOUNT = re.compile(
-    rf"(?<=[\d}}])\s?(?:\\text\s?\{{\s?)?\\(euro|pounds|yen|rupees|cents|won)(?![a-zA-Z])\s?\}}?"
-)
+_AFTER_AMOUNT = re.compile(r"(?<=[\d}])\s?(?:\\text\s?\{\s?)?\\(euro|pounds|yen|rupees|cents|won)(?![a-zA-Z])\s?\}?")
 # What one rule leaves may be another's to change; twenty nested wrappers are no answer.
 MAX_PASSES = 20
 _ALIGNED = re.compile(

@@ -15,8 +15,8 @@ from aapo.grading.custom import FAILURES, RewardFunction, check_parameters, guar
 # Changes when the values of a shipped function do; those that compare answers change with the comparison too.
 _VERSIONS = {
     "accuracy": ANSWERS_VERSION, "code": "1", "cosine": f"1.{ANSWERS_VERSION}", "format": "2",
-    "len": f"1.{ANSWERS_VERSION}", "reasoning_gym": f"1.{ANSWERS_VERSION}", "reasoning_steps": "1", "repetition_penalty": "1",
-    "soft_overlong": "1", "tag_count": "1",
+    "len": f"1.{ANSWERS_VERSION}", "reasoning_gym": f"1.{ANSWERS_VERSION}", "reasoning_steps": "1",
+    "repetition_penalty": "1", "soft_overlong": "1", "tag_count": "1",
 }  # fmt: skip
 REWARDS: dict[str, RewardFunction] = {name: getattr(rewards, name) for name in _VERSIONS}
 # These compare the completions of a group, so each process must have whole groups.

@@ -1,7 +1,7 @@
 r"""Whether the left side of an equation names the value on its right, or still has to be solved.
 
-`x = 9`, `f(2) = 9`, `|AB| = 9`, `\angle A = 9^\circ`, `(p,q) = (5,2)` and `a+b = 9` give a value; `3x = 9`, `x^2 = 9` and
-`x-1 = 9` hand a question back.
+`x = 9`, `f(2) = 9`, `|AB| = 9`, `\angle A = 9^\circ`, `(p,q) = (5,2)` and `a+b = 9` give a value; `3x = 9`,
+`x^2 = 9` and `x-1 = 9` hand a question back.
 """
 
 import re

@@ -8,7 +8,10 @@ a letter that stands in neither text.
 import re
 from string import ascii_lowercase
 
-GREEK = "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|pi|rho|sigma|tau|upsilon|phi|chi|psi|omega"
+GREEK = (
+    "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|pi|rho|sigma|tau|upsilon|phi|chi|psi"
+    "|omega"
+)
 CAPITAL_GREEK = (
     "Gamma|Delta|Theta|Lambda|Xi|Pi|Sigma|Upsilon|Phi|Psi|Omega|Alpha|Beta|Epsilon|Zeta|Eta|Kappa|Rho|Tau|Chi"
 )

@@ -105,9 +105,9 @@ yen | yen yuan
 won | won
 """
 _CHINESE = {
-    "米": "m", "厘米": "cm", "毫米": "mm", "千米": "km", "公里": "km", "克": "g", "千克": "kg", "公斤": "kg", "吨": "tonne",
-    "秒": "s", "分钟": "min", "小时": "h", "天": "day", "年": "year", "元": "yuan", "升": "L", "毫升": "mL", "度": "°",
-    "平方米": "m^2", "平方厘米": "cm^2", "立方米": "m^3", "立方厘米": "cm^3",
+    "米": "m", "厘米": "cm", "毫米": "mm", "千米": "km", "公里": "km", "克": "g", "千克": "kg", "公斤": "kg",
+    "吨": "tonne", "秒": "s", "分钟": "min", "小时": "h", "天": "day", "年": "year", "元": "yuan", "升": "L",
+    "毫升": "mL", "度": "°",    "平方米": "m^2", "平方厘米": "cm^2", "立方米": "m^3", "立方厘米": "cm^3",
 }  # fmt: skip
 _SYMBOLS: dict[str, Unit] = {}
 _NAMES: dict[str, Unit] = {}
@@ -157,15 +157,14 @@ _AND_NUMBER = re.compile(r"\b(?:and|,) (?:an?|one|two|three|four|five|six|seven|
 _TIMES = re.compile(r"\btimes\s+[a-zA-Z]\b")
 _CHANGING_CHINESE = re.compile("[半负非不或至到折成打零]|分之|以[上下内外]")
 _POWER_OF_UNITS = re.compile(r"(?<=units)\s?\^\s?\{?[23]\}?")
-_PARTS = (
-    "half third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth sixteenth"
-).split()
+_PARTS = ("half", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth")
 _SCALES: dict[str, Fraction] = {
     "dozen": Fraction(12), "ten": Fraction(10), "hundred": Fraction(100), "thousand": Fraction(10**3),
     "grand": Fraction(10**3), "lakh": Fraction(10**5), "lac": Fraction(10**5), "million": Fraction(10**6),
     "mil": Fraction(10**6), "mln": Fraction(10**6), "mn": Fraction(10**6), "crore": Fraction(10**7),
     "billion": Fraction(10**9), "bn": Fraction(10**9), "trillion": Fraction(10**12), "quadrillion": Fraction(10**15),
-    "quintillion": Fraction(10**18), "halve": Fraction(1, 2), "quarter": Fraction(1, 4), "twentieth": Fraction(1, 20),
+    "quintillion": Fraction(10**18), "halve": Fraction(1, 2), "quarter": Fraction(1, 4),
+    "sixteenth": Fraction(1, 16), "twentieth": Fraction(1, 20),
     "hundredth": Fraction(1, 100), "thousandth": Fraction(1, 1000), "millionth": Fraction(1, 10**6),
     "billionth": Fraction(1, 10**9), "per thousand": Fraction(1, 1000), "per mille": Fraction(1, 1000),
     "per mill": Fraction(1, 1000), "per hundred": Fraction(1, 100), "per million": Fraction(1, 10**6),

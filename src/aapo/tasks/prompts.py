@@ -314,8 +314,8 @@ def in_shape(rows: Dataset, config: DataConfig) -> Dataset:
     rounded = [isinstance(value, float) and abs(value) >= MAX_EXACT and value.is_integer() for value in rows[gold]]
     if any(rounded):
         raise InputError(
-            f"{sum(rounded)} of {len(rows)} gold answers in column {gold!r} are floating-point numbers over 2^53, which "
-            f"have lost digits ({_numbered(rounded)}); store them as text"
+            f"{sum(rounded)} of {len(rows)} gold answers in column {gold!r} are floating-point numbers over 2^53, "
+            f"which have lost digits ({_numbered(rounded)}); store them as text"
         )
     return Dataset.from_list([as_row(dict(row), config, question, gold) for row in rows])
 
@@ -334,9 +334,8 @@ def _is_missing(value: Any) -> bool:
 
 def _refuse_missing(missing: list[bool], what: str) -> None:
     if any(missing):
-        raise InputError(
-            f"{sum(missing)} of {len(missing)} rows have no {what} ({_numbered(missing)}); fill them in or remove the rows"
-        )
+        count = f"{sum(missing)} of {len(missing)} rows"
+        raise InputError(f"{count} have no {what} ({_numbered(missing)}); fill them in or remove the rows")
 
 
 def _numbered(marked: list[bool]) -> str:

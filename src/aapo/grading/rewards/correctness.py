@@ -42,8 +42,9 @@ def accuracy(
 ) -> list[float | None]:
     r"""1.0 where the final answer equals the gold answer, 0.0 where not, None where the gold does not parse.
 
-    The final answer is the last \boxed{}, or those of one sentence where the gold answer has so many, else the last <answer>…</answer>, else what the convention says; without one
-    the reward is 0.0. A comparison that hits its limits pays 0.0. How answers are compared: docs/grading.md.
+    The final answer is the last \boxed{}, or those of one sentence where the gold answer has so many, else the last
+    <answer>…</answer>, else what the convention says; without one the reward is 0.0. A comparison that hits its limits
+    pays 0.0. How answers are compared: docs/grading.md.
 
     Args:
         completions: Texts or lists of messages.
