@@ -24,7 +24,7 @@ from aapo.grading.forms import (
 )
 from aapo.grading.notation import squeeze
 from aapo.grading.numbers import Number, same_number
-from aapo.grading.sides import same_name, symbols
+from aapo.grading.sides import is_combination, same_name, symbols
 from aapo.grading.units import Unit
 
 # Decides two pieces of LaTeX, or None for "ask a worker".
@@ -156,7 +156,8 @@ def _equal_equations(gold: Form, answer: Form, oracle: Oracle, evaluated: bool) 
     if isinstance(gold, Equation) and isinstance(answer, Equation):
         return _two_equations(gold, answer, oracle, evaluated)
     if isinstance(gold, Equation):
-        named = gold.name is not None or (gold.solved and not {"x", "y"} <= symbols(gold.text))
+        left = gold.members[0].text
+        named = gold.name is not None or (gold.solved and (not symbols(gold.text) or is_combination(left)))
         return equal(gold.members[-1], answer, oracle, evaluated=evaluated) if named else False
     assert isinstance(answer, Equation)
     if not answer.solved or (answer.name is None and isinstance(gold, Expression) and symbols(gold.text)):

@@ -259,7 +259,7 @@ def _equation(text: str, sides: list[str]) -> Form:
     members = tuple(read(side) for side in (sides[1:] if name is not None else sides) if side)
     if not members:
         return Expression(text)
-    return Equation(text, name, members, name is not None or is_solved(sides[0]))
+    return Equation(text, name, members, name is not None or is_solved(sides[0], sides[-1]))
 
 
 def _each_sign(text: str) -> Iterator[Form]:

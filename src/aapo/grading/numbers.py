@@ -32,7 +32,7 @@ _FORMS = [
     )
 ]
 _REST = re.compile(
-    r"\s?(?:(?P<percent>%|(?:percent|per cent|pct)\.?|\\text\{\s?(?:%|percent|per cent|pct)\.?\s?\})"
+    r"\s?(?:(?P<percent>%|(?:percent(?:age)?|per cent|pct)\.?|\\text\{\s?(?:%|percent(?:age)?|per cent|pct)\.?\s?\})"
     r"|(?P<degrees>\^\\circ)\s?(?:\\text\{\s?)?[CF]?\}?"
     rf"|(?P<texts>{LABEL})(?P<after>[a-zA-Z ]*)"
     r"|(?P<words>(?<=\s)(?!(?:and|or)\s)[a-zA-Z][a-zA-Z /.]*(?:\^?\{?\d\}?)?(?:/[a-zA-Z]+)?(?:\^\{?\d\}?)?"

@@ -49,6 +49,7 @@ _COMMAND = re.compile(
 _NO_COMBINATION = re.compile(
     r"\\(?!\s)(?:sqrt|sin|cos|tan|log|ln|exp|binom|lfloor|lceil|pm|mp)|[!|<>%]|\^\s?\{?[^\d\s{]|\d\s?\^"
 )
+_COMBINATION = re.compile(rf"{_RUN}(?:\s?(?:[-+/]|\\cdot)\s?{_RUN})*")
 _CURVE = re.compile(r"(?<![\\a-zA-Z])(?:\d\s?[xy]|[xy]\s?\^)")
 
 
@@ -72,16 +73,23 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s{}]|\\text(?=\{)|\\(?:angle|triangle|measuredangle)(?![a-zA-Z])|^m(?=\\angle)", "", name)
 
 
-def is_solved(side: str) -> bool:
+def is_solved(side: str, value: str) -> bool:
     """Whether an equation whose left side is not just a name still gives the value on its right.
 
     So it is where nothing is unknown in `side` (`2+2`, `f(1)+f(2)`), and where it combines unknowns that the equation
-    cannot give one by one (`a+b`, `mn`, `100m+n`). Powers and multiples of x and y are a curve.
+    cannot give one by one (`a+b`, `mn`, `100m+n`). Powers and multiples of x and y are a curve, and so is what is 0.
     """
     unknown = symbols(_FUNCTION_VALUE.sub(" ", side))
     if not unknown:
         return True
+    if value == "0" or symbols(value):
+        return False
     return len(unknown) > 1 and not _NO_COMBINATION.search(side) and not _CURVE.search(side)
+
+
+def is_combination(side: str) -> bool:
+    """Whether a side is a sum, difference or product of symbols, and not an equation's x and y."""
+    return _COMBINATION.fullmatch(side) is not None and not {"x", "y"} <= symbols(side)
 
 
 def symbols(text: str) -> set[str]:
