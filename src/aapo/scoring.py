@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from aapo.errors import AapoError, InputError
 from aapo.grading import Judge, RewardFunction, reward_name
+from aapo.messages import content_text
 from aapo.sampling import Completion, Engine, sample_seed
 from aapo.tasks import encode_prompt, prompt_key, prompt_opening, render_prompt
 
@@ -83,7 +84,9 @@ def last_question(prompt: str | list[dict[str, Any]]) -> str:
     """The last message of a prompt that is not the assistant's, or the plain prompt."""
     if isinstance(prompt, str):
         return prompt
-    return next((message["content"] for message in reversed(prompt) if message["role"] != "assistant"), "")
+    return next(
+        (content_text(message["content"]) for message in reversed(prompt) if message["role"] != "assistant"), ""
+    )
 
 
 def as_prompt(row: dict[str, Any], tokenizer: Any, **template_options: Any) -> Prompt:

@@ -290,7 +290,8 @@ def test_verdicts_are_logged_and_grade_options_passed_on(name, outcomes):
     assert logged[f"extracted/{name}"] == ["4"]
     seen = outcomes("correct")
     function([RIGHT], ["4"], completion_ids=ids(1), grader="open_r1")
-    assert seen == {"name": name, "options": {"convention": None, "grader": "open_r1"}}
+    options = {"convention": None, "unfinished_thoughts": False, "grader": "open_r1"}
+    assert seen == {"name": name, "options": options}
 
 
 # repetition_penalty
@@ -439,7 +440,7 @@ def test_long_degenerate_completions_finish(piece):
     assert -1.0 < rewards.repetition_penalty([text], tokens, unit="tokens")[0] < -0.9
     assert rewards.soft_overlong([text], tokens) == [-1.0]
     graded = text + RIGHT
-    assert rewards.cosine([graded], ["4"], length_unit="characters") == [0.5]
+    assert rewards.cosine([graded], ["4"], length_unit="characters", unfinished_thoughts=True) == [0.5]
     assert rewards.len([graded, RIGHT], ["4", "4"], length_unit="characters") == [-0.5, 0.5]
 
 

@@ -93,7 +93,7 @@ def test_empty_data_and_missing_golds_are_refused(tmp_path):
         load_prompts(DataConfig(dataset_name=str(tmp_path / "empty.jsonl"), num_eval_prompts=0), "train")
     rows = [{"question": "a", "answer": "1"}, {"question": "b", "answer": " "}, {"question": "c", "answer": None}]
     path = write_rows(tmp_path / "gold.jsonl", rows)
-    with pytest.raises(InputError, match=r"2 of 3 rows have no gold answer in column 'answer' \(first: row 1\)"):
+    with pytest.raises(InputError, match=r"2 of 3 rows have no gold answer in column 'answer' \(rows 1, 2\)"):
         load_prompts(DataConfig(dataset_name=path, num_eval_prompts=0), "train")
 
 

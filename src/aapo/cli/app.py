@@ -251,6 +251,13 @@ def grade(
     evaluated: Annotated[
         bool, typer.Option("--evaluated/--no-evaluated", help="Whether 3+5 is wrong where the gold answer is 8.")
     ] = True,
+    unfinished_thoughts: Annotated[
+        bool,
+        typer.Option(
+            "--unfinished-thoughts/--no-unfinished-thoughts",
+            help="Whether an answer inside a <think> that never ends counts.",
+        ),
+    ] = False,
     grader: Annotated[str, typer.Option(help="aapo, or to compare open_r1 or accuracy_lv35.")] = "aapo",
     workers: Annotated[int | None, typer.Option(help="Worker processes; two by default.")] = None,
     time_limit: Annotated[float, typer.Option(help="Seconds for one comparison.")] = 3.0,
@@ -261,7 +268,9 @@ def grade(
     """
     from aapo.cli import grading
 
-    options = {"convention": convention, "evaluated": evaluated, "grader": grader}
+    options = {
+        "convention": convention, "evaluated": evaluated, "unfinished_thoughts": unfinished_thoughts, "grader": grader,
+    }  # fmt: skip
     grading.grade(source, output, options, workers, time_limit)
 
 

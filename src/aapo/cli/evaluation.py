@@ -46,7 +46,7 @@ from aapo.evaluation.results import RESULTS, Row, Selection, headline_difference
 from aapo.evaluation.tables import difference_sentence
 from aapo.fields import field_types, parse_flags, typed
 from aapo.files import write_text
-from aapo.grading import Judge, RewardFunction, check_isolation, reward_name
+from aapo.grading import Judge, RewardFunction, check_isolation, reward_name, with_convention
 from aapo.progress import console, told_progress
 from aapo.reporting import write_report
 from aapo.runs import RunDirectory, cache_folder
@@ -61,7 +61,7 @@ from aapo.sampling import (
     tokenizer_identity,
 )
 from aapo.scoring import check_columns
-from aapo.tasks import Benchmark, find_benchmark, tasks_of
+from aapo.tasks import Benchmark, find_benchmark, pinned, tasks_of
 from aapo.training import Recipe, load_recipe
 from aapo.training.prompts import loaded_prompts
 from aapo.training.recipe import reward_functions
@@ -231,11 +231,13 @@ def _task(name: str, recipe: Recipe | None, protocol: Protocol, changes: dict[st
         if not recipe.data.num_eval_prompts:
             raise InputError(f"the run holds no prompts out (num_eval_prompts is 0), so there is no task {name}")
         asked = {key: value for key, value in _typed(changes).items() if key in GRADING_FIELDS}
-        rewards, judge = recipe.reward_funcs, recipe.training.judgement
+        names, kwargs, failure = recipe.run.reward_funcs, recipe.run.reward_kwargs, recipe.run.reward_failure
+        judge = recipe.training.judgement
         if asked:
-            names = asked.get("reward_funcs", recipe.run.reward_funcs)
-            rewards = reward_functions(names, asked.get("reward_kwargs"), "fail")
+            names, kwargs, failure = asked.get("reward_funcs", names), asked.get("reward_kwargs"), "fail"
             judge = Judge(asked.get("judge"), asked.get("judge_threshold"))
+        convention = protocol.answer_convention or pinned(recipe.data).answer_convention
+        rewards = reward_functions(names, with_convention(names, kwargs, convention), failure)
         judge.check([reward_name(function) for function in rewards])
         prompts = loaded_prompts(replace_style(recipe, protocol), "test")
         check_columns(rewards, prompts.column_names)
@@ -249,7 +251,8 @@ def _task(name: str, recipe: Recipe | None, protocol: Protocol, changes: dict[st
         )
     benchmark = replace(find_benchmark(name), **_typed(changes))
     names, kwargs = benchmark.rewards
-    rewards, judge = reward_functions(names, kwargs, "fail"), Judge(benchmark.judge, benchmark.judge_threshold)
+    rewards = reward_functions(names, with_convention(names, kwargs, protocol.answer_convention), "fail")
+    judge = Judge(benchmark.judge, benchmark.judge_threshold)
     judge.check([reward_name(function) for function in rewards])
     prompts = benchmark.load(protocol.style)
     check_columns(rewards, prompts.column_names)

@@ -19,7 +19,7 @@ from aapo.errors import AapoError
 from aapo.evaluation.estimates import Estimate, average_P, majority_P, pass_at_k_P, score
 from aapo.evaluation.votes import answer_classes
 from aapo.files import write_parquet
-from aapo.grading import BY_VERDICT, MATHEMATICAL, VERDICT, Judge, RewardFunction, reward_name
+from aapo.grading import BY_VERDICT, GRADED, VERDICT, Judge, RewardFunction, reward_name
 from aapo.samples import STORED, BankIdentity, SampleStore, digest, sample_identity
 from aapo.sampling import Engine
 from aapo.scoring import as_prompt, last_question
@@ -237,7 +237,7 @@ class EvaluationJob:
             {"model": self.model, "task": self.task, "protocol": self.protocol, **sample}
             for key in self._keys
             for sample in _samples(
-                rows[key], names, own, notes, store.correct(key, self.judge), mathematical=name in MATHEMATICAL
+                rows[key], names, own, notes, store.correct(key, self.judge), mathematical=name in GRADED
             )
         ]
         kinds = [*SAMPLE_COLUMNS.items(), *((f"reward/{name}", pa.float64()) for name in names)]

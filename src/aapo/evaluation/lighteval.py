@@ -161,22 +161,27 @@ def _settings(protocol: Protocol) -> str:
     )
 
 
+# What finds the answer in a gold text.
+_GOLD_FUNCTIONS = (
+    "_boxes", "_outermost", "_assigned", "last_boxed", "last_tagged", "after_hashes", "_stated", "final_answer",
+    "gold_answer",
+)  # fmt: skip
+
+
 def _copied() -> str:
     """Our own functions as source, with the patterns that they use."""
-    patterns = [
-        ("_BOX_TOKENS", extraction._BOX_TOKENS),
-        ("_EMPTY_BOX", extraction._EMPTY_BOX),
-        ("_E_NOTATION", _E_NOTATION),
-    ]
+    patterns = [(name, item) for name, item in vars(extraction).items() if isinstance(item, re.Pattern)]
+    patterns.append(("_E_NOTATION", _E_NOTATION))
+    numbers = [f"{name} = {getattr(extraction, name)}" for name in ("MAX_BETWEEN", "MAX_NAME")]
     functions = [
-        extraction.last_boxed,
-        extraction.after_hashes,
-        extraction.gold_answer,
+        extraction.Box,
+        *(getattr(extraction, name) for name in _GOLD_FUNCTIONS),
         prompts.gold_text,
         _lettered,
         as_latex,
     ]
-    constants = "\n".join(f"{name} = re.compile({item.pattern!r}, {int(item.flags)})" for name, item in patterns)
+    compiled = (f"{name} = re.compile({item.pattern!r}, {int(item.flags)})" for name, item in patterns)
+    constants = "\n".join([*numbers, *compiled])
     sources = (inspect.getsource(function).rstrip() for function in functions)
     return "\n\n\n".join(["# Copied from aapo.\n" + constants, *sources])
 
@@ -213,7 +218,7 @@ import random
 import re
 from functools import partial
 from string import ascii_uppercase
-from typing import Any
+from typing import Any, NamedTuple
 
 from lighteval.metrics.metrics import Metrics
 from lighteval.tasks.lighteval_task import LightevalTaskConfig

@@ -29,6 +29,7 @@ class Protocol:
         choice_template: The same for multiple-choice questions, whose options are part of `{question}` and
             whose letters are `{letters}`; by default `prompt_template`.
         conversational: Whether prompts are chat messages, rendered by the model's chat template, or plain text.
+        answer_convention: Where an answer may stand beside a box and an answer tag, unless the benchmark says.
         chat_template_kwargs: Passed to the chat template, such as `{enable_thinking: false}`.
         temperature: Of the sampling; 0 is greedy.
         top_p: Nucleus in (0, 1].
@@ -48,6 +49,7 @@ class Protocol:
     prompt_template: str = "{question}"
     choice_template: str | None = None
     conversational: bool = True
+    answer_convention: str | None = None
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     temperature: float = 0.6
     top_p: float = 1.0

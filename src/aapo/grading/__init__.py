@@ -5,8 +5,8 @@ from aapo.grading.answers import Verdict, grade, grade_many
 from aapo.grading.extraction import extract_answer
 from aapo.grading.judging import BY_VERDICT, VERDICT, Judge
 from aapo.grading.registry import (
+    GRADED,
     GROUPWISE,
-    MATHEMATICAL,
     REWARDS,
     RewardFunction,
     check_isolation,
@@ -15,14 +15,15 @@ from aapo.grading.registry import (
     reward_name,
     reward_spec,
     reward_version,
+    with_convention,
 )
 from aapo.grading.rewards import accuracy, completion_text, format, reasoning_gym
 
 __all__ = [
     "BY_VERDICT",
+    "GRADED",
     "GRADER_VERSION",
     "GROUPWISE",
-    "MATHEMATICAL",
     "REWARDS",
     "VERDICT",
     "Judge",
@@ -41,4 +42,5 @@ __all__ = [
     "reward_name",
     "reward_spec",
     "reward_version",
+    "with_convention",
 ]

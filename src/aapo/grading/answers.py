@@ -6,9 +6,10 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from aapo.errors import InputError, nearest
+from aapo.grading.conditions import split_condition
 from aapo.grading.equality import equal, is_unevaluated
 from aapo.grading.extraction import CONVENTIONS, Convention, choice_letter, extract_answer, gold_answer
-from aapo.grading.forms import Expression, Form, Words, read
+from aapo.grading.forms import Elements, Expression, Form, Words, read
 from aapo.grading.limits import MAX_CHARACTERS, MAX_NESTING, is_costly, nesting
 from aapo.grading.notation import normalize, squeeze
 from aapo.grading.numbers import Number
@@ -21,7 +22,7 @@ GRADERS: tuple[Grader, ...] = ("aapo", "open_r1", "accuracy_lv35")
 
 MAX_KEPT_VERDICTS = 20_000
 # Changes when a verdict can.
-VERSION = "3"
+VERSION = "4"
 
 
 class Verdict(NamedTuple):
@@ -46,6 +47,7 @@ def grade(
     *,
     convention: Convention | None = None,
     evaluated: bool = True,
+    unfinished_thoughts: bool = False,
     grader: Grader = "aapo",
 ) -> Verdict:
     """Compare the final answer of `completion` with `gold`.
@@ -55,13 +57,21 @@ def grade(
         completion: All that the model wrote.
         convention: Where else an answer may stand: `choice`, `hashes` or `final_answer`.
         evaluated: Where the gold answer is a plain number, unevaluated arithmetic is wrong.
+        unfinished_thoughts: Whether an answer inside a <think> that never ends counts.
         grader: `aapo`; or for comparison `open_r1`, the accuracy reward of open-r1, or `accuracy_lv35`, its form for
             bare gold answers. The two others are math-verify alone, in the same workers.
 
     Raises:
         InputError: An option is unknown.
     """
-    return grade_many([gold], [completion], convention=convention, evaluated=evaluated, grader=grader)[0]
+    return grade_many(
+        [gold],
+        [completion],
+        convention=convention,
+        evaluated=evaluated,
+        unfinished_thoughts=unfinished_thoughts,
+        grader=grader,
+    )[0]
 
 
 def grade_many(
@@ -70,18 +80,21 @@ def grade_many(
     *,
     convention: Convention | None = None,
     evaluated: bool = True,
+    unfinished_thoughts: bool = False,
     grader: Grader = "aapo",
 ) -> list[Verdict]:
     """The verdicts on many completions, as `grade` gives them one by one; the workers run side by side."""
-    _check(convention, grader)
+    _check(convention, unfinished_thoughts, grader)
     started = [
-        _start(gold, completion, convention, evaluated, grader)
+        _start(gold, completion, convention, evaluated, unfinished_thoughts)
+        if grader == "aapo"
+        else _start_upstream(gold, completion, grader)
         for gold, completion in zip(golds, completions, strict=True)
     ]
     return [item if isinstance(item, Verdict) else item.verdict() for item in started]
 
 
-def _check(convention: str | None, grader: str) -> None:
+def _check(convention: str | None, unfinished_thoughts: bool, grader: str) -> None:
     if convention is not None and convention not in CONVENTIONS:
         raise InputError(
             f"convention is {convention!r}{nearest(convention, CONVENTIONS)}; it must be {', '.join(CONVENTIONS)} or "
@@ -89,8 +102,9 @@ def _check(convention: str | None, grader: str) -> None:
         )
     if grader not in GRADERS:
         raise InputError(f"grader is {grader!r}{nearest(grader, GRADERS)}; it must be {', '.join(GRADERS)}")
-    if grader != "aapo" and convention is not None:
-        raise InputError(f"convention has no effect, because grader is {grader}; remove one of them")
+    for name, given in (("convention", convention is not None), ("unfinished_thoughts", unfinished_thoughts)):
+        if grader != "aapo" and given:
+            raise InputError(f"{name} has no effect, because grader is {grader}; remove one of them")
 
 
 class _Pending:
@@ -117,16 +131,25 @@ class _Pending:
 
 
 def _start(
-    gold: str, completion: str, convention: Convention | None, evaluated: bool, grader: Grader
+    gold: str, completion: str, convention: Convention | None, evaluated: bool, unfinished_thoughts: bool
 ) -> Verdict | _Pending:
-    if grader != "aapo":
-        return _start_upstream(gold, completion, grader)
-    extracted = extract_answer(completion, convention)
+    wanted = num_answers(gold) if completion.count(r"box") > 1 else 1
+    extracted = extract_answer(completion, convention, wanted=wanted, unfinished_thoughts=unfinished_thoughts)
     if extracted is None:
         return Verdict("no_answer", None, "extraction")
     if len(extracted) > MAX_CHARACTERS and len(extracted) > 2 * len(gold_answer(gold)):
         return Verdict("wrong", extracted, "length")
     return _compare(gold, extracted, evaluated)
+
+
+@lru_cache(maxsize=MAX_KEPT_VERDICTS)
+def num_answers(gold: str) -> int:
+    """How many answers a gold answer gives: the elements of a list, set or tuple, otherwise one."""
+    text = normalize(gold_answer(gold))
+    if len(text) > MAX_CHARACTERS or nesting(text) > MAX_NESTING:
+        return 1
+    form = read(text)
+    return len(form.items) if isinstance(form, Elements) and form.kind in ("list", "set", "tuple") else 1
 
 
 # Verdicts by gold and extracted answer: a group's rollouts agree more often than not, and so do epochs.
@@ -145,6 +168,9 @@ def _compare(gold: str, extracted: str, evaluated: bool) -> Verdict | _Pending:
         return Verdict("unparseable_gold", extracted, "gold")
     if max(nesting(gold_text), nesting(answer_text)) > MAX_NESTING:
         return Verdict("timeout", extracted, "cost")
+    (gold_text, condition), (answer_text, other) = split_condition(gold_text), split_condition(answer_text)
+    if condition and other and _differ(read(condition), read(other)):
+        return Verdict("wrong", extracted, "elements")
     gold_form, answer_form = read(gold_text), read(answer_text)
     if isinstance(gold_form, Words) and not gold_form.folded:
         return Verdict("unparseable_gold", extracted, "gold")
@@ -160,6 +186,12 @@ def _compare(gold: str, extracted: str, evaluated: bool) -> Verdict | _Pending:
 @lru_cache(maxsize=MAX_KEPT_VERDICTS)
 def _start_upstream(gold: str, completion: str, grader: Grader) -> _Pending:
     return _Pending(Item(open_r1, gold, completion, grader == "accuracy_lv35"), None, grader)
+
+
+def _differ(one: Form, other: Form) -> bool:
+    """Whether two conditions are inequalities for different ranges."""
+    ranges = all(isinstance(form, Elements) and form.kind in ("range", "union") for form in (one, other))
+    return ranges and equal(one, other, lambda one, other: None) is not True
 
 
 def _rule(gold: Form, answer: Form, evaluated: bool) -> str:

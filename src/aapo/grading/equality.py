@@ -9,9 +9,22 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, reduce
 
-from aapo.grading.forms import Based, Elements, Equation, Expression, Form, Matrix, Words, fold, read
+from aapo.grading.forms import (
+    Based,
+    Elements,
+    Equation,
+    Expression,
+    Form,
+    Matrix,
+    Residue,
+    Words,
+    fold,
+    may_be_letters,
+    read,
+)
 from aapo.grading.notation import squeeze
 from aapo.grading.numbers import Number, same_number
+from aapo.grading.sides import is_combination, same_name, symbols
 from aapo.grading.units import Unit
 
 # Decides two pieces of LaTeX, or None for "ask a worker".
@@ -27,7 +40,8 @@ _OPERATION = re.compile(
 _SET_NOTATION = re.compile(
     r"\\(?:setminus|backslash|cap|cup|mathbb|mid|in|infty|emptyset|begin|le|ge|ne)(?![a-zA-Z])|[<>|]"
 )
-_SYMBOLS = re.compile(r"\\[a-zA-Z]+|[a-zA-Z]")
+# A list of two numbers, or a decimal with a comma.
+_DECIMAL_COMMA = re.compile(r"0,(\d{3})")
 _TIME = re.compile(r"\d{1,2}:\d\d[ap]m")
 _LETTERS = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]")
 
@@ -48,7 +62,9 @@ def equal(gold: Form, answer: Form, oracle: Oracle, *, evaluated: bool = True) -
     if _same_text(gold.text, answer.text) and _unit(gold) == _unit(answer):
         return True
     if isinstance(gold, Words) or isinstance(answer, Words):
-        return _same_words(fold(gold.text), fold(answer.text))
+        return _same_words(gold.text, answer.text)
+    if isinstance(gold, Residue) or isinstance(answer, Residue):
+        return _equal_residues(gold, answer)
     if isinstance(gold, Equation) or isinstance(answer, Equation):
         return _equal_equations(gold, answer, oracle, evaluated)
     if isinstance(gold, Number) and isinstance(answer, Number):
@@ -64,22 +80,12 @@ def equal(gold: Form, answer: Form, oracle: Oracle, *, evaluated: bool = True) -
     return _equal_values(gold, answer, oracle)
 
 
-def _differ_in_case(gold: str, answer: str) -> bool:
-    """Whether only capitals tell the symbols apart, which math-verify overlooks; `c` may stand for the choice `C`."""
-    one, other = set(_SYMBOLS.findall(gold)), set(_SYMBOLS.findall(answer))
-    if one == other or re.fullmatch("[A-J]", gold):
-        return False
-    return {symbol.casefold() for symbol in one} == {symbol.casefold() for symbol in other}
-
-
 def _unit(form: Form) -> Unit | None:
     return form.unit if isinstance(form, (Number, Expression)) else None
 
 
 def _equal_values(gold: Form, answer: Form, oracle: Oracle) -> bool | None:
     """Two expressions, or one and a number, in the same unit where both have one."""
-    if _differ_in_case(gold.text, answer.text):
-        return False
     one, other = _unit(gold), _unit(answer)
     if one is None or other is None or one == other:
         return oracle(gold.text, answer.text)
@@ -97,16 +103,24 @@ def _same_text(gold: str, answer: str) -> bool:
 
 
 def _same_words(gold: str, answer: str) -> bool:
-    """Whether folded texts are the same; a time may lack its half of the day on one side."""
-    halves = [bool(_TIME.fullmatch(text)) for text in (gold, answer)]
+    """Whether texts are the same but for case and punctuation; a time may lack its half of the day on one side.
+
+    Where both may be products of letters, their case counts.
+    """
+    one, other = fold(gold), fold(answer)
+    halves = [bool(_TIME.fullmatch(text)) for text in (one, other)]
     if any(halves) and not all(halves):
-        gold, answer = gold.removesuffix("am").removesuffix("pm"), answer.removesuffix("am").removesuffix("pm")
-    return gold == answer
+        return one.removesuffix("am").removesuffix("pm") == other.removesuffix("am").removesuffix("pm")
+    if one != other:
+        return False
+    return not (may_be_letters(gold) and may_be_letters(answer)) or fold(gold, case=True) == fold(answer, case=True)
 
 
 def is_unevaluated(gold: Form, answer: Form) -> bool:
     """Whether the gold answer is a plain number and the answer is still to be computed, or holds a variable."""
-    return isinstance(gold, Number) and isinstance(answer, Expression) and bool(_OPERATION.search(answer.text))
+    if not isinstance(gold, Number) or gold.float_error is not None:
+        return False
+    return isinstance(answer, Expression) and bool(_OPERATION.search(answer.text))
 
 
 def all_of(values: Sequence[bool | None]) -> bool | None:
@@ -126,22 +140,41 @@ def _equal_based(gold: Form, answer: Form) -> bool:
     return isinstance(gold, Number) and gold.value == int(answer.digits, answer.base)
 
 
+def _equal_residues(gold: Form, answer: Form) -> bool:
+    """A class modulo n, or its smallest member where the gold answer is that class."""
+    if not isinstance(gold, Residue):
+        return False
+    if isinstance(answer, Residue):
+        return gold.modulus == answer.modulus and (gold.value - answer.value) % gold.modulus == 0
+    return isinstance(answer, Number) and not answer.percent and answer.value == gold.value % gold.modulus
+
+
 def _equal_equations(gold: Form, answer: Form, oracle: Oracle, evaluated: bool) -> bool | None:
-    """Named values by their values, other equations as a whole."""
+    """Named values by their values, other equations as a whole; an unsolved equation is no value."""
     if isinstance(answer, Equation) and (consistent := _consistent(answer, oracle)) is not True:
         return consistent
     if isinstance(gold, Equation) and isinstance(answer, Equation):
-        if gold.name is None or answer.name is None:
-            return oracle(gold.text, answer.text)
-        value = equal(gold.members[-1], answer.members[-1], oracle, evaluated=evaluated)
-        if _same_text(gold.name, answer.name):
-            return value
-        letters = any(_LETTERS.search(side.members[-1].text) for side in (gold, answer))
-        return oracle(gold.text, answer.text) if letters else False
+        return _two_equations(gold, answer, oracle, evaluated)
     if isinstance(gold, Equation):
-        return equal(gold.members[-1], answer, oracle, evaluated=evaluated) if gold.name is not None else False
+        left = gold.members[0].text
+        named = gold.name is not None or (gold.solved and (not symbols(gold.text) or is_combination(left)))
+        return equal(gold.members[-1], answer, oracle, evaluated=evaluated) if named else False
     assert isinstance(answer, Equation)
+    if not answer.solved or (answer.name is None and isinstance(gold, Expression) and symbols(gold.text)):
+        return False
     return equal(gold, answer.members[-1], oracle, evaluated=evaluated)
+
+
+def _two_equations(gold: Equation, answer: Equation, oracle: Oracle, evaluated: bool) -> bool | None:
+    value, found = gold.members[-1], answer.members[-1]
+    if gold.name is None or answer.name is None:
+        if gold.name is not None and not symbols(value.text):  # 3x = 9 does not say that x = 3
+            return False
+        return oracle(gold.text, answer.text)
+    if same_name(gold.name, answer.name):
+        return equal(value, found, oracle, evaluated=evaluated)
+    letters = any(_LETTERS.search(side.text) for side in (value, found))
+    return oracle(gold.text, answer.text) if letters else False
 
 
 def _consistent(equation: Equation, oracle: Oracle) -> bool | None:
@@ -176,6 +209,8 @@ def _equal_elements(gold: Form, answer: Form, oracle: Oracle, same: Callable) ->
         return _one_or_several(gold, answer, oracle, same)
     kinds = {gold.kind, answer.kind}
     if kinds == {"list"}:
+        if _distinct_names(gold) != _distinct_names(answer):  # the values of x and y in their order
+            return _ordered(gold, answer, same)
         return matching(gold.items, answer.items, same)
     if "set" in kinds and kinds <= {"set", "list"}:
         return _covers(gold.items, answer.items, same)
@@ -190,6 +225,12 @@ def _equal_elements(gold: Form, answer: Form, oracle: Oracle, same: Callable) ->
     if "union" in kinds or ("set" in kinds and "[]" in (gold.brackets, answer.brackets)):
         return oracle(_as_set(gold), _as_set(answer))
     return False
+
+
+def _distinct_names(form: Elements) -> bool:
+    """Whether the elements are values of different unknowns: x and y, not two of x."""
+    names = [item.name for item in form.items if isinstance(item, Equation) and item.name is not None]
+    return len(names) == len(form.items) and len({re.sub(r"_.*", "", name, flags=re.DOTALL) for name in names}) > 1
 
 
 def _as_set(form: Elements) -> str:
@@ -213,6 +254,9 @@ def _one_or_several(gold: Form, answer: Form, oracle: Oracle, same: Callable) ->
     if several.kind == "list" and isinstance(other, Number) and re.fullmatch(r"-?\d{1,3}(,\d{3})+", other.text):
         split = read(other.text, thousands=False)
         return same(gold, split) if several is gold else same(split, answer)
+    if several.kind == "list" and isinstance(other, Number) and (found := _DECIMAL_COMMA.fullmatch(several.text)):
+        decimal = read(f"0.{found[1]}")
+        return same(decimal, answer) if several is gold else same(gold, decimal)
     if several.kind == "ratio" and isinstance(other, Number) and len(several.items) == 2:
         one, two = several.items
         if not (isinstance(one, Number) and isinstance(two, Number)) or two.value == 0:

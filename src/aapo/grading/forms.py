@@ -5,11 +5,14 @@ r"""What kind of thing an answer is: number, words, list, set, tuple, interval, 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import NamedTuple
 
+from aapo.grading.inequalities import Bounds, intervals
 from aapo.grading.notation import trim
 from aapo.grading.numbers import Number, read_number
+from aapo.grading.sides import is_name, is_solved
 from aapo.grading.units import LABEL, Unit, parse_unit, read_label
 
 
@@ -35,6 +38,14 @@ class Based(NamedTuple):
     base: int
 
 
+class Residue(NamedTuple):
+    """A class of integers such as 2 (mod 7)."""
+
+    text: str
+    value: int
+    modulus: int
+
+
 class Elements(NamedTuple):
     """Several answers: `list` and `set` without order, `tuple` with its brackets, `ratio`, `union` of sets."""
 
@@ -58,14 +69,16 @@ class Equation(NamedTuple):
         text: As written.
         name: The variable or function before the first sign, or None when that is something to compute.
         members: The sides, without the name.
+        solved: Whether the left side names or equals the value on the right, rather than has to be solved.
     """
 
     text: str
     name: str | None
     members: tuple["Form", ...]
+    solved: bool = True
 
 
-Form = Number | Expression | Words | Based | Elements | Matrix | Equation
+Form = Number | Expression | Words | Based | Residue | Elements | Matrix | Equation
 
 # Runs of letters that are mathematics, not words.
 _FUNCTIONS = frozenset(
@@ -88,16 +101,28 @@ _FUNCTIONS = frozenset(
     | {"cases", "matrix", "pmatrix", "bmatrix", "vmatrix", "array"}
 )
 _WORD = re.compile(r"(?<![\\a-zA-Z{])(?:[a-zA-Z]{4,}|(?:[A-Z][a-z]{2}|(?i:yes|no|on|odd|dne|all))(?![a-zA-Z]))")
+# Words that may be as short as a product of letters.
+_SHORT_WORDS = frozenset(
+    {"yes", "no", "on", "off", "odd", "even", "all", "none", "one", "two", "six", "ten", "zero", "true", "false", "dne"}
+    | {"am", "pm", "or", "and", "not", "i", "ii", "iii", "iv", "v"}
+)
+_CASES_OF_WORDS = re.compile("[a-z]+|[A-Z][a-z]+|[A-Z]+")
+_ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 _TEXT = re.compile(r"\\text\s?\{([^{}]*)\}")
 _CONJUNCTION = re.compile(
-    r",?\s?\\text\s?\{\s?,?\s?(?:and|or)\s?\}\s?|,?(?<=[\s,}\d)])\s?(?:and|or|\\lor|\\vee|\\wedge|\\land)\s(?=\S)"
+    r",?\s?\\text\s?\{\s?,?\s?(?:and|or)\s?\}\s?|(?<=[)\]}\d])(?:and|or)(?=[(\[{\\\d-])|,?(?<=[\s,}\d)])\s?(?:and|or|\\lor|\\vee|\\wedge|\\land)\s(?=\S)"
 )
 # Letters alone would be variables, except in hexadecimal numerals.
 _BASED = re.compile(
     r"\(?([0-9][0-9A-Za-z]*|[A-F][0-9A-F]+(?=\)?\s?_\s?\{?\s?16))\)?"
     r"\s?_\s?(?:\{\s?(?:\\text\{)?(\d{1,2})\s?\}?\s?\}|(\d{1,2}))"
 )
+_ALTERNATIVE = re.compile(
+    r",?\s?(?:\\text\s?\{\s?,?\s?or\s?\}|(?<![a-zA-Z])or(?![a-zA-Z])|\\(?:lor|vee)(?![a-zA-Z]))\s?"
+)
+_EITHER = re.compile(r"(?<![a-zA-Z])or(?![a-zA-Z])|\\(?:lor|vee)(?![a-zA-Z])")
 _SIGNS = re.compile(r"\\(?:pm|mp)(?![a-zA-Z])")
+MAX_SIGNS = 4
 _CASES = re.compile(r"\\begin\{cases\}(.*)\\end\{cases\}", re.DOTALL)
 _CONDITION = re.compile(r"^\s?(?:\\text\s?\{\s?(?:if|for|when|,)?\s?\}|if |for |when )\s?")
 _NEW_ROW = re.compile(r"\\\\(?:\[[^\]]{0,8}\])?")
@@ -105,21 +130,22 @@ _MATRIX = re.compile(
     r"\\begin\{(?:small)?([pbBvV]?matrix|array)\}(?:\{[lcr|\s]*\})?(.*)\\end\{(?:small)?(?:[pbBvV]?matrix|array)\}",
     re.DOTALL,
 )
-_NAME = re.compile(
-    r"(?:\\?[a-zA-Z]+|\\text\s?\{[^{}=]*\}|\\(?:angle|triangle|overline|vec|hat|bar|tilde)\s?\{?[a-zA-Z\s]*\}?)"
-    r"(?:_\s?(?:\{[^{}]*\}|\w))?'{0,3}(?:\^\{?-1\}?)?(?:\s?\([^()=]*\))?(?:\s?[a-zA-Z])*"
+_SET_OF = re.compile(r"\s?[a-zA-Z](?:\s?\\in\s?\\mathbb\{R\})?\s?")
+_POINT = re.compile(r"([A-Z](?:_\s?\w|_\s?\{\w+\})?'{0,2})\s?:?\s?(\(.*\))", re.DOTALL)
+_HATS = re.compile(r"\\(?:hat|vec|overrightarrow|mathbf)\s?\{?\s?(?:\\)?([ijk])(?:math)?\s?\}?")
+_COMPONENT = re.compile(r"([-+]?)\s?(\d*(?:\.\d+)?|\\frac\{\d+\}\{\d+\})\s?([ijk])(?![a-zA-Z])")
+_VECTOR = re.compile(
+    rf"\s?{_COMPONENT.pattern.replace('[ijk]', 'i')}(?:\s?{_COMPONENT.pattern.replace('[ijk]', '[jk]')}){{1,2}}\s?"
 )
-_CONSTANTS = frozenset({r"\pi", "e", "i", r"\infty"})
+_RESIDUE = re.compile(
+    r"(?:[a-zA-Z](?:_\w)?\s?\\equiv\s?)?(-?\d{1,18})\s?(?:\\pmod\s?\{?\s?|\(\s?(?:\\text\s?\{\s?mod\s?\}|\\?b?mod)\s?)(\d{1,18})"
+    r"\s?[})]?"
+)
 _MEMBERSHIP = re.compile(r"[a-zA-Z](?:_\w)?\s?\\in(?![a-zA-Z])\s?")
-_SIDE = r"(-?[^<>=]*?)"
-_BETWEEN = re.compile(
-    rf"{_SIDE}\s?(<|\\le(?![a-zA-Z])|>|\\ge(?![a-zA-Z]))\s?([a-zA-Z](?:_\w)?)\s?(<|\\le(?![a-zA-Z])|>|\\ge(?![a-zA-Z]))\s?{_SIDE}"
-)
-_BOUND = re.compile(rf"([a-zA-Z](?:_\w)?)\s?(<|\\le(?![a-zA-Z])|>|\\ge(?![a-zA-Z]))\s?{_SIDE}")
-_BOUND_FIRST = re.compile(rf"{_SIDE}\s?(<|\\le(?![a-zA-Z])|>|\\ge(?![a-zA-Z]))\s?([a-zA-Z](?:_\w)?)")
-_FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}|\d{1,2}/\d{1,2}/\d{4}")
+_PARTED_DIGITS = re.compile(r"\d[\d.,]*(?: \d[\d.,]*)+")
 _FINAL_TEXT = re.compile(rf"(.*?[^\s{{(^_])\s?({LABEL})", re.DOTALL)
+_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
 _GENERIC_UNIT = re.compile(
     r"\s(?:(?:square|cubic|sq\.?)\s)?(?:units?|inch(?:es)?|feet|[kcm]m|meters?)(?:\^\{?[23]\}?)?$"
 )
@@ -138,6 +164,8 @@ def read(text: str, *, thousands: bool = True) -> Form:
         digits, base = found[1].upper(), int(found[2] or found[3])
         if 2 <= base <= 36 and all(int(digit, 36) < base for digit in digits):
             return Based(text, digits, base)
+    if (found := _RESIDUE.fullmatch(text)) and int(found[2]) > 0:
+        return Residue(text, int(found[1]), int(found[2]))
     is_set = text.startswith(r"\{") and _closes_at_end(text)
     if not is_set and _SIGNS.search(text):
         return Elements(text, "list", tuple(_each_sign(text)))
@@ -148,14 +176,19 @@ def _read_structure(text: str) -> Form:
     membership = _MEMBERSHIP.match(text)
     if membership:
         return read(trim(text[membership.end() :]))
+    if systems := _systems(text):
+        return Elements(text, "list", systems)
     parts = _split(_CONJUNCTION.sub(" , ", text), ",;")
     if len(parts) > 1:
         items = tuple(read(trim(part)) for part in parts if part.strip())
-        if all(isinstance(item, Elements) and item.kind == "range" for item in items):
-            return Elements(text, "union", items)
+        ranges = [item for item in items if isinstance(item, Elements) and item.kind == "range"]
+        if len(ranges) == len(items) > 1:
+            return _together(text, ranges, either=_EITHER.search(text) is not None)
         return items[0] if len(items) == 1 else Elements(text, "list", items)
-    if (interval := _inequality(text)) is not None:
-        return interval
+    if text.startswith(r"\{") and (form := _bracketed(text)) is not None:
+        return form
+    if (found := intervals(text)) is not None:
+        return _sets(text, found)
     sides = _split(text, "=")
     if len(sides) > 1 and not re.search(r"<|>|\\(?:le|ge|ne)(?![a-zA-Z])", text):
         return _equation(text, [trim(side) for side in sides])
@@ -163,14 +196,50 @@ def _read_structure(text: str) -> Form:
         return _approximation(text, trim(about[0]), trim(about[1]))
     if len(parts := text.split(r"\cup")) > 1:
         return Elements(text, "union", tuple(read(trim(part)) for part in parts))
-    return _bracketed(text) or _atom(text)
+    return _bracketed(text) or _point(text) or _unit_vectors(text) or _atom(text)
+
+
+def _point(text: str) -> Form | None:
+    """A named point such as A(4,1), or a row that is transposed."""
+    if text.endswith("^T") and isinstance(form := _bracketed(trim(text[:-2])), (Elements, Matrix)):
+        if isinstance(form, Elements):
+            return form._replace(text=text, brackets="()") if form.kind == "tuple" else None
+        return form._replace(text=text, rows=tuple(zip(*form.rows, strict=True)))
+    if (
+        (found := _POINT.fullmatch(text))
+        and isinstance(form := _bracketed(found[2]), Elements)
+        and form.kind == "tuple"
+    ):
+        return Equation(text, found[1], (form,))
+    return None
+
+
+def _unit_vectors(text: str) -> Form | None:
+    """2i + 7j as the vector (2, 7)."""
+    plain = _HATS.sub(r"\1", text)
+    if not _VECTOR.fullmatch(plain):
+        return None
+    parts = dict.fromkeys("ijk" if "k" in plain else "ij", "0")
+    for sign, size, name in _COMPONENT.findall(plain):
+        parts[name] = sign.strip().removeprefix("+") + (size.strip() or "1")
+    return Elements(text, "tuple", tuple(read(part) for part in parts.values()), "()")
+
+
+def _systems(text: str) -> tuple[Form, ...]:
+    """The solutions in `m=2, n=3; m=5, n=1`, each a list of named values; empty for anything else."""
+    solutions = _split(_ALTERNATIVE.sub(" ; ", text), ";")
+    if len(solutions) < 2 or any("=" not in solution for solution in solutions):
+        return ()
+    if not all(len(_split(_CONJUNCTION.sub(" , ", solution), ",")) > 1 for solution in solutions):
+        return ()
+    return tuple(read(trim(solution)) for solution in solutions)
 
 
 def _approximation(text: str, left: str, right: str) -> Form:
     """What is on the left, unless that is a name; numbers that differ are no answer."""
     if not right:
         return Expression(text)
-    if not left or _is_name(left):
+    if not left or is_name(left):
         return read(right)
     value, rounded = read(left), read(right)
     if isinstance(value, Number) and isinstance(rounded, Number) and _far(value, rounded):
@@ -183,56 +252,58 @@ def _far(value: Number, rounded: Number) -> bool:
     return not value.percent and abs(value.value - rounded.value * scale) * 10 > abs(value.value)
 
 
-def _is_name(text: str) -> bool:
-    return _NAME.fullmatch(text) is not None and text not in _CONSTANTS
-
-
 def _equation(text: str, sides: list[str]) -> Form:
-    if len(sides) == 2 and not _is_name(sides[0]) and sides[0] and _is_name(sides[1]):
+    if len(sides) == 2 and not is_name(sides[0]) and sides[0] and is_name(sides[1]):
         sides = sides[::-1]
-    name = sides[0] if _is_name(sides[0]) or not sides[0] else None
+    name = sides[0] if is_name(sides[0]) or not sides[0] else None
     members = tuple(read(side) for side in (sides[1:] if name is not None else sides) if side)
     if not members:
         return Expression(text)
-    return Equation(text, name, members)
+    return Equation(text, name, members, name is not None or is_solved(sides[0], sides[-1]))
 
 
 def _each_sign(text: str) -> Iterator[Form]:
-    r"""The list items that \pm and \mp stand for, the upper signs first."""
+    r"""The list items that \pm and \mp stand for.
+
+    Several \pm in a term are independent of each other; \mp goes with the \pm beside it.
+    """
     for part in _split(_CONJUNCTION.sub(" , ", text), ",;"):
-        if _SIGNS.search(part):
-            for plus, minus in (("+", "-"), ("-", "+")):
-                signed = re.sub(r"\\mp(?![a-zA-Z])", minus, re.sub(r"\\pm(?![a-zA-Z])", plus, part))
-                yield read(trim(signed.replace("= +", "= ").replace("( +", "(").strip().removeprefix("+")))
-        elif part.strip():
-            yield read(trim(part))
+        signs = _SIGNS.findall(part)
+        if not signs:
+            if part.strip():
+                yield read(trim(part))
+            continue
+        free = r"\mp" not in signs and len(signs) <= MAX_SIGNS
+        for chosen in product("+-", repeat=len(signs)) if free else (["+"] * len(signs), ["-"] * len(signs)):
+            yield read(trim(_signed(part, chosen)))
 
 
-def _inequality(text: str) -> Form | None:
-    """The interval that an inequality in one variable stands for."""
-    if found := _BETWEEN.fullmatch(text):
-        low, first, _, second, high = found.groups()
-        if (first in ("<", r"\le")) != (second in ("<", r"\le")) or not low or not high:
-            return None
-        if first in (">", r"\ge"):
-            low, first, second, high = high, _FLIPPED[second], _FLIPPED[first], low
-        return _range(text, low, high, first, second)
-    if found := _BOUND.fullmatch(text):
-        sign, bound = found[2], found[3]
-    elif found := _BOUND_FIRST.fullmatch(text):
-        sign, bound = _FLIPPED[found[2]], found[1]
-    else:
-        return None
-    if not bound or re.search(r"[a-zA-Z](?![a-zA-Z]*\{)", re.sub(r"\\[a-zA-Z]+", "", bound)):
-        return None
-    if sign in (">", r"\ge"):
-        return _range(text, bound, r"\infty", r"\le" if sign == r"\ge" else "<", "<")
-    return _range(text, r"-\infty", bound, "<", sign)
+def _signed(part: str, chosen: Sequence[str]) -> str:
+    r"""A term with its \pm signs replaced, and \mp by the contrary."""
+    signs = iter(chosen)
+    contrary = {"+": "-", "-": "+"}
+    text = _SIGNS.sub(lambda found: next(signs) if found.group() == r"\pm" else contrary[next(signs)], part)
+    return text.replace("= +", "= ").replace("( +", "(").strip().removeprefix("+")
 
 
-def _range(text: str, low: str, high: str, first: str, second: str) -> Form:
-    brackets = ("[" if first == r"\le" else "(") + ("]" if second == r"\le" else ")")
-    return Elements(text, "range", (read(trim(low)), read(trim(high))), brackets)
+def _sets(text: str, intervals: list[Bounds]) -> Form:
+    """The interval, or union of intervals, that an inequality stands for."""
+    ranges = tuple(Elements(text, "range", (read(item.low), read(item.high)), item.brackets) for item in intervals)
+    return ranges[0] if len(ranges) == 1 else Elements(text, "union", ranges)
+
+
+def _together(text: str, ranges: list[Elements], *, either: bool) -> Elements:
+    """Inequalities in a row: their union, or what they have in common where the union would be everything."""
+    union = Elements(text, "union", tuple(ranges))
+    if either or len(ranges) != 2:
+        return union
+    low, high = sorted(ranges, key=lambda item: item.items[0].text == r"-\infty")
+    (start, end), (bottom, stop) = low.items, high.items
+    if end.text != r"\infty" or bottom.text != r"-\infty":
+        return union
+    if isinstance(start, Number) and isinstance(stop, Number) and start.value >= stop.value:
+        return union
+    return Elements(text, "range", (start, stop), low.brackets[0] + high.brackets[1])
 
 
 def _cases(text: str, inside: str) -> Form:
@@ -256,7 +327,7 @@ def _bracketed(text: str) -> Form | None:
     if text.startswith(r"\{") and text.endswith(r"\}") and _closes_at_end(text):
         inside = text[2:-2]
         for bar in (r"\mid", "|", ":"):
-            if len(parts := inside.split(bar)) == 2 and re.fullmatch(r"\s?[a-zA-Z](\s?\\in\s?\S+)?\s?", parts[0]):
+            if len(parts := inside.split(bar)) == 2 and _SET_OF.fullmatch(parts[0]):
                 return read(trim(parts[1]))
         inner = read(trim(inside), thousands=False)
         items = inner.items if isinstance(inner, Elements) and inner.kind == "list" else (inner,)
@@ -277,6 +348,8 @@ def _atom(text: str) -> Form:
     ratio = text.split(":")
     if len(ratio) > 1 and all(re.fullmatch(r"\s?-?\d[\d.]*\s?", part) for part in ratio):
         return Elements(text, "ratio", tuple(read(trim(part)) for part in ratio))
+    if _PARTED_DIGITS.fullmatch(text):
+        return Elements(text, "list", tuple(read(part) for part in text.split(" ")))
     if _DATE.fullmatch(text):  # no subtraction, no fraction
         return Words(text, fold(text))
     form = _without_unit(text)
@@ -298,7 +371,7 @@ def _without_unit(text: str) -> Expression:
     unit = parse_unit(word, bare=True) if re.fullmatch(r"[a-zA-Z]{2,}", word) else None  # one letter is a variable
     if unit is not None and before[-1:] in tuple("0123456789})"):
         return Expression(before, unit)
-    return Expression(re.sub(r"\^\\circ$", "", text).strip())
+    return Expression(text if _TRIGONOMETRIC.search(text) else re.sub(r"\^\\circ$", "", text).strip())
 
 
 def _is_words(text: str) -> bool:
@@ -307,15 +380,40 @@ def _is_words(text: str) -> bool:
     if _TEXT.fullmatch(text):
         return True
     rest = _TEXT.sub("", text)
-    return any(word.group().lower() not in _FUNCTIONS for word in _WORD.finditer(rest))
+    return any(_is_word(word.group()) for word in _WORD.finditer(rest))
 
 
-def fold(text: str) -> str:
-    r"""Text without \text{}, case, spaces and the punctuation that is no part of a number, for comparing words."""
-    text = _TEXT.sub(r"\1", text)
-    return _PUNCTUATION.sub("", text).casefold()
+def _is_word(letters: str) -> bool:
+    """Whether letters in a row are a word rather than a product such as mgh, PQRS or abcd."""
+    lower = letters.lower()
+    if lower in _SHORT_WORDS:
+        return True
+    if lower in _FUNCTIONS or "".join(sorted(lower)) in _ALPHABET or not set(lower) - set("uvwxyz"):
+        return False
+    return re.search("[aeiouy]", lower) is not None and _CASES_OF_WORDS.fullmatch(letters) is not None
 
 
+def may_be_letters(text: str) -> bool:
+    r"""Whether a text may be a product of letters, though it was read as words: no run of five letters, no \text{}."""
+    words = re.findall("[a-zA-Z]+", _TEXT.sub(r"\1", text))
+    if any(len(part.strip()) > 1 for part in _TEXT.findall(text)):
+        return False
+    return all(len(word) < MIN_WORD and word.lower() not in _SHORT_WORDS for word in words)
+
+
+def fold(text: str, *, case: bool = False) -> str:
+    r"""Text without \text{}, case, spaces and the punctuation that is no part of a number, for comparing words.
+
+    Args:
+        text: Words.
+        case: Whether case is kept.
+    """
+    text = _PUNCTUATION.sub("", _TEXT.sub(r"\1", text))
+    return text if case else text.casefold()
+
+
+# A run of this many letters is a word.
+MIN_WORD = 5
 _PUNCTUATION = re.compile(r"[\s,;!?'\"{}$\\_*]+|-(?!\d)|(?<!\d)\.(?!\d)|(?<=\d)\.(?!\d)")
 _DEPTH = re.compile(r"\\begin\{|\\end\{|\\\\|\\[{}]|\\.|[()\[\]{}]|.", re.DOTALL)
 

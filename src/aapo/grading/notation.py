@@ -21,19 +21,64 @@ _SYMBOLS = {
     "÷": "/", "∕": "/", "⁄": "/", "±": r"\pm ", "∓": r"\mp ", "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ",
     "≠": r"\ne ", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "°": r"^\circ ",
     "º": r"^\circ ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "≈": r"\approx ", "“": "", "”": "", "‘": "'", "’": "'",
-    "′": "'", "⟨": r"\langle ", "⟩": r"\rangle ", "µ": "u", "Å": r"\AA ", "∛": r"\sqrt[3]", "√": r"\sqrt",
+    "′": "'", "″": "''", "⟨": r"\langle ", "⟩": r"\rangle ", "µ": "u", "Å": r"\AA ", "∛": r"\sqrt[3]", "√": r"\sqrt",
+    "ϕ": r"\phi ", "ϵ": r"\epsilon ", "ϑ": r"\theta ", "ϱ": r"\rho ", "ℓ": r"\ell ", "ℏ": r"\hbar ", "∖": r"\setminus ",
+    "→": r"\to ", "∧": r"\land ", "∨": r"\lor ", "∠": r"\angle ", "△": r"\triangle ", "∣": "|", "‖": r"\|",
+    "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", "≡": r"\equiv ", "∀": r"\forall ", "。": ".", "．": ".",
+    "、": ",", "，": ",", "；": ";", "：": ":", "（": "(", "）": ")", "‰": r" \text{per thousand}",
+    "£": r"\pounds ", "¥": r"\yen ", "￥": r"\yen ", "₹": r"\rupees ", "¢": r"\cents ", "€": r"\euro ", "₩": r"\won ",
 }  # fmt: skip
+_LETTER_SHAPES = "epsilon|theta|phi|rho|kappa|sigma"
+_THIN = r"(?:\s?,\s?(?:\\!\s?)+|\s?(?:\\[,!;: ]\s?)+|\s?\{\s?,\s?\}\s?(?:\\!\s?)*|\s?~\s?)"
+_THOUSANDS = re.compile(rf"(?<![\d.])([1-9]\d{{0,2}})((?:{_THIN}\d{{3}}(?!\d))+)")
+# With braces the comma parts no list: 3{,}14 is a decimal, unless thousands have taken it.
+_DECIMAL_COMMA = re.compile(r"(?<![\d.,}({\[])(\d+)\{\s?,\s?\}(\d+)(?![\d{,])")
 _SAME = [
     (re.compile(pattern), new)
     for pattern, new in (
         (r"(?:\\\\){2,}", r"\\\\"),
+        (r"\\\\\s?\[\s?-?[\d.]+\s?[a-z]{2}\s?\]", r"\\\\"),
+        (rf"\\var({_LETTER_SHAPES})(?![a-zA-Z])", r"\\\1"),
+        (r"\\(?:tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge)(?![a-zA-Z])", ""),
+        (r"\\(?:scriptstyle|scriptscriptstyle|mathstrut|strut|nonumber|notag|allowbreak|hfill)(?![a-zA-Z])", ""),
+        (r"\\(?:vphantom|hphantom|vspace)\*?\s?\{[^{}]{0,40}\}", ""),
+        (r"\\(?:enspace|enskip|thinspace|medspace|thickspace|negthinspace|hskip|nobreakspace)(?![a-zA-Z])", " "),
+        (r"\\(?:checkmark|blacksquare|square|qed|Box|QED)\s?$", ""),
+        (r"^\s?\\(?:therefore|implies|Rightarrow|Longrightarrow|rightarrow|to)(?![a-zA-Z])", ""),
         (r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits|bf|rm|it)(?![a-zA-Z])\.?", ""),
         (r"(?<=\d)\s?(?:\\[,!;: ](?<!\\\\.)|\{,\}|~)\s?(?=\d{3}(?!\d))", ","),  # spaced thousands, read as 12,345
         (r"\\text\s?\{\s*\}", ""),
         (r"^\\text\{\s?(-?\d+(?:[.,]\d+)*)\s+([a-zA-Z][^{}]*)\}$", r"\1 \\text{\2}"),
+        (r"\\middle(?![a-zA-Z])", ""),
+        (r"\\(?:mathrm|mathbf|mathit|mathsf|rm|bf)\s([a-zA-Z\d])(?![a-zA-Z])", r"\1"),
+        (r"_\s?\{\s?\\text\s?\{\s?(\w+)\s?\}\s?\}", r"_{\1}"),
+        (
+            r"(?<=[\w)}])\s?(?:\\text\s?\{\s?times\s?\}|\stimes\s)\s?(?=[a-zA-Z](?![a-zA-Z])|[\d(]|\\(?!text))",
+            r"\\times ",
+        ),
+        (r"(?<=[)\]])\s?U\s?(?=[(\[])", r"\\cup "),
+        (r"(?<=\*)\s?I(?![a-zA-Z_(])", "i"),
+        (r"(?:^|(?<=\\in)|(?<=\\cup)|(?<=\\in )|(?<=\\cup ))\](?=[^\[\](){}]*[,;][^\[\](){}]*[\[\]])", "("),
+        (r"(?<=[(\[])([^\[\](){}]*[,;][^\[\](){}]*)\[(?=\s?(?:$|\\cup))", r"\1)"),
+        (r"\\text\s?\{\s?[.,;]\s?\}", ""),
+        (r"\{\s?([^{}]+?)\s?\\over(?![a-zA-Z])\s?([^{}]+?)\s?\}", r"\\frac{\1}{\2}"),
+        (r"\\(?:text)?color\s?\{[a-zA-Z]{1,20}\}|\\colorbox\s?\{[a-zA-Z]{1,20}\}", ""),
+        (r"(?:\[|\()?\s?(\\begin\{array\}(?:(?!\\begin|\\end)[^|])*\\end\{array\})\s?(?:\]|\))?$", r"\1"),
         (r"\\lg(?![a-zA-Z_])", r"\\log_{10} "),
+        (r"\\(?:dag|dagger)(?![a-zA-Z])", r"\\dagger "),
+        (r"\^\s?\{\s?\\prime\s?\\prime\s?\}|\^\s?\{\s?''\s?\}", "''"),
+        (r"\^\s?(?:\{\s?(?:\\prime|')\s?\}|\\prime(?![a-zA-Z]))", "'"),
+        (r"\^\s?(?:\\top|\\intercal)(?![a-zA-Z])|\^\s?\{\s?(?:\\top|\\intercal|\\text\s?\{\s?T\s?\})\s?\}", "^T"),
+        (r"!=", r"\\ne "),
+        (r"(?<=[\w)}\]])\s?\*\*\s?(?=[\w({\\-])", "^"),
+        (r"(?<!_\d)\^\s?(-\s?\d+|\d{2,})(?![\d.])", r"^{\1}"),
+        (r"\^\s?\(([^()]{1,40})\)(?!\s?\()", r"^{\1}"),
+        (r"(?<![\\a-zA-Z])oo(?![a-zA-Z])", r"\\infty "),
+        (r"(?<![\\a-zA-Z])[aA]bs\s?\(((?:[^()]|\([^()]*\)){1,200})\)", r"|\1|"),
+        (r"\\[lr]?vert(?![a-zA-Z])", "|"),
+        (r"\\[lr]?Vert(?![a-zA-Z])", r"\\|"),
         (r"(?<!\\)\\!|\{\}", ""),
-        (r"(?<!\\)\\[,;: ]|~|\\q?quad(?![a-zA-Z])|\\hspace\{[^{}]{0,10}\}", " "),
+        (r"(?<!\\)\\[,;: ]|~|\\q?quad(?![a-zA-Z])|\\hspace\*?\s?\{[^{}]{0,10}\}", " "),
         (r"\{,\}", ","),
         (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
         (r"\\[dt]binom(?![a-zA-Z])", r"\\binom"),
@@ -62,12 +107,11 @@ _SAME = [
         (r"\\cdotp(?![a-zA-Z])", r"\\cdot "),
         (r"\\colon(?![a-zA-Z])", ":"),
         (r"\\ldots|\\dots|\\cdots", "..."),
-        (r"\\(?:text)?color\s?\{[a-zA-Z]{1,20}\}", ""),
         (r"\\(?:phantom|label|tag)\{[^{}]{0,40}\}", ""),
     )
 ]
 _UNWRAPPED = re.compile(
-    r"\\(?:mathbf|boldsymbol|bm|textbf|mathit|mathsf|mathcal|emph|underline|boxed|fbox)\s?\{([^{}]{0,1000})\}"
+    r"\\(?:mathbf|boldsymbol|bm|textbf|mathit|mathsf|mathcal|emph|underline|boxed|fbox|ensuremath|bbox|mathnormal|textup|mathop)\s?\{([^{}]{0,1000})\}"
 )
 _PLAIN_ROOT = re.compile(r"(?<![\\a-zA-Z])sqrt\s?\(([^()]{1,200})\)")
 _PLAIN_NAMES = [
@@ -85,9 +129,30 @@ _FRACTION = re.compile(r"\\frac\s?(?=[^{\s]|\{)")
 _ARGUMENT = re.compile(r"\s?(?:\{|(\d|[a-zA-Z]|\\[a-zA-Z]+\s?))")
 _DOLLARS = re.compile(r"(-?)\\?\$\s?(-?\d[\d,]*(?:\.\d+)?|\.\d+)")
 _ESCAPED_DOLLARS = re.compile(_DOLLARS.pattern.replace(r"\\?", r"\\", 1))
-_EUROS = re.compile(r"(-?)€\s?(-?\d[\d,]*(?:\.\d+)?)")
+_CURRENCIES = {
+    "euro": "euros", "pounds": "GBP", "yen": "yen", "rupees": "rupees", "cents": "cents", "won": "won", "EUR": "euros",
+    "GBP": "GBP", "JPY": "yen", "CNY": "yen", "RMB": "yen", "INR": "rupees", "Rs": "rupees", "USD": "dollars",
+    "CAD": "dollars", "AUD": "dollars", "dollars": "dollars",
+}  # fmt: skip
+_CURRENCY = (
+    r"\\(euro|pounds|yen|rupees|cents|won)(?![a-zA-Z])"
+    r"|(?<![a-zA-Z])(EUR|GBP|JPY|CNY|RMB|INR|Rs|USD|CAD|AUD)(?![a-zA-Z])\.?"
+)
+_AMOUNT = r"-?\d[\d,]*(?:\.\d+)?|\.\d+"
+_BEFORE_AMOUNT = re.compile(rf"(-?)\s?(?:\\text\s?\{{\s?)?(?:{_CURRENCY})\s?\}}?\s?({_AMOUNT})")
+_AFTER_AMOUNT = re.compile(r"(?<=[\d}])\s?(?:\\text\s?\{\s?)?\\(euro|pounds|yen|rupees|cents|won)(?![a-zA-Z])\s?\}?")
 # What one rule leaves may be another's to change; twenty nested wrappers are no answer.
 MAX_PASSES = 20
+_ALIGNED = re.compile(
+    r"\\begin\{(aligned|align|alignedat|gathered|gather|split|equation|multline|eqnarray)(\*?)\}(.*)\\end\{\1\2\}",
+    re.DOTALL,
+)
+_LABEL_OF_ANSWER = re.compile(
+    r"^\s?(?:\\text\s?\{\s?)?\**(?i:(?:the\s)?(?:final\s|correct\s)?(?:answer|ans|result)(?:\s?(?:is|:|=|\.))+|答案(?:是|为|:)*)"
+    r"\s?\**\s?\}?\s?(?=.)"
+)
+_CHINESE = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]+(?![^{}]*\})")
+_PLAIN_TEXT = re.compile(r"\\text\s?\{\s?(-?[\d.,]+)\s?\}")
 _FREE_SPACE = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
 _WRAPPERS = (("**", "**"), ("__", "__"), ("`", "`"), ("*", "*"), ('"', '"'))
 
@@ -103,9 +168,13 @@ def normalize(text: str) -> str:
 
 def _normalize_once(text: str) -> str:
     text = _from_unicode(text)
-    text = _unwrap(text)
+    text = _CHINESE.sub(lambda found: rf" \text{{{found.group()}}}", text) if not text.isascii() else text
+    text = _THOUSANDS.sub(lambda found: re.sub(r"[^\d]+", "", found[1] + found[2]), text)
+    text = _DECIMAL_COMMA.sub(r"\1.\2", text)
+    text = _unwrap(_LABEL_OF_ANSWER.sub("", _aligned(text)))
     for pattern, new in _SAME:
         text = pattern.sub(new, text)
+    text = _PLAIN_TEXT.sub(r"\1", text)
     for _ in range(MAX_PASSES):
         text = _UNWRAPPED.sub(r"\1", text)
     text = _PLAIN_ROOT.sub(r"\\sqrt{\1}", text)
@@ -123,7 +192,7 @@ def _from_unicode(text: str) -> str:
     """ASCII and LaTeX for the unicode characters that stand for mathematics."""
     if _ENTITY.search(text):
         text = html.unescape(text)
-    if text.isascii():
+    if text.isascii() and text.isprintable():
         return text
     text = _RAISED.sub(lambda found: "^{" + "".join(map(_SUPERSCRIPTS.__getitem__, found.group())) + "}", text)
     text = _LOWERED.sub(lambda found: "_{" + "".join(map(_SUBSCRIPTS.__getitem__, found.group())) + "}", text)
@@ -132,12 +201,12 @@ def _from_unicode(text: str) -> str:
 
 @cache
 def _character(character: str) -> str:
-    if character.isascii():
-        return character
     if character in _SYMBOLS:
         return _SYMBOLS[character]
     kind = unicodedata.category(character)
-    if kind in ("Cf", "Cc"):  # zero-width and direction marks, which nobody sees
+    if character.isascii():
+        return "" if kind == "Cc" and not character.isspace() else character
+    if kind in ("Cf", "Cc", "Cs"):  # zero-width and direction marks and half characters, which nobody sees
         return ""
     if unicodedata.decomposition(character).startswith("<fraction>"):
         above, _, below = unicodedata.normalize("NFKC", character).partition("⁄")
@@ -149,9 +218,24 @@ def _character(character: str) -> str:
     return "".join(_SYMBOLS.get(part, part) for part in unicodedata.normalize("NFKC", character))
 
 
+def _aligned(text: str) -> str:
+    """Text without an alignment around it: one row as it is, several as a chain or a list."""
+    found = _ALIGNED.fullmatch(text.strip())
+    if found is None:
+        return text
+    rows = [
+        row.replace("&", " ").strip() for row in re.split(r"\\\\(?:\[[^\]]{0,8}\])?", found[3]) if row.strip(" &\n")
+    ]
+    joined = [rows[0]] if rows else []
+    joined += [row if row.startswith("=") else ", " + row for row in rows[1:]]
+    return " ".join(joined)
+
+
 def _unwrap(text: str) -> str:
     """Text without the mathematics delimiters, Markdown emphasis and quotation marks around it."""
-    text = _EUROS.sub(r"\1\2 \\text{euros}", text.strip())
+    text = re.sub(r"(?<![a-zA-Z])(?:US|AU?|CA?|HK|NZ|S)\s?(?=\\?\$\s?\d)", "", text)
+    text = _BEFORE_AMOUNT.sub(_amount, text.strip())
+    text = _AFTER_AMOUNT.sub(lambda found: rf" \text{{{_CURRENCIES[found[1]]}}}", text)
     if text.count("$") % 2 or r"\$" in text:  # an odd one is no delimiter
         text = (
             _DOLLARS.sub(r"\1\2 \\text{dollars}", text)
@@ -167,6 +251,11 @@ def _unwrap(text: str) -> str:
         if len(body) > 2 * len(opening) and body.startswith(opening) and body.endswith(closing):
             text = body[len(opening) : -len(closing)].strip()
     return text
+
+
+def _amount(found: re.Match[str]) -> str:
+    """An amount with its currency behind it."""
+    return rf"{found[1]}{found[4]} \text{{{_CURRENCIES[found[2] or found[3]]}}}"
 
 
 def _brace_fractions(text: str) -> str:

@@ -4,12 +4,15 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from aapo.grading.units import LABEL, Unit, parse_unit, read_label
+from aapo.grading.units import LABEL, SHORT_SCALES, Unit, parse_unit, read_label
 
 # A decimal that shows this many significant digits may be a rounded value.
 ROUNDED_DIGITS = 6
+# One that shows this many was computed in floating point, and its last digits may be off.
+FLOAT_DIGITS = 16
+FLOAT_ERROR = Fraction(1, 2**51)
 
-_INTEGER = r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d+)"
+_INTEGER = r"(?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d{0,2}(?: \d{3})+|\d+)"
 _DECIMAL = rf"(?>{_INTEGER}(?:\.\d*)?|\.\d+)"
 _SIGN = r"(?P<sign>(?:[+-]\s?)*)"
 _POWER = r"(?:10\s?\^\s?(?:\{\s?(?P<power>[+-]?\s?\d{1,4})\s?\}|(?P<digit>-?\d)))"
@@ -29,12 +32,18 @@ _FORMS = [
     )
 ]
 _REST = re.compile(
-    r"\s?(?:(?P<percent>%|percent|\\text\{\s?(?:%|percent)\s?\})"
+    r"\s?(?:(?P<percent>%|(?:percent(?:age)?|per cent|pct)\.?|\\text\{\s?(?:%|percent(?:age)?|per cent|pct)\.?\s?\})"
     r"|(?P<degrees>\^\\circ)\s?(?:\\text\{\s?)?[CF]?\}?"
     rf"|(?P<texts>{LABEL})(?P<after>[a-zA-Z ]*)"
     r"|(?P<words>(?<=\s)(?!(?:and|or)\s)[a-zA-Z][a-zA-Z /.]*(?:\^?\{?\d\}?)?(?:/[a-zA-Z]+)?(?:\^\{?\d\}?)?"
     r"|(?P<attached>[a-zA-Z]{2,}(?:\^\{?\d\}?)?)))"
 )
+
+
+_TEXT = re.compile(r"\\text\s?\{([^{}]*)\}")
+_SHORT = re.compile(r"\\text\{([KkMB])\}")
+_PART = re.compile(rf"({_DECIMAL})\s*([a-zA-Z°'\"]+)\.?")
+_COMPOUND = re.compile(rf"{_PART.pattern}(?:\s*(?:,|and|&)*\s*{_PART.pattern}){{1,3}}")
 
 
 class Number(NamedTuple):
@@ -47,6 +56,9 @@ class Number(NamedTuple):
             None for a number that is exact.
         percent: Whether a percent sign follows; `value` is then in percent.
         unit: The unit that follows, or None.
+        thousands: What the number is worth more against one without a unit, where K or M follows it immediately, which
+            may be a unit as well.
+        float_error: How far the value may be off where it was computed in floating point, else None.
     """
 
     text: str
@@ -54,6 +66,8 @@ class Number(NamedTuple):
     last_digit: Fraction | None = None
     percent: bool = False
     unit: Unit | None = None
+    thousands: int = 1
+    float_error: Fraction | None = None
 
 
 def read_number(text: str) -> Number | None:
@@ -64,10 +78,37 @@ def read_number(text: str) -> Number | None:
         if found is None or value is None:
             continue
         # math-verify reads no ellipsis
-        number = _with_rest(Number(text.replace("...", ""), *value), text[found.end() :].rstrip())
+        number = _with_rest(_floating(Number(text.replace("...", ""), *value)), text[found.end() :].rstrip())
         if number is not None:
             return number
-    return None
+    return _compound(text)
+
+
+def _floating(number: Number) -> Number:
+    digits = number.text.replace(".", "").strip("-0 ")
+    if (
+        number.last_digit is None
+        or len(digits) < FLOAT_DIGITS
+        or not digits.isdigit()
+        or len(digits) > FLOAT_DIGITS + 1
+    ):
+        return number
+    return number._replace(float_error=max(abs(number.value) * FLOAT_ERROR, number.last_digit))
+
+
+def _compound(text: str) -> Number | None:
+    """A quantity in several units, such as 2 hours 15 minutes, in the first of them."""
+    plain = _TEXT.sub(r" \1 ", text).replace(r"^\circ", " ° ").strip()
+    if not _COMPOUND.fullmatch(plain):
+        return None
+    value, units = Fraction(0), list[Unit]()
+    for amount, word in _PART.findall(plain):
+        unit = parse_unit(word)
+        if unit is None or (units and (unit.dimensions != units[0].dimensions or unit.factor >= units[-1].factor)):
+            return None
+        units.append(unit)
+        value += _plain(amount) * unit.factor
+    return Number(text, value / units[0].factor, unit=units[0])
 
 
 def _value(parts: dict[str, str | None]) -> tuple[Fraction, Fraction | None] | None:
@@ -107,6 +148,8 @@ def _with_rest(number: Number, rest: str) -> Number | None:
     """The number with the percent sign, unit or words in `rest`; None if it is something else."""
     if not rest:
         return number
+    if short := _SHORT.fullmatch(rest):
+        return number._replace(unit=parse_unit(short[1]), thousands=SHORT_SCALES[short[1]])
     found = _REST.fullmatch(rest)
     if found is None:
         return None
@@ -134,7 +177,7 @@ def same_number(gold: Number, answer: Number) -> bool:
             return False
         return _close(gold, answer, gold.unit.factor, answer.unit.factor)
     if gold.percent == answer.percent:
-        return _close(gold, answer)
+        return _close(gold, answer, gold.thousands, answer.thousands)
     if gold.unit is not None or answer.unit is not None:
         return False
     if gold.percent:
@@ -144,5 +187,6 @@ def same_number(gold: Number, answer: Number) -> bool:
 
 def _close(gold: Number, answer: Number, scale: Fraction | int = 1, other: Fraction | int = 1) -> bool:
     difference = abs(gold.value * scale - answer.value * other)
-    digits = [digit * by for digit, by in ((gold.last_digit, scale), (answer.last_digit, other)) if digit is not None]
+    own = gold.float_error or gold.last_digit
+    digits = [digit * by for digit, by in ((own, scale), (answer.last_digit, other)) if digit is not None]
     return difference == 0 or (bool(digits) and difference < max(digits))

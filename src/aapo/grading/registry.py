@@ -17,15 +17,33 @@ from aapo.grading.scorers import require_scorers
 # Changes when the values of a shipped function do; those that compare answers change with the comparison too.
 _VERSIONS = {
     "accuracy": ANSWERS_VERSION, "code": "1", "cosine": f"1.{ANSWERS_VERSION}", "format": "3",
-    "len": f"1.{ANSWERS_VERSION}", "reasoning_gym": "1", "reasoning_steps": "1", "repetition_penalty": "1",
-    "soft_overlong": "1", "tag_count": "2",
+    "len": f"1.{ANSWERS_VERSION}", "reasoning_gym": f"1.{ANSWERS_VERSION}", "reasoning_steps": "1",
+    "repetition_penalty": "1", "soft_overlong": "1", "tag_count": "2",
 }  # fmt: skip
 REWARDS: dict[str, RewardFunction] = {name: getattr(rewards, name) for name in _VERSIONS}
 # These compare the completions of a group, so each process must have whole groups.
 GROUPWISE = frozenset({"len"})
-# These read the gold answer as mathematics.
-MATHEMATICAL = ("accuracy", "cosine", "len")
+# These compare the answer in a completion with the gold answer.
+GRADED = ("accuracy", "cosine", "len")
 _SPEC = "aapo_spec"
+
+
+def with_convention(
+    names: Sequence[str], parameters: Mapping[str, Any] | None, convention: str | None
+) -> dict[str, Any] | None:
+    """Parameters of reward functions, with the convention for those that compare answers and say nothing of it.
+
+    Args:
+        names: The reward functions.
+        parameters: By name; what is given wins, also `convention: null`, and another grader than ours takes none.
+        convention: Where an answer may stand; None changes nothing.
+    """
+    made = dict(parameters or {})
+    for name in names if convention is not None else ():
+        given = made.get(name) or {}
+        if name in GRADED and isinstance(given, Mapping) and given.get("grader", "aapo") == "aapo":
+            made[name] = {"convention": convention, **given}
+    return made or (None if parameters is None else dict(parameters))
 
 
 def reward_function(name: str, parameters: Mapping[str, Any] | None = None, failure: str = "fail") -> RewardFunction:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from aapo.grading.rewards import completion_text
 TYPES = (".jsonl", ".parquet")
 ADDED = ("verdict", "extracted", "rule")
 ROWS_PER_BATCH = 500
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -127,10 +129,13 @@ def _rows(source: Path) -> Iterator[dict[str, Any]]:
         for batch in pq.ParquetFile(source).iter_batches(ROWS_PER_BATCH):
             yield from batch.to_pylist()
         return
-    with source.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield _parsed(line, number, source)
+    with source.open(encoding="utf-8", errors="surrogatepass") as lines:
+        try:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield _parsed(line, number, source)
+        except UnicodeDecodeError as error:
+            raise InputError(f"{source} is not UTF-8: {error}; convert it") from error
 
 
 def _parsed(line: str, number: int, source: Path) -> dict[str, Any]:
@@ -187,10 +192,26 @@ def _write(source: Path, output: Path, verdicts: Sequence[Verdict]) -> None:
             with temporary.open("w", encoding="utf-8") as lines:
                 for i, row in enumerate(_rows(source)):
                     full = row | {name: values[i] for name, values in added.items()}
-                    lines.write(json.dumps(full, ensure_ascii=False, default=str) + "\n")
+                    lines.write(_line(full) + "\n")
             return
-        table = pq.read_table(source) if source.suffix == ".parquet" else pa.Table.from_pylist(list(_rows(source)))
+        from_rows = source.suffix != ".parquet"
+        table = pa.Table.from_pylist([_encodable(row) for row in _rows(source)]) if from_rows else pq.read_table(source)
         for name, values in added.items():
             table = table.drop_columns([name]) if name in table.column_names else table
-            table = table.append_column(name, pa.array(values, pa.string()))
+            table = table.append_column(name, pa.array(_encodable(values), pa.string()))
         pq.write_table(table, temporary, compression="zstd")
+
+
+def _line(row: dict[str, Any]) -> str:
+    """A row as JSON; a lone surrogate, which no file can hold, stays escaped as it came."""
+    text = json.dumps(row, ensure_ascii=False, default=str)
+    return json.dumps(row, default=str) if _SURROGATE.search(text) else text
+
+
+def _encodable(value: Any) -> Any:
+    """The value with the replacement character for each lone surrogate in its texts."""
+    if isinstance(value, str):
+        return _SURROGATE.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_encodable(item) for item in value]
+    return {_encodable(key): _encodable(item) for key, item in value.items()} if isinstance(value, dict) else value

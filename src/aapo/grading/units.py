@@ -22,7 +22,7 @@ _PREFIXES = {
 # Symbols | names = what they are worth in units that stand above them, for all but the base units.
 _WITH_PREFIX = """
 m | meter metre
-g | gram
+g | gram gramme
 s | second sec
 A | ampere amp
 K | kelvin
@@ -51,6 +51,7 @@ pc | parsec = 3.0856775814913673e16 m
 yr | yr year = 31557600 s
 Jy | jansky = 1e-26 W m^-2 Hz^-1
 """
+# A pound of money goes by the name of a pound of mass.
 _WITHOUT_PREFIX = """
 in | inch inches = 0.0254 m
 ft | foot feet = 0.3048 m
@@ -76,6 +77,16 @@ kph | = 1 km h^-1
 sr | steradian = 1
 cd | candela
 dB | decibel
+ha | hectare = 10000 m^2
+| acre = 4046.8564224 m^2
+gal | gallon = 0.003785411784 m^3
+qt | quart = 0.25 gallon
+| pint = 0.125 gallon
+| cup = 0.0625 gallon
+cc | = 1e-6 m^3
+gm | = 1 g
+kmph kmh | = 1 km h^-1
+| knot = 1852/3600 m s^-1
 R | roentgen = 2.58e-4 C kg^-1
 dyn | dyne = 1e-5 N
 erg | = 1e-7 J
@@ -86,7 +97,18 @@ Rsun |
 USD | dollar
 | cent penny pennies = 0.01 USD
 EUR | euro
+GBP | = 1 lb
+| pence = 0.01 GBP
+INR | rupee
+| paise = 0.01 INR
+yen | yen yuan
+won | won
 """
+_CHINESE = {
+    "米": "m", "厘米": "cm", "毫米": "mm", "千米": "km", "公里": "km", "克": "g", "千克": "kg", "公斤": "kg",
+    "吨": "tonne", "秒": "s", "分钟": "min", "小时": "h", "天": "day", "年": "year", "元": "yuan", "升": "L",
+    "毫升": "mL", "度": "°",    "平方米": "m^2", "平方厘米": "cm^2", "立方米": "m^3", "立方厘米": "cm^3",
+}  # fmt: skip
 _SYMBOLS: dict[str, Unit] = {}
 _NAMES: dict[str, Unit] = {}
 # Symbols that are units, not variables, where they stand in no \text{}, too.
@@ -125,14 +147,37 @@ _CHANGING = frozenset(
     {"not", "no", "nor", "or", "wrong", "false", "incorrect", "if", "unless", "otherwise", "except", "but", "instead"}
     | {"either", "when", "least", "most", "plus", "minus", "over", "half", "halves", "thirds", "fourths", "fifths"}
     | {"sixths", "sevenths", "eighths", "ninths", "tenths", "hundredths", "thousandths", "remainder", "mod", "modulo"}
+    | {"below", "beneath", "under", "than", "out", "gross", "couple", "double", "triple", "twice", "thrice", "power"}
+    | {"powers", "basis", "bps", "mille", "permille", "minus", "reciprocal", "inverse", "opposite", "fraction"}
     | {"factorial", "squared", "cubed", "maybe", "possibly", "perhaps", "ish", "negative", "between", "through", "to"}
     | {"until", "root", "choose", "am", "pm", "a.m", "p.m", "oclock", "sqrt", "sin", "cos", "tan", "log", "ln", "exp"}
     | {"sinh", "cosh", "tanh", "mu", "omega"}
 )
 _AND_NUMBER = re.compile(r"\b(?:and|,) (?:an?|one|two|three|four|five|six|seven|eight|nine|ten)\b")
+_TIMES = re.compile(r"\btimes\s+[a-zA-Z]\b")
+_CHANGING_CHINESE = re.compile("[半负非不或至到折成打零]|分之|以[上下内外]")
 _POWER_OF_UNITS = re.compile(r"(?<=units)\s?\^\s?\{?[23]\}?")
-_SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_SCALE = re.compile(r"\s*(dollars|euros)?\s*(hundred|thousand|million|billion|trillion)(?![a-zA-Z-])\s*", re.IGNORECASE)
+_PARTS = ("half", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth")
+_SCALES: dict[str, Fraction] = {
+    "dozen": Fraction(12), "ten": Fraction(10), "hundred": Fraction(100), "thousand": Fraction(10**3),
+    "grand": Fraction(10**3), "lakh": Fraction(10**5), "lac": Fraction(10**5), "million": Fraction(10**6),
+    "mil": Fraction(10**6), "mln": Fraction(10**6), "mn": Fraction(10**6), "crore": Fraction(10**7),
+    "billion": Fraction(10**9), "bn": Fraction(10**9), "trillion": Fraction(10**12), "quadrillion": Fraction(10**15),
+    "quintillion": Fraction(10**18), "halve": Fraction(1, 2), "quarter": Fraction(1, 4),
+    "sixteenth": Fraction(1, 16), "twentieth": Fraction(1, 20),
+    "hundredth": Fraction(1, 100), "thousandth": Fraction(1, 1000), "millionth": Fraction(1, 10**6),
+    "billionth": Fraction(1, 10**9), "per thousand": Fraction(1, 1000), "per mille": Fraction(1, 1000),
+    "per mill": Fraction(1, 1000), "per hundred": Fraction(1, 100), "per million": Fraction(1, 10**6),
+    "ppm": Fraction(1, 10**6), "十": Fraction(10), "百": Fraction(100), "千": Fraction(1000), "万": Fraction(10**4),
+    "亿": Fraction(10**8), **{name: Fraction(1, 2 + i) for i, name in enumerate(_PARTS)},
+}  # fmt: skip
+_MONEY = "dollars|euros|GBP|rupees|yen|won"
+_SCALE = re.compile(
+    rf"\s*({_MONEY})?\s*({'|'.join(sorted(_SCALES, key=len, reverse=True))})s?(?![a-zA-Z-])\s*", re.IGNORECASE
+)
+# Behind money these are no units; alone they may be kelvin and molar.
+SHORT_SCALES = {"K": 1000, "k": 1000, "M": 10**6, "B": 10**9}
+_SHORT_SCALE = re.compile(rf"\s*({_MONEY})\s*([KkMB])$")
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cubed": 3, "cu": 3}
 
 
@@ -145,6 +190,7 @@ def parse_unit(text: str, *, bare: bool = False) -> Unit | None:
     """
     if bare and "\\" in text:
         return None
+    text = _CHINESE.get(text.strip(), text)
     for pattern, new in _SIGNS:
         text = pattern.sub(new, text)
     factors: list[tuple[Unit, int]] = []
@@ -209,7 +255,7 @@ _define(_WITHOUT_PREFIX, {})
 class Label(NamedTuple):
     """What stands behind a number: what it multiplies the number by, and the unit, None where the words name none."""
 
-    scale: int
+    scale: Fraction
     unit: Unit | None
 
 
@@ -222,7 +268,9 @@ def read_label(text: str, *, bare: bool = False, attached: bool = False) -> Labe
         attached: Besides, they follow the number immediately.
     """
     text = re.sub(_TEXT, r" \1 ", text).strip()
-    scale = 1
+    scale = Fraction(1)
+    if found := _SHORT_SCALE.match(text):
+        scale, text = scale * SHORT_SCALES[found[2]], found[1]
     while found := _SCALE.match(text):
         scale *= _SCALES[found[2].lower()]
         text = (found[1] or "") + " " + text[found.end() :]
@@ -235,10 +283,14 @@ def read_label(text: str, *, bare: bool = False, attached: bool = False) -> Labe
     text = _POWER_OF_UNITS.sub("", text)
     if any(character.isdigit() for character in text) or not any(map(_is_noun, words)):
         return None
-    return None if _CHANGING.intersection(words) or _AND_NUMBER.search(text.casefold()) else Label(scale, None)
+    if _CHANGING.intersection(words) or _AND_NUMBER.search(text.casefold()) or _TIMES.search(text):
+        return None
+    return None if _CHANGING_CHINESE.search(text) else Label(scale, None)
 
 
 def _is_noun(word: str) -> bool:
     """Whether letters are rather a word than variables."""
     in_order = word in "abcdefghijklmnopqrstuvwxyz"
+    if "\u2e80" < word[0] < "\ufb00":  # a counter of Chinese, Japanese or Korean
+        return True
     return len(word) > 2 and not in_order and re.search(r"[aeiouy]|s$|[^a-z]", word) is not None

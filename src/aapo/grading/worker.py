@@ -9,6 +9,7 @@ from typing import Any, Literal
 from aapo.grading.equality import equal
 from aapo.grading.forms import read
 from aapo.grading.numbers import Number, read_number
+from aapo.grading.symbols import in_radians, renamed
 
 Decision = Literal["correct", "wrong", "unparseable_gold", "timeout"]
 # Digits to which constants are told apart before they count as equal.
@@ -41,10 +42,11 @@ def math_verify_equal(gold: str, answer: str) -> bool:
     """
     from math_verify import verify
 
-    expected = parsed(gold)
+    one, other = renamed(in_radians(gold), in_radians(answer))
+    expected = parsed(one)
     if expected is None:
         raise UnreadableGoldError(gold)
-    found = parsed(answer)
+    found = parsed(other)
     if found is None or _is_indeterminate(found):
         return False
     if _is_constant(expected) and _is_constant(found):
@@ -76,7 +78,13 @@ def parsed(text: str) -> Any:
     if isinstance(value, sympy.Expr) and not value.has(sympy.Sum, sympy.Product):
         units: dict[Any, Any] = {symbol: sympy.I for symbol in value.free_symbols if str(symbol) == "i"}
         value = value.xreplace(units) if units else value
+        value = value.replace(_is_odd_root, lambda root: (-1) ** root.exp.p * (-root.base) ** root.exp)
     return value
+
+
+def _is_odd_root(part: Any) -> bool:
+    """Whether it is an odd root of a negative number, which has a real value."""
+    return bool(part.is_Pow and part.exp.is_Rational and part.exp.q % 2 and part.exp.q > 1 and part.base.is_negative)
 
 
 def _is_indeterminate(value: Any) -> bool:
@@ -97,8 +105,8 @@ def _readings(text: str, value: Any) -> list[tuple[Any, Any]]:
 
     number = read_number(text)
     if number is None:
-        exact = value.doit().replace(lambda part: part.is_Float, lambda part: sympy.Rational(str(part)))
-        return [(exact, sympy.Integer(0))]
+        exact = value.replace(lambda part: part.is_Float, lambda part: sympy.Rational(str(part)))
+        return [(exact.doit(), sympy.Integer(0))]
     rational = sympy.Rational(number.value.numerator, number.value.denominator)
     tolerance = _rational(number)
     return [(rational, tolerance), (rational / 100, tolerance / 100)] if number.percent else [(rational, tolerance)]
@@ -107,7 +115,7 @@ def _readings(text: str, value: Any) -> list[tuple[Any, Any]]:
 def _rational(number: Number) -> Any:
     import sympy
 
-    digit = number.last_digit or 0
+    digit = number.float_error or number.last_digit or 0
     return sympy.Rational(digit.numerator, digit.denominator) if digit else sympy.Integer(0)
 
 

@@ -23,6 +23,7 @@ class NamedDataset:
     dataset_config: str | None = None
     dataset_data_dir: str | None = None
     unique_prompts: bool = False
+    answer_convention: str | None = None
 
 
 @cache

@@ -4,8 +4,10 @@ Every source becomes a `datasets.Dataset` with the columns `prompt` (a list of c
 `conversational` is off) and `answer` (the gold answer, a string); its other columns are kept for reward functions.
 """
 
+import csv
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -15,6 +17,7 @@ from typing import Any, Literal
 from datasets import Dataset, DatasetDict, load_dataset
 
 from aapo.errors import InputError, nearest
+from aapo.messages import content_text
 from aapo.tasks.datasets import named_datasets, pinned
 
 PROMPT_COLUMNS = ("prompt", "problem", "question")
@@ -22,6 +25,9 @@ ANSWER_COLUMNS = ("answer", "solution", "final_answer")
 FILE_TYPES = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 GENERATED = "reasoning_gym:"
 HELD_OUT_PART = 8
+NUM_NAMED = 5
+# Above it a floating-point number cannot hold every integer.
+MAX_EXACT = 2**53
 Split = Literal["train", "test", "benchmark"]
 
 
@@ -54,6 +60,9 @@ class DataConfig:
         system_prompt: First message of each prompt.
         prompt_template: Text with `{question}` that the question is put into.
         conversational: Whether prompts are chat messages (rendered by the model's chat template) or plain text.
+        answer_convention: Where reward functions look for an answer beside a box and an answer tag, unless their
+            parameters say: `choice`, `hashes` or `final_answer`. By default what prompt_style or the shipped training
+            set asks for.
         max_prompt_length: Most tokens of a rendered prompt; longer ones are refused or dropped.
         drop_long_prompts: Drop prompts over `max_prompt_length` instead of refusing them.
         drop_unparseable_gold: Drop rows whose gold answer the reward functions cannot read, instead of only listing
@@ -77,6 +86,7 @@ class DataConfig:
     system_prompt: str | None = None
     prompt_template: str = "{question}"
     conversational: bool = True
+    answer_convention: str | None = None
     max_prompt_length: int | None = None
     drop_long_prompts: bool = False
     drop_unparseable_gold: bool = False
@@ -230,12 +240,40 @@ def _load_source(config: DataConfig) -> DatasetDict:
             raise InputError(f"dataset_name is {name}, and there is no such file; check the path")
         if not path.read_bytes().strip():
             raise InputError(f"{name} is empty; a data set needs at least one row")
-        return DatasetDict({config.dataset_train_split: _load(FILE_TYPES[path.suffix], data_files=name, split="train")})
+        return DatasetDict({config.dataset_train_split: _load_file(path, config)})
     if path.is_file():
         raise InputError(f"{name} is not a data file; allowed are {', '.join(FILE_TYPES)}")
     if config.dataset_data_dir is not None:
         return _load(name, config.dataset_config, revision=config.dataset_revision, data_dir=config.dataset_data_dir)
     return _load(name, config.dataset_config, revision=config.dataset_revision)
+
+
+def _load_file(path: Path, config: DataConfig) -> Dataset:
+    """Rows of a local file, whose gold answers are as they are written."""
+    kind = FILE_TYPES[path.suffix]
+    if kind == "csv":
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            header = next(csv.reader(lines), [])
+        texts = [name for name in (config.answer_column, config.prompt_column, *ANSWER_COLUMNS) if name in header]
+        return _load(kind, data_files=str(path), split="train", converters=dict.fromkeys(texts, str) or None)
+    rows = _load(kind, data_files=str(path), split="train")
+    column = next((name for name in (config.answer_column, *ANSWER_COLUMNS) if name in rows.column_names), None)
+    if kind != "json" or column is None or getattr(rows.features[column], "dtype", None) in (None, "string", "int64"):
+        return rows
+    golds = [_written(row.get(column)) for row in _json_rows(path)]
+    return rows.remove_columns(column).add_column(column, golds) if len(golds) == len(rows) else rows  # type: ignore[call-arg]
+
+
+def _json_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSON or JSONL file, with each number as it is written."""
+    text = path.read_text(encoding="utf-8-sig")
+    parts = [text] if text.lstrip().startswith("[") else [line for line in text.splitlines() if line.strip()]
+    found = [json.loads(part, parse_int=str, parse_float=str) for part in parts]
+    return found[0] if isinstance(found[0], list) else found
+
+
+def _written(value: Any) -> str | None:
+    return None if value is None else gold_text(value)
 
 
 def _load(*args: Any, **kwargs: Any) -> Any:
@@ -277,14 +315,39 @@ def in_shape(rows: Dataset, config: DataConfig) -> Dataset:
     gold = _column(rows, config.answer_column, ANSWER_COLUMNS, "answer_column")
     if config.unique_prompts:
         rows = rows.select(_firsts(rows[question]))
-    missing = [index for index, value in enumerate(rows[gold]) if value is None or not gold_text(value)]
-    if missing:
+    _refuse_missing([_is_missing(value) for value in rows[gold]], f"gold answer in column {gold!r}")
+    _refuse_missing([_is_missing(value) for value in rows[question]], f"question in column {question!r}")
+    rounded = [isinstance(value, float) and abs(value) >= MAX_EXACT and value.is_integer() for value in rows[gold]]
+    if any(rounded):
         raise InputError(
-            f"{len(missing)} of {len(rows)} rows have no gold answer in column {gold!r} (first: row {missing[0]}); "
-            "fill them in or remove the rows"
+            f"{sum(rounded)} of {len(rows)} gold answers in column {gold!r} are floating-point numbers over 2^53, "
+            f"which have lost digits ({_numbered(rounded)}); store them as text"
         )
-
     return Dataset.from_list([as_row(dict(row), config, question, gold) for row in rows])
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a gold answer or question is null, blank or, as messages, without text."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return True
+    if isinstance(value, list):
+        last = value[-1] if value else None
+        if isinstance(last, dict) and "content" in last:
+            return not any(content_text(message["content"]).strip() for message in value if message["role"] != "system")
+        return not value or any(item is None for item in value)
+    return not str(value).strip()
+
+
+def _refuse_missing(missing: list[bool], what: str) -> None:
+    if any(missing):
+        count = f"{sum(missing)} of {len(missing)} rows"
+        raise InputError(f"{count} have no {what} ({_numbered(missing)}); fill them in or remove the rows")
+
+
+def _numbered(marked: list[bool]) -> str:
+    """The numbers of the first marked rows."""
+    found = [str(index) for index, is_marked in enumerate(marked) if is_marked]
+    return f"rows {', '.join(found[:NUM_NAMED])}" + (", ..." if len(found) > NUM_NAMED else "")
 
 
 def _firsts(questions: Iterable[Any]) -> list[int]:
@@ -306,12 +369,20 @@ def gold_text(value: Any) -> str:
     return ", ".join(str(item).strip() for item in value) if isinstance(value, list) else str(value).strip()
 
 
+def _plain(content: Any) -> Any:
+    """A message's content as text, where it is nothing but text parts."""
+    is_text = isinstance(content, list) and all(
+        isinstance(part, dict) and part.get("type") == "text" for part in content
+    )
+    return content_text(content) if is_text else content
+
+
 def _prompt(question: Any, config: DataConfig) -> Any:
     """One prompt as messages, or as text when `conversational` is off."""
     if isinstance(question, list):
         has_system = bool(question) and question[0].get("role") == "system"
         system = [] if has_system or not config.system_prompt else [{"role": "system", "content": config.system_prompt}]
-        return [*system, *question]
+        return [*system, *({**message, "content": _plain(message["content"])} for message in question)]
     text = config.prompt_template.replace("{question}", str(question))
     if not config.conversational:
         return f"{config.system_prompt}\n{text}" if config.system_prompt else text

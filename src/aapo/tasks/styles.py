@@ -24,12 +24,14 @@ class PromptStyle:
         choice_template: The same for questions with lettered options, which are part of `{question}` and their letters
             `{letters}`; by default `prompt_template`.
         conversational: Whether prompts are chat messages, rendered by the model's chat template, or plain text.
+        answer_convention: Where an answer may stand beside a box and an answer tag, for a prompt that asks for neither.
     """
 
     system_prompt: str | None = None
     prompt_template: str = "{question}"
     choice_template: str | None = None
     conversational: bool = True
+    answer_convention: str | None = None
 
 
 @cache

@@ -12,8 +12,8 @@ from datasets import Dataset
 from aapo.errors import InputError
 from aapo.files import write_json, write_text
 from aapo.grading import (
+    GRADED,
     GRADER_VERSION,
-    MATHEMATICAL,
     RewardFunction,
     check_isolation,
     grade_many,
@@ -151,7 +151,7 @@ def unparseable_golds(reward_funcs: Sequence[RewardFunction], golds: Sequence[st
 
     The workers of the grader decide, which takes a minute for ten thousand expressions; the cache keeps the result.
     """
-    graded = next((function for function in reward_funcs if reward_name(function) in MATHEMATICAL), None)
+    graded = next((function for function in reward_funcs if reward_name(function) in GRADED), None)
     if graded is None:
         return []
     grader = ((reward_spec(graded) or {}).get("parameters") or {}).get("grader", "aapo")

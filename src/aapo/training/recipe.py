@@ -13,9 +13,9 @@ from trl import ModelConfig
 from aapo.base import BaseModelConfig
 from aapo.errors import InputError, nearest
 from aapo.fields import field_types, make, parse_flags, read_mapping, typed
-from aapo.grading import RewardFunction, check_reward_names, reward_function, reward_name
+from aapo.grading import RewardFunction, check_reward_names, reward_function, reward_name, with_convention
 from aapo.sampling import SamplingSettings
-from aapo.tasks import DataConfig, with_style
+from aapo.tasks import DataConfig, pinned, with_style
 from aapo.training.checks import check_judge
 from aapo.training.config import AAPOConfig
 
@@ -217,6 +217,7 @@ def resolve(name: str, given: dict[str, Any]) -> Recipe:
     prompts = with_style({"prompt_style": run.prompt_style, **parts["data"]})
     prompts.pop("choice_template", None)  # training prompts have no lettered options
     data = DataConfig(**prompts)
+    run.reward_kwargs = with_convention(run.reward_funcs, run.reward_kwargs, pinned(data).answer_convention)
     model = ModelConfig(**parts["model"])
     try:
         training = AAPOConfig(**{**TRAINER_DEFAULTS, "use_cpu": not accelerator_available(), **parts["training"]})

@@ -35,14 +35,16 @@ def accuracy(
     *,
     convention: Convention | None = None,
     evaluated: bool = True,
+    unfinished_thoughts: bool = False,
     grader: Grader = "aapo",
     unparseable_gold: float | None = None,
     **columns: Any,
 ) -> list[float | None]:
     r"""1.0 where the final answer equals the gold answer, 0.0 where not, None where the gold does not parse.
 
-    The final answer is the last \boxed{}, else the last <answer>…</answer>, else what the convention says; without one
-    the reward is 0.0. A comparison that hits its limits pays 0.0. How answers are compared: docs/grading.md.
+    The final answer is the last \boxed{}, or those of one sentence where the gold answer has so many, else the last
+    <answer>…</answer>, else what the convention says; without one the reward is 0.0. A comparison that hits its limits
+    pays 0.0. How answers are compared: docs/grading.md.
 
     Args:
         completions: Texts or lists of messages.
@@ -50,6 +52,7 @@ def accuracy(
         log_extra: Gets the verdicts.
         convention: Where else an answer may stand: `choice`, `hashes` or `final_answer`.
         evaluated: Where the gold answer is a plain number, unevaluated arithmetic (3+5 for 8) is wrong.
+        unfinished_thoughts: Whether an answer inside a <think> that never ends counts.
         grader: `aapo`; to reproduce published runs `open_r1`, the accuracy reward of open-r1, or `accuracy_lv35`, that
             of the published AAPO and GPG scripts for bare gold answers: the same after putting the gold into a box.
         unparseable_gold: What a gold answer that cannot be read pays; None leaves the sample out, open-r1 pays 1.0.
@@ -58,7 +61,9 @@ def accuracy(
     Raises:
         InputError: An option is unknown.
     """
-    options: dict[str, Any] = {"convention": convention, "evaluated": evaluated, "grader": grader}
+    options: dict[str, Any] = {
+        "convention": convention, "evaluated": evaluated, "unfinished_thoughts": unfinished_thoughts, "grader": grader,
+    }  # fmt: skip
     paid = {"correct": 1.0, "unparseable_gold": unparseable_gold}
     verdicts = judge("accuracy", completions, answer, log_extra, **options)
     return [paid.get(verdict.outcome, 0.0) for verdict in verdicts]

@@ -31,6 +31,7 @@ def len(
     group: Group = "prompt",
     unparseable_gold: float | None = None,
     convention: str | None = None,
+    unfinished_thoughts: bool = False,
     grader: str = "aapo",
     **columns: Any,
 ) -> list[float | None]:
@@ -59,6 +60,7 @@ def len(
         unparseable_gold: What a completion whose gold answer does not parse gets; None leaves it out. Its length
             counts in min and max.
         convention: Passed to the grader: where an answer stands.
+        unfinished_thoughts: Likewise: whether an answer inside a <think> that never ends counts.
         grader: Which grader decides.
         columns: Not used.
 
@@ -68,7 +70,8 @@ def len(
     check_word("group", group, get_args(Group))
     _check_unparseable(unparseable_gold)
     lengths = _lengths("len", completions, completion_ids, length_unit)
-    verdicts = judge("len", completions, answer, log_extra, convention=convention, grader=grader)
+    options = {"convention": convention, "unfinished_thoughts": unfinished_thoughts, "grader": grader}
+    verdicts = judge("len", completions, answer, log_extra, **options)
     # A list of messages cannot be a key, but equal prompts print alike: they are copies of one row.
     keys = [""] * size(lengths) if group == "batch" or prompts is None else [repr(prompt) for prompt in prompts]
     groups: dict[str, list[int]] = {}
@@ -103,6 +106,7 @@ def cosine(
     clamp: bool = True,
     unparseable_gold: float | None = None,
     convention: str | None = None,
+    unfinished_thoughts: bool = False,
     grader: str = "aapo",
     **columns: Any,
 ) -> list[float | None]:
@@ -134,6 +138,7 @@ def cosine(
         clamp: False lets the cosine go on beyond max_len.
         unparseable_gold: What a completion whose gold answer does not parse gets; None leaves it out.
         convention: Passed to the grader: where an answer stands.
+        unfinished_thoughts: Likewise: whether an answer inside a <think> that never ends counts.
         grader: Which grader decides.
         columns: Not used.
 
@@ -152,7 +157,8 @@ def cosine(
     check_word("clamp", clamp, (True, False))
     _check_unparseable(unparseable_gold)
     lengths = _lengths("cosine", completions, completion_ids, length_unit)
-    verdicts = judge("cosine", completions, answer, log_extra, convention=convention, grader=grader)
+    options = {"convention": convention, "unfinished_thoughts": unfinished_thoughts, "grader": grader}
+    verdicts = judge("cosine", completions, answer, log_extra, **options)
 
     def reward(verdict: Verdict, length: int) -> float | None:
         if verdict.outcome == "unparseable_gold":
