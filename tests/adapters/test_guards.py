@@ -271,6 +271,21 @@ def test_tags_that_the_prompt_holds_count_in_training_bank_and_evaluation(tiny_f
     assert as_prompt({"prompt": prefilled}, plain).row["prompt_opening"] == "<think>\nLet me see:"
 
 
+def test_a_thought_that_the_prompt_opened_and_nothing_closed_is_no_answer():
+    from aapo.grading import REWARDS
+    from aapo.sampling import Completion
+    from aapo.scoring import score
+
+    texts = ["It may be \\boxed{2}, but", "Sure.\n</think>\nIt is \\boxed{2}."]
+    completions = [Completion(text, [1], "stop") for text in texts]
+    for name in ("accuracy", "cosine", "len"):
+        outcomes = []
+        for opening in ("<think>\n", ""):
+            rows = [{"prompt": "1 + 1?", "answer": "2", "prompt_opening": opening}] * 2
+            outcomes.append(score([REWARDS[name]], rows, completions).notes[f"verdict/{name}"])
+        assert outcomes == [["no_answer", "correct"], ["correct", "correct"]]
+
+
 def test_the_trainer_gives_reward_functions_what_the_prompt_opens(tiny_folder, tmp_path, addition):
     openings = []
 

@@ -6,21 +6,27 @@ from typing import Any, NamedTuple
 
 from aapo.grading.answers import Grader, Verdict, grade_many
 from aapo.grading.extraction import Convention, extract_answer
-from aapo.grading.rewards.completions import completion_text
+from aapo.grading.rewards.completions import completion_text, whole_turns
 from aapo.grading.scorers import Question, score_answers
 
 LogExtra = Callable[[str, list], None]
 
 
 def judge(
-    name: str, completions: Sequence, answer: Sequence[str], log_extra: LogExtra | None, **options: Any
+    name: str,
+    completions: Sequence,
+    answer: Sequence[str],
+    log_extra: LogExtra | None,
+    prompt_opening: Sequence[str] | None = None,
+    **options: Any,
 ) -> list[Verdict]:
     """The verdict on each completion, recorded for the reward function `name`.
 
     Training and banks keep what `log_extra` gets beside the rewards, as columns `verdict/NAME`, `extracted/NAME` and
-    `rule/NAME`. The options are those of `grade_many`.
+    `rule/NAME`. A thought that the prompt opens belongs to the completion, which may leave it unfinished. The options are
+    those of `grade_many`.
     """
-    verdicts = grade_many(answer, [completion_text(completion) for completion in completions], **options)
+    verdicts = grade_many(answer, whole_turns(completions, prompt_opening), **options)
     if log_extra is not None:
         log_extra(f"verdict/{name}", [verdict.outcome for verdict in verdicts])
         log_extra(f"extracted/{name}", [verdict.extracted for verdict in verdicts])
@@ -65,7 +71,7 @@ def accuracy(
         "convention": convention, "evaluated": evaluated, "unfinished_thoughts": unfinished_thoughts, "grader": grader,
     }  # fmt: skip
     paid = {"correct": 1.0, "unparseable_gold": unparseable_gold}
-    verdicts = judge("accuracy", completions, answer, log_extra, **options)
+    verdicts = judge("accuracy", completions, answer, log_extra, columns.get("prompt_opening"), **options)
     return [paid.get(verdict.outcome, 0.0) for verdict in verdicts]
 
 

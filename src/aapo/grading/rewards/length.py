@@ -71,7 +71,7 @@ def len(
     _check_unparseable(unparseable_gold)
     lengths = _lengths("len", completions, completion_ids, length_unit)
     options = {"convention": convention, "unfinished_thoughts": unfinished_thoughts, "grader": grader}
-    verdicts = judge("len", completions, answer, log_extra, **options)
+    verdicts = judge("len", completions, answer, log_extra, columns.get("prompt_opening"), **options)
     # A list of messages cannot be a key, but equal prompts print alike: they are copies of one row.
     keys = [""] * size(lengths) if group == "batch" or prompts is None else [repr(prompt) for prompt in prompts]
     groups: dict[str, list[int]] = {}
@@ -158,7 +158,7 @@ def cosine(
     _check_unparseable(unparseable_gold)
     lengths = _lengths("cosine", completions, completion_ids, length_unit)
     options = {"convention": convention, "unfinished_thoughts": unfinished_thoughts, "grader": grader}
-    verdicts = judge("cosine", completions, answer, log_extra, **options)
+    verdicts = judge("cosine", completions, answer, log_extra, columns.get("prompt_opening"), **options)
 
     def reward(verdict: Verdict, length: int) -> float | None:
         if verdict.outcome == "unparseable_gold":

@@ -6,7 +6,7 @@ A tag is exact text: `<Think>` and `< think>` are none.
 import re
 from typing import Any, Literal, get_args
 
-from aapo.grading.rewards.completions import completion_text
+from aapo.grading.rewards.completions import completion_text, whole_turns
 from aapo.grading.rewards.parameters import check_word
 
 Style = Literal["think_answer", "think", "closing_line"]
@@ -51,13 +51,7 @@ def format(
     """
     check_word("style", style, get_args(Style))
     fits = {"think_answer": _is_think_answer, "think": _is_think, "closing_line": _has_closing_line}[style]
-    return [float(fits(text)) for text in _whole_turns(completions, prompt_opening)]
-
-
-def _whole_turns(completions: list, openings: list[str] | None) -> list[str]:
-    """The completions with what the prompt holds of the assistant's turn; an empty one stays empty."""
-    texts = [completion_text(completion) for completion in completions]
-    return [text and opening + text for text, opening in zip(texts, openings or [""] * len(texts), strict=True)]
+    return [float(fits(text)) for text in whole_turns(completions, prompt_opening)]
 
 
 def _is_think_answer(text: str) -> bool:
@@ -101,7 +95,7 @@ def tag_count(
     """
     check_word("strict_newlines", strict_newlines, (True, False))
     tags = _STRICT_TAGS if strict_newlines else _TAGS
-    texts = _whole_turns(completions, prompt_opening)
+    texts = whole_turns(completions, prompt_opening)
     return [sum(text.count(tag) == 1 for tag in tags) / len(tags) for text in texts]
 
 
