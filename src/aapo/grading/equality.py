@@ -43,7 +43,6 @@ _SET_NOTATION = re.compile(
 # A list of two numbers, or a decimal with a comma.
 _DECIMAL_COMMA = re.compile(r"0,(\d{3})")
 _TIME = re.compile(r"\d{1,2}:\d\d[ap]m")
-_LETTERS = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]")
 
 
 def equal(gold: Form, answer: Form, oracle: Oracle, *, evaluated: bool = True) -> bool | None:
@@ -173,15 +172,14 @@ def _two_equations(gold: Equation, answer: Equation, oracle: Oracle, evaluated: 
         return oracle(gold.text, answer.text)
     if same_name(gold.name, answer.name):
         return equal(value, found, oracle, evaluated=evaluated)
-    letters = any(_LETTERS.search(side.text) for side in (value, found))
-    return oracle(gold.text, answer.text) if letters else False
+    return oracle(gold.text, answer.text) if symbols(value.text) | symbols(found.text) else False
 
 
 def _consistent(equation: Equation, oracle: Oracle) -> bool | None:
     """Whether the constants in a chain agree with its last member."""
     last = equation.members[-1]
-    constants = [item for item in equation.members[:-1] if not _LETTERS.search(item.text)]
-    if not constants or _LETTERS.search(last.text):
+    constants = [item for item in equation.members[:-1] if not symbols(item.text)]
+    if not constants or symbols(last.text):
         return True
     return all_of([equal(last, item, oracle, evaluated=False) for item in constants])
 
@@ -214,6 +212,8 @@ def _equal_elements(gold: Form, answer: Form, oracle: Oracle, same: Callable) ->
         return matching(gold.items, answer.items, same)
     if "set" in kinds and kinds <= {"set", "list"}:
         return _covers(gold.items, answer.items, same)
+    if kinds <= {"range", "union"} and (one := symbols(gold.text)) and (other := symbols(answer.text)) and one != other:
+        return False
     if kinds <= {"tuple", "range"}:
         return gold.brackets == answer.brackets and _ordered(gold, answer, same)
     if kinds == {"tuple", "list"}:

@@ -35,6 +35,7 @@ _JOINT = re.compile(
     r"(?:[\s$,;/|&]|\\q?quad|\\[,;:! ]|\\[()\[\]]|\\text\s?\{\s*,?\s*(?:and|or)\s*\}|(?:and|or|either|both|else)\b)*",
     re.IGNORECASE,
 )
+_ALTERNATIVE = re.compile(r"(?is).{0,30}\bor\b.{0,30}")
 _ASSIGNMENT = re.compile(r"(?<![\\a-zA-Z])([a-zA-Z](?:_\s?\w|_\s?\{\w{1,9}\})?'{0,2}|\\[a-z]{2,7})\s?=\s?\$?\s?$")
 _EMPTY_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{\s*\}")
 _TAGS = re.compile(r"</?answer>")
@@ -45,13 +46,17 @@ _OPTION = r"(?:(?i:the )?(?i:correct )?(?i:option|choice|letter)[^\w\n]{1,6})?"
 _CHOICE = re.compile(
     rf"(?i:{_CALLED})[^\w\n]{{0,12}}(?:{_COMMAND}[^\w\n]{{1,3}})?{_OPTION}"
     r"((?:[A-HJ]|I(?!\s{1,4}[a-z]))\b(?!['’])(?:[\s,/]{1,4}(?:(?:and|or)\s{1,4})?[A-J]\b){0,9})"
+    r"|\b(?i:option|choice) \(?([A-J])\)? (?i:is (?:the )?(?:correct|right))\b"
+    r"|(?i:\banswer(?: is|:)) \(?([a-j])\)?\.?[ \t]*$",
+    re.MULTILINE,
 )
 _IS = r"(?:is|are|would be|must be|equals)\b(?:\s(?:therefore|thus|then|simply|just)\b)?[ \t]{0,8}:?"
 _PHRASE = re.compile(
-    rf"(?i:\banswers?\b[ \t*_]{{0,8}}(?:{_IS}|:|=))|^\s{{0,3}}#{{1,6}}[ \t]*(?i:final )?(?i:answer)[ \t]*$",
+    rf"(?i:\banswers?\b[ \t*_]{{0,8}}(?:{_IS}|:|=))"
+    r"|^[ \t]{0,3}(?:#{1,6}[ \t]*(?i:final )?(?i:answer)|\*\*(?i:final )?(?i:answer)\*\*)[ \t]*$",
     re.MULTILINE,
 )
-_REASON = re.compile(r"[,;]?\s(?:because|since|as required|as desired)\b")
+_REASON = re.compile(r"[,;]?\s\(?(?:because|since|which|as required|as desired)\b")
 _AFTER_FORMULA = re.compile(r"\s{0,4}(?:[a-zA-Z]{1,20}(?:\s[a-zA-Z]{1,20}){0,3}|\\?%)(?=\s{0,4}(?:[.,;!]|$))")
 _RECORD = re.compile(r"\s*\{\s*(?:\"[^\"]*\"|'[^']*')\s*:")
 # Behind the letter there may be its option's text, but no other letter.
@@ -115,7 +120,7 @@ def last_boxed(text: str, *, is_gold: bool = False, wanted: int = 1) -> str | No
         between = text[one.end : min(other.start, one.end + MAX_BETWEEN + 1)]
         if len(between) > MAX_BETWEEN or _ENDED.search(between) or _CORRECTED.search(between):
             break
-        joint = _JOINT.fullmatch(_assigned(between)[0]) is not None
+        joint = (_JOINT.fullmatch(_assigned(between)[0]) or _ALTERNATIVE.fullmatch(between)) is not None
         if is_gold and not joint and (_CONCLUDED.search(between) or not _JOINED.search(between)):
             break
         sentence += 1
@@ -233,7 +238,7 @@ def _extract(text: str, convention: Convention | None, wanted: int) -> str | Non
     if convention == "choice":
         letter = choice_letter(found, any_case=True) if found is not None else None
         if letter is None:
-            letters = _CHOICE.findall(text)
+            letters = [found[1] or found[2] or found[3].upper() for found in _CHOICE.finditer(text)]
             letter = letters[-1] if letters else None
         return letter or found
     if found is not None or convention is None:

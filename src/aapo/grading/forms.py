@@ -12,7 +12,7 @@ from typing import NamedTuple
 from aapo.grading.inequalities import Bounds, intervals
 from aapo.grading.notation import trim
 from aapo.grading.numbers import Number, read_number
-from aapo.grading.sides import is_name, is_solved
+from aapo.grading.sides import is_name, is_solved, symbols
 from aapo.grading.units import LABEL, Unit, parse_unit, read_label
 
 
@@ -259,7 +259,9 @@ def _equation(text: str, sides: list[str]) -> Form:
     members = tuple(read(side) for side in (sides[1:] if name is not None else sides) if side)
     if not members:
         return Expression(text)
-    return Equation(text, name, members, name is not None or is_solved(sides[0], sides[-1]))
+    # In 12 = 3x = 12 it is the second side that is unsolved.
+    unknown = next((side for side in sides[:-1] if symbols(side)), sides[0])
+    return Equation(text, name, members, name is not None or is_name(unknown) or is_solved(unknown, sides[-1]))
 
 
 def _each_sign(text: str) -> Iterator[Form]:
@@ -310,6 +312,8 @@ def _cases(text: str, inside: str) -> Form:
     """A list of equations, or the pieces of a function: values with their conditions, in any order."""
     rows = [_split(row, "&") for row in _NEW_ROW.split(inside) if row.strip()]
     pieces = [tuple(read(trim(_CONDITION.sub("", trim(cell)))) for cell in row if cell.strip()) for row in rows]
+    if [len(piece) for piece in pieces] == [1]:
+        return pieces[0][0]
     if all(len(piece) == 1 for piece in pieces):
         return Elements(text, "list", tuple(piece[0] for piece in pieces))
     return Elements(text, "list", tuple(Elements(text, "piece", piece) for piece in pieces))
@@ -323,6 +327,8 @@ def _bracketed(text: str) -> Form | None:
         if found[1] in ("vmatrix", "Vmatrix"):
             return Expression(text)
         rows = [row for row in _NEW_ROW.split(found[2]) if row.strip()]
+        if found[1] == "array" and len(rows) == 1 and "&" not in rows[0]:
+            return read(trim(rows[0]))
         return Matrix(text, tuple(tuple(read(trim(cell)) for cell in _split(row, "&")) for row in rows))
     if text.startswith(r"\{") and text.endswith(r"\}") and _closes_at_end(text):
         inside = text[2:-2]

@@ -49,6 +49,12 @@ _SAME = [
         (r"(?<=\d)\s?(?:\\[,!;: ](?<!\\\\.)|\{,\}|~)\s?(?=\d{3}(?!\d))", ","),  # spaced thousands, read as 12,345
         (r"\\text\s?\{\s*\}", ""),
         (r"^\\text\{\s?(-?\d+(?:[.,]\d+)*)\s+([a-zA-Z][^{}]*)\}$", r"\1 \\text{\2}"),
+        (r"^(?:\\text\s?\{\s?)?(?:negative|minus)(?:\s?\}\s?|\s)(?=\d)", "-"),
+        (
+            r"\\text\s?\{\s?(?:和|及|与|或)\s?\}",
+            lambda found: r" \text{ or } " if "或" in found[0] else r" \text{ and } ",
+        ),
+        (r"^\\text\s?\{\s?(?:约|大约|约为)\s?\}", ""),
         (r"\\middle(?![a-zA-Z])", ""),
         (r"\\(?:mathrm|mathbf|mathit|mathsf|rm|bf)\s([a-zA-Z\d])(?![a-zA-Z])", r"\1"),
         (r"_\s?\{\s?\\text\s?\{\s?(\w+)\s?\}\s?\}", r"_{\1}"),
@@ -127,7 +133,7 @@ _ROOT_OF_PARENTHESIS = re.compile(r"\\sqrt(\[\d\])?\s?\(([^()]{1,200})\)")
 _ROOT_OF_TOKEN = re.compile(r"\\sqrt(\[\d\])?\s?(\d+(?:\.\d+)?|[a-zA-Z](?![a-zA-Z])|\\pi(?![a-zA-Z]))")
 _FRACTION = re.compile(r"\\frac\s?(?=[^{\s]|\{)")
 _ARGUMENT = re.compile(r"\s?(?:\{|(\d|[a-zA-Z]|\\[a-zA-Z]+\s?))")
-_DOLLARS = re.compile(r"(-?)\\?\$\s?(-?\d[\d,]*(?:\.\d+)?|\.\d+)")
+_DOLLARS = re.compile(r"(-?)\\?\$\s?(-?\d[\d,]*(?<!,)(?:\.\d+)?|\.\d+)")
 _ESCAPED_DOLLARS = re.compile(_DOLLARS.pattern.replace(r"\\?", r"\\", 1))
 _CURRENCIES = {
     "euro": "euros", "pounds": "GBP", "yen": "yen", "rupees": "rupees", "cents": "cents", "won": "won", "EUR": "euros",
@@ -138,7 +144,7 @@ _CURRENCY = (
     r"\\(euro|pounds|yen|rupees|cents|won)(?![a-zA-Z])"
     r"|(?<![a-zA-Z])(EUR|GBP|JPY|CNY|RMB|INR|Rs|USD|CAD|AUD)(?![a-zA-Z])\.?"
 )
-_AMOUNT = r"-?\d[\d,]*(?:\.\d+)?|\.\d+"
+_AMOUNT = r"-?\d[\d,]*(?<!,)(?:\.\d+)?|\.\d+"
 _BEFORE_AMOUNT = re.compile(rf"(-?)\s?(?:\\text\s?\{{\s?)?(?:{_CURRENCY})\s?\}}?\s?({_AMOUNT})")
 _AFTER_AMOUNT = re.compile(r"(?<=[\d}])\s?(?:\\text\s?\{\s?)?\\(euro|pounds|yen|rupees|cents|won)(?![a-zA-Z])\s?\}?")
 # What one rule leaves may be another's to change; twenty nested wrappers are no answer.

@@ -43,6 +43,7 @@ _REST = re.compile(
 _TEXT = re.compile(r"\\text\s?\{([^{}]*)\}")
 _SHORT = re.compile(r"\\text\{([KkMB])\}")
 _PART = re.compile(rf"({_DECIMAL})\s*([a-zA-Z°'\"]+)\.?")
+_MARKS = {"'": "arcmin", "''": "arcsec", '"': "arcsec"}
 _COMPOUND = re.compile(rf"{_PART.pattern}(?:\s*(?:,|and|&)*\s*{_PART.pattern}){{1,3}}")
 
 
@@ -85,15 +86,12 @@ def read_number(text: str) -> Number | None:
 
 
 def _floating(number: Number) -> Number:
+    """The number with what it may be off by, if it was computed in floating point."""
     digits = number.text.replace(".", "").strip("-0 ")
-    if (
-        number.last_digit is None
-        or len(digits) < FLOAT_DIGITS
-        or not digits.isdigit()
-        or len(digits) > FLOAT_DIGITS + 1
-    ):
+    if number.last_digit is None or len(digits) < FLOAT_DIGITS or not digits.isdigit():
         return number
-    return number._replace(float_error=max(abs(number.value) * FLOAT_ERROR, number.last_digit))
+    error = abs(number.value) * FLOAT_ERROR if len(digits) <= FLOAT_DIGITS + 1 else number.last_digit
+    return number._replace(float_error=max(error, number.last_digit))
 
 
 def _compound(text: str) -> Number | None:
@@ -103,7 +101,7 @@ def _compound(text: str) -> Number | None:
         return None
     value, units = Fraction(0), list[Unit]()
     for amount, word in _PART.findall(plain):
-        unit = parse_unit(word)
+        unit = parse_unit(_MARKS.get(word, word))
         if unit is None or (units and (unit.dimensions != units[0].dimensions or unit.factor >= units[-1].factor)):
             return None
         units.append(unit)

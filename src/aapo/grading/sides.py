@@ -26,7 +26,7 @@ _NAME = re.compile(
 )
 # A length or a modulus; |x| = 3 is still to be solved for x.
 _MEASURE = re.compile(
-    rf"(\\?\|)\s?(?:[A-Zzw]{_MARKS}{_INDEX}|[A-Z]{{2,}}|{_ACCENTED}|[A-Z]\s?\\c[ua]p\s?[A-Z]|{_SYMBOL}\s?[-+]\s?{_SYMBOL})\s?\1"
+    rf"\\\|\s?{_SYMBOL}\s?\\\||(\\?\|)\s?(?:[A-Zzw]{_MARKS}{_INDEX}|[A-Z]{{2,}}|{_ACCENTED}|[A-Z]\s?\\c[ua]p\s?[A-Z]|{_SYMBOL}\s?[-+]\s?{_SYMBOL})\s?\1"
     r"|(?:\\#|n|#)\s?\(?\s?[A-Z]\s?\)?"
 )
 _GROUP = re.compile(rf"\\?[({{\[]\s?{_SYMBOL}(?:\s?[,;]\s?{_SYMBOL})+\s?\\?[)}}\]]|{_RUN}(?:\s?:\s?{_RUN})+")
@@ -47,9 +47,10 @@ _COMMAND = re.compile(
     rf"\\(?!(?:{GREEK}|{CAPITAL_GREEK}|{ACCENTS}|ell|hbar)(?![a-zA-Z]))(?:[a-zA-Z]+|.)|\\pi(?![a-zA-Z])"
 )
 _NO_COMBINATION = re.compile(
-    r"\\(?!\s)(?:sqrt|sin|cos|tan|log|ln|exp|binom|lfloor|lceil|pm|mp)|[!|<>%]|\^\s?\{?[^\d\s{]|\d\s?\^"
+    r"\\(?!\s)(?:sqrt|sin|cos|tan|log|ln|exp|binom|lfloor|lceil|pm|mp)|[!|<>%,]|\^\s?\{?[^\d\s{]|\d\s?\^"
 )
-_COMBINATION = re.compile(rf"{_RUN}(?:\s?(?:[-+/]|\\cdot)\s?{_RUN})*")
+_QUOTIENT = rf"\\frac\s?\{{\s?{_RUN}\s?\}}\s?\{{\s?{_RUN}\s?\}}"
+_COMBINATION = re.compile(rf"{_QUOTIENT}|{_RUN}(?:\s?(?:[-+/]|\\cdot)\s?{_RUN})*")
 _CURVE = re.compile(r"(?<![\\a-zA-Z])(?:\d\s?[xy]|[xy]\s?\^)")
 
 
@@ -58,7 +59,7 @@ def is_name(text: str) -> bool:
     if not text or text in CONSTANTS or not re.search("[a-zA-Z]", text):
         return False
     if (found := _APPLIED.fullmatch(text)) and re.search(
-        rf"(?<![\\a-zA-Z]){re.escape(found[1])}(?![a-zA-Z])", found[2]
+        rf"(?<![\\a-zA-Z]){re.escape(found[1])}(?![a-zA-Z(])", found[2]
     ):
         return False  # n(n+1) is no value of a function n
     return any(pattern.fullmatch(text) for pattern in (_NAME, _MEASURE, _GROUP, _OF_ANGLE, _OPERATOR))
@@ -94,5 +95,5 @@ def is_combination(side: str) -> bool:
 
 def symbols(text: str) -> set[str]:
     """The symbols in a text, without the constants e, i and pi and the words of commands."""
-    bare = re.sub(r"\\text\s?\{[^{}]*\}", " ", _COMMAND.sub(" ", text))
+    bare = _COMMAND.sub(" ", re.sub(r"\\text\s?\{[^{}]*\}", " ", text))
     return {found.group().replace(" ", "") for found in re.finditer(_SYMBOL, bare)} - CONSTANTS

@@ -99,7 +99,7 @@ USD | dollar
 EUR | euro
 GBP | = 1 lb
 | pence = 0.01 GBP
-INR | rupee
+INR Rs | rupee
 | paise = 0.01 INR
 yen | yen yuan
 won | won
@@ -148,13 +148,14 @@ _CHANGING = frozenset(
     | {"either", "when", "least", "most", "plus", "minus", "over", "half", "halves", "thirds", "fourths", "fifths"}
     | {"sixths", "sevenths", "eighths", "ninths", "tenths", "hundredths", "thousandths", "remainder", "mod", "modulo"}
     | {"below", "beneath", "under", "than", "out", "gross", "couple", "double", "triple", "twice", "thrice", "power"}
+    | {"ten", "dozen", "hundred", "thousand", "million", "billion", "trillion"}
     | {"powers", "basis", "bps", "mille", "permille", "minus", "reciprocal", "inverse", "opposite", "fraction"}
     | {"factorial", "squared", "cubed", "maybe", "possibly", "perhaps", "ish", "negative", "between", "through", "to"}
     | {"until", "root", "choose", "am", "pm", "a.m", "p.m", "oclock", "sqrt", "sin", "cos", "tan", "log", "ln", "exp"}
     | {"sinh", "cosh", "tanh", "mu", "omega"}
 )
 _AND_NUMBER = re.compile(r"\b(?:and|,) (?:an?|one|two|three|four|five|six|seven|eight|nine|ten)\b")
-_TIMES = re.compile(r"\btimes\s+[a-zA-Z]\b")
+_OF_SYMBOL = re.compile(r"\b(?:times|of|as|than)\s+(?!a\b)[a-zA-Z]\b")
 _CHANGING_CHINESE = re.compile("[半负非不或至到折成打零]|分之|以[上下内外]")
 _POWER_OF_UNITS = re.compile(r"(?<=units)\s?\^\s?\{?[23]\}?")
 _PARTS = ("half", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth")
@@ -172,8 +173,10 @@ _SCALES: dict[str, Fraction] = {
     "亿": Fraction(10**8), **{name: Fraction(1, 2 + i) for i, name in enumerate(_PARTS)},
 }  # fmt: skip
 _MONEY = "dollars|euros|GBP|rupees|yen|won"
+# Short ones in small letters only: mN is a millinewton.
 _SCALE = re.compile(
-    rf"\s*({_MONEY})?\s*({'|'.join(sorted(_SCALES, key=len, reverse=True))})s?(?![a-zA-Z-])\s*", re.IGNORECASE
+    rf"\s*({_MONEY})?\s*((?i:{'|'.join(sorted(filter(lambda name: len(name) > 3, _SCALES), key=len, reverse=True))})"
+    rf"|{'|'.join(name for name in _SCALES if len(name) <= 3)})s?(?![a-zA-Z-])\s*"
 )
 # Behind money these are no units; alone they may be kelvin and molar.
 SHORT_SCALES = {"K": 1000, "k": 1000, "M": 10**6, "B": 10**9}
@@ -283,7 +286,7 @@ def read_label(text: str, *, bare: bool = False, attached: bool = False) -> Labe
     text = _POWER_OF_UNITS.sub("", text)
     if any(character.isdigit() for character in text) or not any(map(_is_noun, words)):
         return None
-    if _CHANGING.intersection(words) or _AND_NUMBER.search(text.casefold()) or _TIMES.search(text):
+    if _CHANGING.intersection(words) or _AND_NUMBER.search(text.casefold()) or _OF_SYMBOL.search(text):
         return None
     return None if _CHANGING_CHINESE.search(text) else Label(scale, None)
 
