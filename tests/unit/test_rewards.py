@@ -36,7 +36,7 @@ def outcomes(monkeypatch):
     seen = {}
 
     def use(*values):
-        def judge(name, completions, answer, log_extra, **options):
+        def judge(name, completions, answer, log_extra, prompt_opening, **options):
             seen.update(name=name, options=options)
             return [Verdict(value, None, "test") for value in values]
 

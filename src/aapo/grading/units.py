@@ -148,7 +148,7 @@ _CHANGING = frozenset(
     | {"either", "when", "least", "most", "plus", "minus", "over", "half", "halves", "thirds", "fourths", "fifths"}
     | {"sixths", "sevenths", "eighths", "ninths", "tenths", "hundredths", "thousandths", "remainder", "mod", "modulo"}
     | {"below", "beneath", "under", "than", "out", "gross", "couple", "double", "triple", "twice", "thrice", "power"}
-    | {"ten", "dozen", "hundred", "thousand", "million", "billion", "trillion"}
+    | {"ten", "dozen", "hundred", "thousand", "million", "billion", "trillion", "pair", "pairs", "times"}
     | {"powers", "basis", "bps", "mille", "permille", "minus", "reciprocal", "inverse", "opposite", "fraction"}
     | {"factorial", "squared", "cubed", "maybe", "possibly", "perhaps", "ish", "negative", "between", "through", "to"}
     | {"until", "root", "choose", "am", "pm", "a.m", "p.m", "oclock", "sqrt", "sin", "cos", "tan", "log", "ln", "exp"}

@@ -23,8 +23,8 @@ def judge(
     """The verdict on each completion, recorded for the reward function `name`.
 
     Training and banks keep what `log_extra` gets beside the rewards, as columns `verdict/NAME`, `extracted/NAME` and
-    `rule/NAME`. A thought that the prompt opens belongs to the completion, which may leave it unfinished. The options are
-    those of `grade_many`.
+    `rule/NAME`. A thought that the prompt opens belongs to the completion, which may leave it unfinished. The options
+    are those of `grade_many`.
     """
     verdicts = grade_many(answer, whole_turns(completions, prompt_opening), **options)
     if log_extra is not None:
