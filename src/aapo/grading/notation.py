@@ -159,12 +159,15 @@ _LABEL_OF_ANSWER = re.compile(
 )
 _CHINESE = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]+(?![^{}]*\})")
 _PLAIN_TEXT = re.compile(r"\\text\s?\{\s?(-?[\d.,]+)\s?\}")
+_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 _FREE_SPACE = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
 _WRAPPERS = (("**", "**"), ("__", "__"), ("`", "`"), ("*", "*"), ('"', '"'))
 
 
 def normalize(text: str) -> str:
     """The answer `text` in one notation; idempotent."""
+    if _NUMBER.fullmatch(text):  # most answers, and nothing to change
+        return text
     for _ in range(MAX_PASSES):
         before, text = text, _normalize_once(text)
         if text == before:
