@@ -148,15 +148,18 @@ _CHANGING = frozenset(
     | {"either", "when", "least", "most", "plus", "minus", "over", "half", "halves", "thirds", "fourths", "fifths"}
     | {"sixths", "sevenths", "eighths", "ninths", "tenths", "hundredths", "thousandths", "remainder", "mod", "modulo"}
     | {"below", "beneath", "under", "than", "out", "gross", "couple", "double", "triple", "twice", "thrice", "power"}
-    | {"ten", "dozen", "hundred", "thousand", "million", "billion", "trillion", "pair", "pairs", "times"}
+    | {"ten", "dozen", "hundred", "thousand", "million", "billion", "trillion", "pair", "pairs"}
+    | {"repeating", "recurring", "score", "mio"}
     | {"powers", "basis", "bps", "mille", "permille", "minus", "reciprocal", "inverse", "opposite", "fraction"}
     | {"factorial", "squared", "cubed", "maybe", "possibly", "perhaps", "ish", "negative", "between", "through", "to"}
     | {"until", "root", "choose", "am", "pm", "a.m", "p.m", "oclock", "sqrt", "sin", "cos", "tan", "log", "ln", "exp"}
     | {"sinh", "cosh", "tanh", "mu", "omega"}
 )
 _AND_NUMBER = re.compile(r"\b(?:and|,) (?:an?|one|two|three|four|five|six|seven|eight|nine|ten)\b")
-_OF_SYMBOL = re.compile(r"\b(?:times|of|as|than)\s+(?!a\b)[a-zA-Z]\b")
-_CHANGING_CHINESE = re.compile("[半负非不或至到折成打零]|分之|以[上下内外]")
+_OF_SYMBOL = re.compile(
+    r"\b(?:times|of|as|than)\s+(?!a\b)[a-zA-Z]\b|\btimes\s+(?:as|more|less|the|greater|larger|smaller|bigger)\b"
+)
+_CHANGING_CHINESE = re.compile("[半负非不或至到折成打零倍]|分之|以[上下内外]")
 _POWER_OF_UNITS = re.compile(r"(?<=units)\s?\^\s?\{?[23]\}?")
 _PARTS = ("half", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth")
 _SCALES: dict[str, Fraction] = {
