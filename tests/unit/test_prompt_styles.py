@@ -34,7 +34,7 @@ def test_the_style_of_a_recipe_is_kept_with_what_it_stands_for():
 
 
 def test_shipped_protocols_keep_their_identity():
-    assert load_protocol("abel").label == "abel@2f599404" and load_protocol("qwen-boxed").label == "qwen-boxed@e64585b9"
+    assert load_protocol("abel").label == "abel@8a67a466" and load_protocol("qwen-boxed").label == "qwen-boxed@58211976"
 
 
 def test_an_unknown_style_is_refused_with_the_nearest():
