@@ -150,3 +150,26 @@ def test_bad_files_at_the_command_line(tmp_path, capsys):
     call = ["grade", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]
     assert run([*call, "--time-limit", "0"]) == 2
     assert "both must be positive" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_lone_surrogate_or_text_in_parts_ends_nothing(tmp_path, suffix):
+    parts = [{"type": "text", "text": r"so \boxed"}, {"type": "text", "text": "{7}"}]
+    texts = ["\ud800 \\boxed{7\udc00}", [{"role": "assistant", "content": parts}], r"\boxed{8}"]
+    if suffix == ".parquet":  # whose columns have one type
+        texts[1] = "".join(part["text"] for part in parts)
+    rows = [{"gold": "7", "completion": text, "note": "\ud83d"} for text in texts]
+    source, output = write_jsonl(tmp_path / "in.jsonl", rows), tmp_path / f"out{suffix}"
+    assert grade_file(source, output).outcomes == {"correct": 2, "wrong": 1}
+    if suffix == ".jsonl":
+        assert [row["completion"] for row in read_jsonl(output)] == texts
+    else:
+        kept = pq.read_table(output).to_pylist()
+        assert [row["note"] for row in kept] == ["\ufffd"] * 3
+        assert kept[0]["extracted"] == "7\ufffd" and kept[0]["completion"] == "\ufffd \\boxed{7\ufffd}"
+
+
+def test_a_file_that_is_not_utf8_is_named(tmp_path):
+    (tmp_path / "in.jsonl").write_bytes(b'{"gold": "1", "completion": "\xff"}\n')
+    with pytest.raises(InputError, match="in.jsonl is not UTF-8"):
+        grade_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl")

@@ -5,7 +5,7 @@ import pytest
 from aapo.errors import InputError
 from aapo.grading import BY_VERDICT, Judge, accuracy, reasoning_gym, reward_function
 from aapo.sampling import Completion
-from aapo.scoring import Scores, beside, check_columns, grading_shares, score, score_groups
+from aapo.scoring import Scores, beside, check_columns, grading_shares, last_question, score, score_groups
 
 ROWS = [{"prompt": "1 + 1", "answer": "2"}, {"prompt": "2 + 2", "answer": "4"}]
 COMPLETIONS = [Completion("<answer>2</answer>", [1, 2], "stop"), Completion("four", [3], "length")]
@@ -112,3 +112,10 @@ def test_columns_that_reward_functions_need(tmp_path):
     check_columns([wrapped], ["level"])
     with pytest.raises(InputError, match="reward function own needs the column 'level'"):
         check_columns([wrapped], ["answer"])
+
+
+def test_the_question_of_a_prompt_whose_message_has_parts():
+    image, text = {"type": "image"}, {"type": "text", "text": "What is 1+1?"}
+    prompt = [{"role": "user", "content": [image, text]}, {"role": "assistant", "content": "It is"}]
+    assert last_question(prompt) == "What is 1+1?"
+    assert score([accuracy], [{"prompt": prompt, "answer": "2"}], COMPLETIONS[:1]).rewards == {"accuracy": [1.0]}

@@ -176,3 +176,55 @@ def test_a_template_that_prints_the_date_prints_the_same_every_day(tiny_folder, 
     prompt = [{"role": "user", "content": "Hi"}]
     assert render_prompt(prompt, tokenizer) == "Today Date: 26 Jul 2024 Hi"
     assert render_prompt(prompt, tokenizer, date_string="1 Jan 2026") == "Today Date: 1 Jan 2026 Hi"
+
+
+BIG = [str(2**64 + 10**6 * n) for n in range(12)]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "csv"])
+def test_golds_in_local_files_stay_as_they_are_written(tmp_path, suffix):
+    golds = [*BIG, "42", "1.50", "-7"]
+    path = tmp_path / f"rows.{suffix}"
+    objects = [f'{{"question": "q{n}", "answer": {gold}}}' for n, gold in enumerate(golds)]
+    path.write_text(
+        {
+            "jsonl": "\n".join(objects),
+            "json": "[" + ",".join(objects) + "]",
+            "csv": "question,answer\n" + "".join(f"q{n},{gold}\n" for n, gold in enumerate(golds)),
+        }[suffix]
+    )
+    assert load_prompts(DataConfig(dataset_name=str(path), num_eval_prompts=0), "train")["answer"] == golds
+
+
+def test_a_date_as_gold_stays_text(tmp_path):
+    path = write_rows(tmp_path / "rows.jsonl", [{"question": "When?", "answer": "2024-01-02"}])
+    assert load_prompts(DataConfig(dataset_name=path, num_eval_prompts=0), "train")["answer"] == ["2024-01-02"]
+
+
+def test_golds_that_have_lost_their_digits_are_refused(tmp_path):
+    Dataset.from_list([{"question": "a", "answer": 0.5}, {"question": "b", "answer": 2.0**64}]).to_parquet(
+        str(tmp_path / "rows.parquet")
+    )
+    with pytest.raises(InputError, match=r"1 of 2 gold answers in column 'answer' are floating-point .* \(rows 1\)"):
+        load_prompts(DataConfig(dataset_name=str(tmp_path / "rows.parquet"), num_eval_prompts=0), "train")
+
+
+@pytest.mark.parametrize(
+    "empty", [None, "", "  ", [], [{"role": "user", "content": None}], [{"role": "user", "content": " "}]]
+)
+def test_rows_without_a_question_are_refused_and_counted(tmp_path, empty):
+    asked = "1+1?" if isinstance(empty, str | None) else [{"role": "user", "content": "1+1?"}]
+    rows = [{"question": question, "answer": "2"} for question in (asked, empty, asked, empty)]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(
+        InputError, match=r"^2 of 4 rows have no question in column 'question' \(rows 1, 3\); fill them"
+    ):
+        load_prompts(DataConfig(dataset_name=path, num_eval_prompts=0), "train")
+
+
+def test_messages_of_text_parts_become_text(tmp_path):
+    parts = [{"type": "text", "text": "What is "}, {"type": "text", "text": "1+1?"}]
+    path = write_rows(tmp_path / "rows.jsonl", [{"prompt": [{"role": "user", "content": parts}], "answer": "2"}])
+    config = DataConfig(dataset_name=path, num_eval_prompts=0, system_prompt="Think.")
+    (row,) = load_prompts(config, "train")
+    assert row["prompt"] == [{"role": "system", "content": "Think."}, {"role": "user", "content": "What is 1+1?"}]

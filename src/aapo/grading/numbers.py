@@ -101,7 +101,7 @@ def _compound(text: str) -> Number | None:
         return None
     value, units = Fraction(0), list[Unit]()
     for amount, word in _PART.findall(plain):
-        unit = parse_unit(_MARKS.get(word, word))
+        unit = parse_unit(_MARKS.get(word) or word)
         if unit is None or (units and (unit.dimensions != units[0].dimensions or unit.factor >= units[-1].factor)):
             return None
         units.append(unit)

@@ -8,12 +8,13 @@ import csv
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
 from datasets import Dataset, DatasetDict, load_dataset
 
 from aapo.errors import InputError, nearest
@@ -26,6 +27,8 @@ FILE_TYPES = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": 
 GENERATED = "reasoning_gym:"
 HELD_OUT_PART = 8
 NUM_NAMED = 5
+# Numbers of JSON as they are written, for Arrow makes one type of a column.
+AS_WRITTEN: dict[str, Any] = {"parse_int": str, "parse_float": str}
 # Above it a floating-point number cannot hold every integer.
 MAX_EXACT = 2**53
 Split = Literal["train", "test", "benchmark"]
@@ -256,24 +259,36 @@ def _load_file(path: Path, config: DataConfig) -> Dataset:
             header = next(csv.reader(lines), [])
         texts = [name for name in (config.answer_column, config.prompt_column, *ANSWER_COLUMNS) if name in header]
         return _load(kind, data_files=str(path), split="train", converters=dict.fromkeys(texts, str) or None)
+    usual = (config.answer_column, *ANSWER_COLUMNS)
+    if kind == "json" and path.read_text(encoding="utf-8-sig", errors="replace").lstrip().startswith("["):
+        return _load_array(path, usual)
     rows = _load(kind, data_files=str(path), split="train")
-    column = next((name for name in (config.answer_column, *ANSWER_COLUMNS) if name in rows.column_names), None)
+    column = next((name for name in usual if name in rows.column_names), None)
     if kind != "json" or column is None or getattr(rows.features[column], "dtype", None) in (None, "string", "int64"):
         return rows
-    golds = [_written(row.get(column)) for row in _json_rows(path)]
-    return rows.remove_columns(column).add_column(column, golds) if len(golds) == len(rows) else rows  # type: ignore[call-arg]
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    golds = [_written(json.loads(line, **AS_WRITTEN).get(column)) for line in lines if line.strip()]
+    return rows.remove_columns(column).add_column(column, golds)  # type: ignore[call-arg]
 
 
-def _json_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSON or JSONL file, with each number as it is written."""
-    text = path.read_text(encoding="utf-8-sig")
-    parts = [text] if text.lstrip().startswith("[") else [line for line in text.splitlines() if line.strip()]
-    found = [json.loads(part, parse_int=str, parse_float=str) for part in parts]
-    return found[0] if isinstance(found[0], list) else found
+def _load_array(path: Path, usual: Sequence[str | None]) -> Dataset:
+    """Rows of a JSON file that is one array of objects, with its gold answers as text."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        rows, written = json.loads(text), json.loads(text, **AS_WRITTEN)
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        column = next((name for name in usual if name in names), None)
+        made = [{name: row.get(name) for name in names} for row in rows]
+        if column is not None:
+            made = [{**row, column: _written(gold.get(column))} for row, gold in zip(made, written, strict=True)]
+        return Dataset.from_list(made)
+    except (ValueError, TypeError, AttributeError, pa.ArrowException) as error:
+        raise MissingSourceError(f"cannot load data set {str(path)!r}: {error}; write one array of objects") from error
 
 
-def _written(value: Any) -> str | None:
-    return None if value is None else gold_text(value)
+def _written(value: Any) -> Any:
+    """A gold answer as it is written; lists and objects as they are."""
+    return value if value is None or isinstance(value, (list, dict)) else gold_text(value)
 
 
 def _load(*args: Any, **kwargs: Any) -> Any:
