@@ -227,6 +227,8 @@ def test_rows_beyond_the_limit_and_without_gold(tmp_path: Path) -> None:
     (task,) = run(tmp_path / "tasks.py").values()
     rows = [{"question": str(n), "solution": f"\\boxed{{{n}}}"} for n in range(4)]
     assert [doc.choices for doc in docs(task, rows)] == [["$0$"], ["$1$"]]
+    said = {"question": "?", "solution": "Adding up, the answer is 140."}
+    assert [doc.choices for doc in docs(task, [said])] == [["$140$"]]
     assert docs(task, [{"question": "?", "solution": "So \\boxed{}."}]) == []
     with pytest.raises(ValueError, match="no gold answer"):
         docs(task, [{"question": "?", "solution": None}])

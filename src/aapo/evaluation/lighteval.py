@@ -172,7 +172,7 @@ def _copied() -> str:
     """Our own functions as source, with the patterns that they use."""
     patterns = [(name, item) for name, item in vars(extraction).items() if isinstance(item, re.Pattern)]
     patterns.append(("_E_NOTATION", _E_NOTATION))
-    numbers = [f"{name} = {getattr(extraction, name)}" for name in ("MAX_BETWEEN", "MAX_NAME")]
+    numbers = [f"{name} = {item}" for name, item in vars(extraction).items() if name.startswith("MAX_")]
     functions = [
         extraction.Box,
         *(getattr(extraction, name) for name in _GOLD_FUNCTIONS),
