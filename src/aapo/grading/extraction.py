@@ -21,6 +21,8 @@ MAX_BETWEEN = 200
 MAX_NAME = 40
 # After "answer is" it stands in so many characters.
 MAX_STATED = 4000
+# So many phrases are looked at, from the last on.
+MAX_PHRASES = 50
 _SPACES = re.compile(r"\s*")
 _ENDED = re.compile(r"[.!?](?:\s|$)|\n\s*\n")
 _CORRECTED = re.compile(
@@ -37,6 +39,10 @@ _JOINT = re.compile(
 )
 _ALTERNATIVE = re.compile(r"(?is).{0,30}\bor\b.{0,30}")
 _ASSIGNMENT = re.compile(r"(?<![\\a-zA-Z])([a-zA-Z](?:_\s?\w|_\s?\{\w{1,9}\})?'{0,2}|\\[a-z]{2,7})\s?=\s?\$?\s?$")
+# A thought, as models and their templates mark it.
+_THOUGHT = re.compile(
+    r"<(?P<close>/?)(?:think(?:ing)?|thought|reasoning)>|<\|(?:begin|(?P<end>end))_of_thought\|>", re.IGNORECASE
+)
 _EMPTY_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{\s*\}")
 _TAGS = re.compile(r"</?answer>")
 # A capital I before a small word is the pronoun. Several letters are several answers.
@@ -47,18 +53,44 @@ _CHOICE = re.compile(
     rf"(?i:{_CALLED})[^\w\n]{{0,12}}(?:{_COMMAND}[^\w\n]{{1,3}})?{_OPTION}"
     r"((?:[A-HJ]|I(?!\s{1,4}[a-z]))\b(?!['’])(?:[\s,/]{1,4}(?:(?:and|or)\s{1,4})?[A-J]\b){0,9})"
     r"|\b(?i:option|choice) \(?([A-J])\)? (?i:is (?:the )?(?:correct|right))\b"
-    r"|(?i:\banswer(?: is|:)) \(?([a-j])\)?\.?[ \t]*$",
+    r"|(?i:\banswer(?: is|:)) \(?([a-j])\)?\.?[ \t]*$"
+    r"|(?i:\banswer(?: is)?)[:：*_ \t]{0,6}\n\s{0,4}[^\w\n]{0,6}([A-J])[^\w\n]{0,6}$",
     re.MULTILINE,
 )
-_IS = r"(?:is|are|would be|must be|equals)\b(?:\s(?:therefore|thus|then|simply|just)\b)?[ \t]{0,8}:?"
+_IS = (
+    r"(?:is|are|(?:would|must|should|will) be|equals|(?:comes|turns) out to(?: be)?)\b"
+    r"(?:\s(?:therefore|thus|then|simply|just)\b)?[ \t]{0,8}[:：]?"
+)
+_ABOUT = r"(?:[ \t](?:to|of|for)\b[^.:：\n]{0,60}?[ \t])?"
 _PHRASE = re.compile(
-    rf"(?i:\banswers?\b[ \t*_]{{0,8}}(?:{_IS}|:|=))"
-    r"|^[ \t]{0,3}(?:#{1,6}[ \t]*(?i:final )?(?i:answer)|\*\*(?i:final )?(?i:answer)\*\*)[ \t]*$",
+    rf"(?i:(?<![a-zA-Z])answers?(?![a-zA-Z])(?:[ \t*_]{{0,8}}|{_ABOUT})(?:{_IS}|[:：=]))"
+    r"|^[ \t]{0,3}(?:#{1,6}[ \t]*(?i:final )?(?i:answer)|\*\*(?i:final )?(?i:answer)\*\*)[ \t]*$"
+    r"|答案(?:应该|应)?(?:是|为|[:：])[:：]?",
     re.MULTILINE,
 )
+_EMPHASIS = re.compile(r"(?:[*_:：\s]|</?(?:b|strong|i|em|u)>){0,40}")
+# What is said of an answer and is none: "I hope this answer is correct".
+_JUDGED = re.compile(
+    r"(?i)(?:(?:not|also|indeed|now|quite) )?(?:(?:in)?correct|right|wrong|clear|valid|reasonable|consistent|verified"
+    r"|confirmed)\b[^\w]{0,8}$"
+)
+# Behind a formula: a further answer, or what changes the first.
+_MORE = re.compile(
+    r"\s{0,8}(?:[,;/&、]\s{0,8})?"
+    r"(?:(?:and|or|plus|minus|times|divided by|to|either|else|maybe|possibly|perhaps)\b\s{0,8}){0,3}"
+    r"(?<=[\s,;/&、])(?:[a-zA-Z]\s?=\s?)?(?:[$\d-]|\\[(\[])"
+)
+_DELIMITERS = re.compile(r"\\[()\[\]]")
+# A base model that is asked in plain text goes on with questions of its own.
+_NEXT_QUESTION = re.compile(r"^[#* \t]{0,8}Question[ \t]{0,4}\d{0,4}[*]{0,2}[:：]", re.MULTILINE)
 _REASON = re.compile(r"[,;]?\s\(?(?:because|since|which|as required|as desired)\b")
 _AFTER_FORMULA = re.compile(r"\s{0,4}(?:[a-zA-Z]{1,20}(?:\s[a-zA-Z]{1,20}){0,3}|\\?%)(?=\s{0,4}(?:[.,;!]|$))")
-_RECORD = re.compile(r"\s*\{\s*(?:\"[^\"]*\"|'[^']*')\s*:")
+# What a program wrote in the place of an answer: a record, a missing value, an array, an image.
+_RECORD = re.compile(
+    r"\s*(?:\[?\s*\{\s*(?:\"[^\"]*\"|'[^']*')\s*:|(?:OrderedDict|dict|array|tensor)\s?\(|!\[[^\]\n]*\]\(|<image>"
+    r"|(?:nan|null|n/a|<na>|\[\s?(?:none|null|nan)\s?\]|<answer>\s*</answer>)\s*$)",
+    re.IGNORECASE,
+)
 # Behind the letter there may be its option's text, but no other letter.
 _OTHER_LETTER = r"(?!.*(?:[\s,;]|\b(?:or|and) )[A-J]\b\s?(?:[).:-]|$))(?!-?\s?[A-J]$)"
 _LETTER = re.compile(
@@ -67,7 +99,7 @@ _LETTER = re.compile(
     rf"(?:[).}}:$*\s]{{0,8}}|(?:[).:}}*]{{1,3}}|\s?[-–—]{{1,2}})\s{_OTHER_LETTER}.*)",
     re.DOTALL,
 )
-_SENTENCE_END = re.compile(r"\.(?=\s|$)")
+_SENTENCE_END = re.compile(r"\.(?=[\s*_]|$)|。")
 
 
 class Box(NamedTuple):
@@ -118,9 +150,12 @@ def last_boxed(text: str, *, is_gold: bool = False, wanted: int = 1) -> str | No
     sentence, joined = 1, 1
     for one, other in zip(outer[-2::-1], outer[:0:-1], strict=True):
         between = text[one.end : min(other.start, one.end + MAX_BETWEEN + 1)]
-        if len(between) > MAX_BETWEEN or _ENDED.search(between) or _CORRECTED.search(between):
+        connected = _JOINT.fullmatch(_assigned(between)[0]) is not None
+        # "and" or "or" alone between two displays joins them, whatever blank lines there are.
+        ended = _ENDED.search(between) and not (connected and _JOINED.search(between))
+        if len(between) > MAX_BETWEEN or ended or _CORRECTED.search(between):
             break
-        joint = (_JOINT.fullmatch(_assigned(between)[0]) or _ALTERNATIVE.fullmatch(between)) is not None
+        joint = connected or _ALTERNATIVE.fullmatch(between) is not None
         if is_gold and not joint and (_CONCLUDED.search(between) or not _JOINED.search(between)):
             break
         sentence += 1
@@ -186,24 +221,33 @@ def after_hashes(text: str) -> str | None:
 def final_answer(text: str) -> str | None:
     """What follows the last "answer is" or "Answer:" in its sentence or display, or None.
 
-    Without "I hope it is correct", reasons and emphasis.
+    Without "I hope it is correct", reasons and emphasis; "the answer is correct" is none, where another is given.
     """
-    for phrase in reversed(list(_PHRASE.finditer(text))):
-        rest = text[phrase.end() : phrase.end() + MAX_STATED].lstrip("*_: \t").lstrip()
-        if found := _stated(rest):
+    judged = None
+    for phrase in list(_PHRASE.finditer(text))[: -MAX_PHRASES - 1 : -1]:
+        rest = text[phrase.end() : phrase.end() + MAX_STATED]
+        found = _stated(rest[_EMPHASIS.match(rest).end() :])  # type: ignore[union-attr]
+        if found and not _JUDGED.fullmatch(found):
             return found
-    return None
+        judged = judged or found
+    return judged
 
 
 def _stated(rest: str) -> str | None:
-    """The answer that a text begins with: a display, an inline formula, or words up to the end of the sentence."""
-    for opening, closing in (("$$", "$$"), (r"\[", r"\]"), (r"\(", r"\)")):
-        if rest.startswith(opening) and (close := rest.find(closing, 2)) > 0:
-            return rest[2:close].strip(" \t\n.") or None
-    line = _REASON.split(rest.partition("\n")[0].partition("I hope")[0])[0].strip()
-    if line.startswith("$") and (close := line.find("$", 1)) > 0:
-        unit = _AFTER_FORMULA.match(line, close + 1)
-        return (line[1:close].strip() + (unit[0] if unit else "")) or None
+    """The answer that a text begins with: a display, an inline formula, or words up to the end of the sentence.
+
+    A formula that another follows (`$2$ or $3$`) is the whole sentence.
+    """
+    line = rest.partition("\n")[0]
+    for opening, closing in (("$$", "$$"), (r"\[", r"\]"), (r"\(", r"\)"), ("$", "$")):
+        within = line if opening == "$" else rest
+        if within.startswith(opening) and (close := within.find(closing, len(opening))) > 0:
+            if _MORE.match(rest, close + len(closing)):
+                line = _DELIMITERS.sub("$", " ".join(rest.partition("\n\n")[0].split()))
+                break
+            unit = _AFTER_FORMULA.match(line, close + 1) if opening == "$" else None
+            return (within[len(opening) : close].strip(" \t\n.") + (unit[0] if unit else "")) or None
+    line = _REASON.split(line.partition("I hope")[0])[0].strip()
     return _SENTENCE_END.split(line)[0].strip("*_ ") or None
 
 
@@ -222,28 +266,46 @@ def extract_answer(
         wanted: The number of answers that are looked for: so many boxes in one sentence are a list.
         unfinished_thoughts: Whether an answer inside a thought that never ends counts.
     """
-    after_thinking = completion.rpartition("</think>")[2]
-    if not unfinished_thoughts and (opened := after_thinking.find("<think>")) >= 0:
-        completion = completion[: len(completion) - len(after_thinking) + opened]
-        after_thinking = after_thinking[:opened]
-    found = _extract(after_thinking, convention, wanted)
-    if found is not None or len(after_thinking) == len(completion):
+    answered, opened = _outside_thoughts(completion)
+    if opened is not None and not unfinished_thoughts:
+        completion = completion[:opened]
+    found = _extract(completion[answered:], convention, wanted)
+    if found is not None or answered == 0:
         return found
     return _extract(completion, convention, wanted)
 
 
+def _outside_thoughts(completion: str) -> tuple[int, int | None]:
+    """Where the last thought that ends does, and where behind it one opens that never ends, or None."""
+    answered, opened = 0, None
+    for tag in _THOUGHT.finditer(completion):
+        if tag["close"] or tag["end"]:
+            answered, opened = tag.end(), None
+        elif opened is None:
+            opened = tag.start()
+    return answered, opened
+
+
 def _extract(text: str, convention: Convention | None, wanted: int) -> str | None:
+    if convention == "final_answer":
+        text = _up_to_next_question(text)
     boxed = last_boxed(text, wanted=wanted)
     found = last_tagged(text if boxed is None else boxed) or boxed
     if convention == "choice":
         letter = choice_letter(found, any_case=True) if found is not None else None
         if letter is None:
-            letters = [found[1] or found[2] or found[3].upper() for found in _CHOICE.finditer(text)]
+            letters = [found[found.lastindex or 1].upper() for found in _CHOICE.finditer(text)]
             letter = letters[-1] if letters else None
         return letter or found
     if found is not None or convention is None:
         return found
     return after_hashes(text) if convention == "hashes" else final_answer(text)
+
+
+def _up_to_next_question(text: str) -> str:
+    """The text before the model goes on with another `Question:`; one that begins the text is the one asked."""
+    found = next((item for item in _NEXT_QUESTION.finditer(text) if text[: item.start()].strip()), None)
+    return text if found is None else text[: found.start()]
 
 
 def gold_answer(gold: str) -> str:
@@ -260,4 +322,10 @@ def gold_answer(gold: str) -> str:
         return after_hashes(gold) or ""
     if _EMPTY_BOX.search(gold) or _RECORD.match(gold):
         return ""
-    return last_tagged(gold) or (final_answer(gold) if _PHRASE.search(gold) else None) or gold.strip()
+    if tagged := last_tagged(gold) or last_tagged(gold + "</answer>"):
+        return tagged
+    stated = final_answer(gold)
+    # A phrase with nothing behind it announces an answer that is not there.
+    return stated or (
+        "" if (phrase := _PHRASE.search(gold)) and not gold[phrase.end() :].strip("*_: \n") else gold.strip()
+    )
