@@ -1,15 +1,24 @@
 """Messages of a conversation as text."""
 
+import re
 from typing import Any
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
-def content_text(content: str | list[Any] | None) -> str:
+
+def content_text(content: str | list[Any] | dict[str, Any] | None) -> str:
     """The text of a message's content: itself, or that of its text parts in order; empty without any.
 
     Args:
-        content: Text, or parts such as `{"type": "text", "text": "6"}`; those without text, such as images, are left
-            out.
+        content: Text, a part such as `{"type": "text", "text": "6"}`, or a list of parts; those without text, such as
+            images, are left out.
     """
     if content is None or isinstance(content, str):
         return content or ""
-    return "".join(part if isinstance(part, str) else part.get("text") or "" for part in content)
+    parts = [content] if isinstance(content, dict) else content
+    return "".join(part if isinstance(part, str) else (part or {}).get("text") or "" for part in parts)
+
+
+def encodable(text: str) -> str:
+    """The text with the replacement character for each lone surrogate, which no file can hold."""
+    return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)

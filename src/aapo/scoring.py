@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from aapo.errors import AapoError, InputError
 from aapo.grading import Judge, RewardFunction, reward_name
-from aapo.messages import content_text
+from aapo.messages import content_text, encodable
 from aapo.sampling import Completion, Engine, sample_seed
 from aapo.tasks import encode_prompt, prompt_key, prompt_opening, render_prompt
 
@@ -85,7 +85,7 @@ def last_question(prompt: str | list[dict[str, Any]]) -> str:
     if isinstance(prompt, str):
         return prompt
     return next(
-        (content_text(message["content"]) for message in reversed(prompt) if message["role"] != "assistant"), ""
+        (content_text(message.get("content")) for message in reversed(prompt) if message["role"] != "assistant"), ""
     )
 
 
@@ -247,7 +247,10 @@ def as_notes(logged: Mapping[str, Sequence[Any]], size: int, who: str) -> Notes:
                 f"{who} logged {len(values)} values in column {column!r} for {size} completions; log_extra takes one "
                 "value a completion"
             )
-    return {column: [None if value is None else str(value) for value in values] for column, values in logged.items()}
+    return {
+        column: [None if value is None else encodable(str(value)) for value in values]
+        for column, values in logged.items()
+    }
 
 
 def beside(notes: Mapping[str, Values], columns: Collection[str]) -> dict[str, Values]:

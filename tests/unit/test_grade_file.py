@@ -173,3 +173,25 @@ def test_a_file_that_is_not_utf8_is_named(tmp_path):
     (tmp_path / "in.jsonl").write_bytes(b'{"gold": "1", "completion": "\xff"}\n')
     with pytest.raises(InputError, match="in.jsonl is not UTF-8"):
         grade_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+
+
+def test_a_message_of_any_shape_is_graded_by_its_text(tmp_path):
+    part = {"type": "text", "text": r"\boxed{6}"}
+    contents = [[{"type": "image"}, part], [None, part], part, [r"\boxed{6}"], [{"type": "text", "text": None}], None]
+    rows = [{"gold": "6", "completion": [{"role": "assistant", "content": content}]} for content in contents]
+    rows.append({"gold": "6", "completion": [{"role": "assistant", "tool_calls": []}]})
+    write_jsonl(tmp_path / "in.jsonl", rows)
+    assert grade_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl").outcomes == {"correct": 4, "no_answer": 3}
+
+
+@pytest.mark.parametrize("content", [6, [6]])
+def test_content_that_is_no_text_is_refused_with_its_row(tmp_path, content):
+    row = {"gold": "6", "completion": [{"role": "assistant", "content": content}]}
+    with pytest.raises(InputError, match="the completion in row 1 of .* is neither text nor a list of messages"):
+        grade_file(write_jsonl(tmp_path / "in.jsonl", [row]), tmp_path / "out.jsonl")
+
+
+def test_a_list_of_golds_is_the_answers_in_it_and_a_byte_order_mark_is_no_text(tmp_path):
+    row = json.dumps({"gold": ["6", 7], "completion": r"\boxed{7, 6}"})
+    (tmp_path / "in.jsonl").write_text(row + "\n", encoding="utf-8-sig")
+    assert grade_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl").outcomes == {"correct": 1}

@@ -3,9 +3,9 @@ from functools import partial
 import pytest
 
 from aapo.errors import InputError
-from aapo.grading import BY_VERDICT, Judge, accuracy, reasoning_gym, reward_function
+from aapo.grading import BY_VERDICT, Judge, accuracy, completion_text, reasoning_gym, reward_function
 from aapo.sampling import Completion
-from aapo.scoring import Scores, beside, check_columns, grading_shares, last_question, score, score_groups
+from aapo.scoring import Scores, as_notes, beside, check_columns, grading_shares, last_question, score, score_groups
 
 ROWS = [{"prompt": "1 + 1", "answer": "2"}, {"prompt": "2 + 2", "answer": "4"}]
 COMPLETIONS = [Completion("<answer>2</answer>", [1, 2], "stop"), Completion("four", [3], "length")]
@@ -119,3 +119,12 @@ def test_the_question_of_a_prompt_whose_message_has_parts():
     prompt = [{"role": "user", "content": [image, text]}, {"role": "assistant", "content": "It is"}]
     assert last_question(prompt) == "What is 1+1?"
     assert score([accuracy], [{"prompt": prompt, "answer": "2"}], COMPLETIONS[:1]).rewards == {"accuracy": [1.0]}
+
+
+def test_a_message_without_content_asks_and_answers_nothing():
+    assert last_question([{"role": "user"}]) == ""
+    assert completion_text([{"role": "assistant", "tool_calls": []}]) == completion_text([]) == ""
+
+
+def test_a_lone_surrogate_that_a_reward_function_logs_can_be_stored():
+    assert as_notes({"said": ["a\ud83d", None]}, 2, "a function") == {"said": ["a\N{REPLACEMENT CHARACTER}", None]}

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +16,11 @@ from aapo.errors import InputError
 from aapo.files import replacing
 from aapo.grading.answers import VERSION, Verdict, grade_many
 from aapo.grading.rewards import completion_text
+from aapo.messages import encodable
 
 TYPES = (".jsonl", ".parquet")
 ADDED = ("verdict", "extracted", "rule")
 ROWS_PER_BATCH = 500
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def _rows(source: Path) -> Iterator[dict[str, Any]]:
         for batch in pq.ParquetFile(source).iter_batches(ROWS_PER_BATCH):
             yield from batch.to_pylist()
         return
-    with source.open(encoding="utf-8", errors="surrogatepass") as lines:
+    with source.open(encoding="utf-8-sig", errors="surrogatepass") as lines:
         try:
             for number, line in enumerate(lines, 1):
                 if line.strip():
@@ -151,7 +150,10 @@ def _parsed(line: str, number: int, source: Path) -> dict[str, Any]:
 def _gold(row: dict[str, Any], source: Path, index: int) -> str:
     if "gold" not in row:
         raise InputError(_missing(source, "gold", list(row), index))
-    return "" if row["gold"] is None else str(row["gold"])
+    gold = row["gold"]
+    if isinstance(gold, list):  # several answers, as in a data set that is trained on
+        return ", ".join(map(str, gold))
+    return "" if gold is None else str(gold)
 
 
 def _completion(row: dict[str, Any], source: Path, index: int) -> str:
@@ -160,9 +162,19 @@ def _completion(row: dict[str, Any], source: Path, index: int) -> str:
     value = row["completion"]
     if value is None:
         return ""
-    if isinstance(value, str) or (isinstance(value, list) and value and "content" in value[-1]):
+    if isinstance(value, str) or (isinstance(value, list) and value and _is_message(value[-1])):
         return completion_text(value)
     raise InputError(f"the completion in row {index + 1} of {source} is neither text nor a list of messages")
+
+
+def _is_message(value: Any) -> bool:
+    """Whether this is a message; one of tool calls alone has no content."""
+    if not isinstance(value, dict) or not value.keys() & {"role", "content"}:
+        return False
+    content = value.get("content")
+    if isinstance(content, list):
+        return all(part is None or isinstance(part, (str, dict)) for part in content)
+    return content is None or isinstance(content, (str, dict))
 
 
 def _identity(source: Path, options: dict[str, Any]) -> str:
@@ -205,13 +217,13 @@ def _write(source: Path, output: Path, verdicts: Sequence[Verdict]) -> None:
 def _line(row: dict[str, Any]) -> str:
     """A row as JSON; a lone surrogate, which no file can hold, stays escaped as it came."""
     text = json.dumps(row, ensure_ascii=False, default=str)
-    return json.dumps(row, default=str) if _SURROGATE.search(text) else text
+    return text if encodable(text) == text else json.dumps(row, default=str)
 
 
 def _encodable(value: Any) -> Any:
     """The value with the replacement character for each lone surrogate in its texts."""
     if isinstance(value, str):
-        return _SURROGATE.sub("\ufffd", value)
+        return encodable(value)
     if isinstance(value, list):
         return [_encodable(item) for item in value]
     return {_encodable(key): _encodable(item) for key, item in value.items()} if isinstance(value, dict) else value

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from aapo.files import write_parquet
 from aapo.grading import completion_text
+from aapo.messages import encodable
 from aapo.objective import Advantages
 from aapo.scoring import Notes, beside, last_question
 
@@ -54,9 +55,9 @@ def write_rollouts(
         "group": [i // num_generations for i in range(size)],
         "sample": [i % num_generations for i in range(size)],
         "prompt_key": pa.array(keys, pa.string()),
-        "prompt": [last_question(prompt) for prompt in prompts],
+        "prompt": [encodable(last_question(prompt)) for prompt in prompts],
         "gold": golds,
-        "completion": [completion_text(completion) for completion in completions],
+        "completion": [encodable(completion_text(completion)) for completion in completions],
         "completion_tokens": tokens_B.int().tolist(),
         "loss_tokens": loss_tokens_B.int().tolist(),
         "truncated": truncated_B.tolist(),

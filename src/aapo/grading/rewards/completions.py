@@ -7,8 +7,10 @@ from aapo.messages import content_text
 
 
 def completion_text(completion: str | list[dict[str, Any]]) -> str:
-    """The text of a plain or conversational completion; of the latter, that of its last message."""
-    return completion if isinstance(completion, str) else content_text(completion[-1]["content"])
+    """The text of a plain or conversational completion; of the latter, that of its last message, empty without any."""
+    if isinstance(completion, str):
+        return completion
+    return content_text(completion[-1].get("content")) if completion else ""
 
 
 def whole_turns(completions: Sequence, openings: Sequence[str] | None) -> list[str]:
