@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -162,3 +163,13 @@ def test_data_that_cannot_be_had_says_what_to_do(error, fix, monkeypatch):
     with pytest.raises(InputError, match=fix) as caught:
         find_benchmark("gpqa:diamond").load(PLAIN)
     assert "--tasks gpqa:diamond=FILE" in str(caught.value)
+
+
+def test_a_question_or_option_that_is_missing_is_refused(tmp_path):
+    rows = [{"Question": "q", "a": "x", "b": None}, {"Question": None, "a": "x", "b": "y"}]
+    (tmp_path / "mc.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = Benchmark("mc", str(tmp_path / "mc.jsonl"), prompt_column="Question", choice_columns=["a", "b"])
+    with pytest.raises(InputError, match=r"1 of 2 rows have no text in column 'Question' \(rows 1\)"):
+        task.load(PromptStyle())
+    with pytest.raises(InputError, match=r"1 of 2 rows have no text in column 'b' \(rows 0\)"):
+        replace(task, prompt_column="a").load(PromptStyle())

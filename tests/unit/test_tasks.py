@@ -228,3 +228,64 @@ def test_messages_of_text_parts_become_text(tmp_path):
     config = DataConfig(dataset_name=path, num_eval_prompts=0, system_prompt="Think.")
     (row,) = load_prompts(config, "train")
     assert row["prompt"] == [{"role": "system", "content": "Think."}, {"role": "user", "content": "What is 1+1?"}]
+
+
+def loaded(path, **fields):
+    return load_prompts(DataConfig(dataset_name=str(path), num_eval_prompts=0, **fields), "train")
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+@pytest.mark.parametrize(
+    ("golds", "expected"),
+    [
+        ('{"gt": 18446744073709551617} {"gt": 18446744073709551618}', ["18446744073709551617", "18446744073709551618"]),
+        ('{"gt": [18446744073709551617, 2.50]} {"gt": [1, 2]}', ["18446744073709551617, 2.50", "1, 2"]),
+        ('{"gt": 2.50} {"gt": "x"}', ["2.50", "x"]),
+        ('{"gt": 7} {"gt": 0.10}', ["7", "0.10"]),
+    ],
+)
+def test_golds_in_nested_columns_and_lists_stay_as_they_are_written(tmp_path, name, golds, expected):
+    inner = golds.replace("} {", "}\n{").split("\n")
+    # A line separator in a question ends no line of the file; a number beyond 64 bits beside the gold is no matter.
+    rows = [f'{{"question": "a\u2028b{i}", "n": 1e30, "m": {gold}}}' for i, gold in enumerate(inner)]
+    text = "\n".join(rows) if name.endswith("l") else f"[{', '.join(rows)}]"
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert list(loaded(tmp_path / name, answer_column="m.gt")["answer"]) == expected
+
+
+def test_a_number_beyond_64_bits_in_another_column_of_an_array_ends_nothing(tmp_path):
+    (tmp_path / "rows.json").write_text('[{"question": "q", "answer": "1", "n": 18446744073709551617}]')
+    assert loaded(tmp_path / "rows.json")["n"] == ["18446744073709551617"]
+
+
+def test_questions_of_a_table_of_commas_are_text(tmp_path):
+    (tmp_path / "rows.csv").write_text("problem,answer\n007,025\n")
+    rows = loaded(tmp_path / "rows.csv", conversational=False)
+    assert (list(rows["prompt"]), list(rows["answer"])) == (["007"], ["025"])
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            {"question": "q", "answer": {"value": 5}},
+            "1 of 1 rows have a gold answer in column 'answer' that is no text",
+        ),
+        ({"question": "q", "answer": [{"value": 5}]}, "have a gold answer in column 'answer' that is no text"),
+        ({"question": "q", "answer": True}, "have a gold answer in column 'answer' that is no text"),
+        ({"question": "q", "answer": ["1", " "]}, "rows have no gold answer in column 'answer'"),
+        ({"question": "q", "answer": float("nan")}, "rows have no gold answer in column 'answer'"),
+        (
+            {"question": {"text": "q"}, "answer": "1"},
+            "1 of 1 rows have a question in column 'question' that is no text",
+        ),
+        ({"question": ["q", "r"], "answer": "1"}, "have a question in column 'question' that is no text"),
+        ({"question": 5, "answer": "1"}, "have a question in column 'question' that is no text"),
+        ({"prompt": [{"content": "q"}], "answer": "1"}, "have a question in column 'prompt' that is no text"),
+        ({"prompt": [{"role": "user"}], "answer": "1"}, "rows have no question in column 'prompt'"),
+        ({"question": "q", "answer": "\ud83d"}, "surrogate"),
+    ],
+)
+def test_a_question_or_gold_that_is_no_text_is_refused(tmp_path, row, message):
+    with pytest.raises(InputError, match=message):
+        loaded(write_rows(tmp_path / "rows.jsonl", [row]))

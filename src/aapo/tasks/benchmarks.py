@@ -15,6 +15,7 @@ from datasets import Dataset
 
 from aapo.errors import InputError, nearest
 from aapo.fields import make, read_mapping
+from aapo.tasks.checks import refuse_rows
 from aapo.tasks.prompts import FILE_TYPES, GENERATED, DataConfig, MissingSourceError, in_shape, read_rows
 from aapo.tasks.rendering import prompt_key
 from aapo.tasks.styles import PromptStyle
@@ -151,6 +152,11 @@ def _with_options(rows: Dataset, benchmark: Benchmark) -> Dataset:
                 f"the data set of {benchmark.name} has no column {name!r}; it has {', '.join(rows.column_names)}; set "
                 "prompt_column and choice_columns to some of them"
             )
+        refuse_rows(
+            [not isinstance(value, (str, int, float)) or not str(value).strip() for value in rows[name]],
+            f"rows have no text in column {name!r}",
+            "fill them in or remove the rows",
+        )
     return Dataset.from_list(
         [_lettered(str(row[column]), [str(row[name]).strip() for name in options]) for row in map(dict, rows)]
     )

@@ -7,7 +7,6 @@ Every source becomes a `datasets.Dataset` with the columns `prompt` (a list of c
 import csv
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -19,6 +18,7 @@ from datasets import Dataset, DatasetDict, load_dataset
 
 from aapo.errors import InputError, nearest
 from aapo.messages import content_text
+from aapo.tasks.checks import check_rows
 from aapo.tasks.datasets import named_datasets, pinned
 
 PROMPT_COLUMNS = ("prompt", "problem", "question")
@@ -26,11 +26,8 @@ ANSWER_COLUMNS = ("answer", "solution", "final_answer")
 FILE_TYPES = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 GENERATED = "reasoning_gym:"
 HELD_OUT_PART = 8
-NUM_NAMED = 5
 # Numbers of JSON as they are written, for Arrow makes one type of a column.
 AS_WRITTEN: dict[str, Any] = {"parse_int": str, "parse_float": str}
-# Above it a floating-point number cannot hold every integer.
-MAX_EXACT = 2**53
 Split = Literal["train", "test", "benchmark"]
 
 
@@ -257,38 +254,68 @@ def _load_file(path: Path, config: DataConfig) -> Dataset:
     if kind == "csv":
         with path.open(encoding="utf-8-sig", newline="") as lines:
             header = next(csv.reader(lines), [])
-        texts = [name for name in (config.answer_column, config.prompt_column, *ANSWER_COLUMNS) if name in header]
+        texts = [
+            name
+            for name in (config.answer_column, config.prompt_column, *ANSWER_COLUMNS, *PROMPT_COLUMNS)
+            if name in header
+        ]
         return _load(kind, data_files=str(path), split="train", converters=dict.fromkeys(texts, str) or None)
-    usual = (config.answer_column, *ANSWER_COLUMNS)
+    usual = [name for name in (config.answer_column, *ANSWER_COLUMNS) if name]
     if kind == "json" and path.read_text(encoding="utf-8-sig", errors="replace").lstrip().startswith("["):
         return _load_array(path, usual)
     rows = _load(kind, data_files=str(path), split="train")
-    column = next((name for name in usual if name in rows.column_names), None)
-    if kind != "json" or column is None or getattr(rows.features[column], "dtype", None) in (None, "string", "int64"):
+    column = next((name for name in usual if name.partition(".")[0] in rows.column_names), None)
+    if kind != "json" or column is None:
         return rows
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-    golds = [_written(json.loads(line, **AS_WRITTEN).get(column)) for line in lines if line.strip()]
-    return rows.remove_columns(column).add_column(column, golds)  # type: ignore[call-arg]
+    rows = rows.flatten() if "." in column else rows
+    if column not in rows.column_names or getattr(rows.features[column], "dtype", None) in ("string", "int64"):
+        return rows
+    try:
+        with path.open(encoding="utf-8-sig") as lines:
+            golds = [_at(json.loads(line, **AS_WRITTEN), column) for line in lines if line.strip()]
+        return rows.remove_columns(column).add_column(column, [_written(gold) for gold in golds])  # type: ignore[call-arg]
+    except (ValueError, pa.ArrowException):  # records beside texts, which are refused as they are
+        return rows
 
 
-def _load_array(path: Path, usual: Sequence[str | None]) -> Dataset:
+def _load_array(path: Path, usual: Sequence[str]) -> Dataset:
     """Rows of a JSON file that is one array of objects, with its gold answers as text."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-        rows, written = json.loads(text), json.loads(text, **AS_WRITTEN)
+        rows, written = json.loads(text, parse_int=_whole), json.loads(text, **AS_WRITTEN)
         names = list(dict.fromkeys(name for row in rows for name in row))
-        column = next((name for name in usual if name in names), None)
+        column = next((name for name in usual if name.partition(".")[0] in names), None)
         made = [{name: row.get(name) for name in names} for row in rows]
         if column is not None:
-            made = [{**row, column: _written(gold.get(column))} for row, gold in zip(made, written, strict=True)]
+            made = [_with(row, column, _written(_at(gold, column))) for row, gold in zip(made, written, strict=True)]
         return Dataset.from_list(made)
-    except (ValueError, TypeError, AttributeError, pa.ArrowException) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, pa.ArrowException) as error:
         raise MissingSourceError(f"cannot load data set {str(path)!r}: {error}; write one array of objects") from error
 
 
+def _whole(digits: str) -> int | str:
+    """A whole number; as text where it is beyond the 64 bits of a column of whole numbers."""
+    return value if -(2**63) <= (value := int(digits)) < 2**63 else digits
+
+
+def _at(row: Any, column: str) -> Any:
+    """The value of a column, or of a field of a nested column that is named by a dot."""
+    for name in column.split("."):
+        row = row.get(name) if isinstance(row, dict) else None
+    return row
+
+
+def _with(row: dict[str, Any], column: str, value: Any) -> dict[str, Any]:
+    """The row with another value in a column or a field of a nested one."""
+    name, _, rest = column.partition(".")
+    return {**row, name: _with(row.get(name) or {}, rest, value) if rest else value}
+
+
 def _written(value: Any) -> Any:
-    """A gold answer as it is written; lists and objects as they are."""
-    return value if value is None or isinstance(value, (list, dict)) else gold_text(value)
+    """A gold answer as it is written, each of a list; what is no answer, such as an object, as it is."""
+    if isinstance(value, list):
+        return [_written(item) for item in value]
+    return None if isinstance(value, float) else value  # numbers are text here, but for NaN
 
 
 def _load(*args: Any, **kwargs: Any) -> Any:
@@ -296,7 +323,8 @@ def _load(*args: Any, **kwargs: Any) -> Any:
     try:
         return load_dataset(*args, **kwargs)
     except Exception as error:  # datasets raises anything from pyarrow to HTTP errors here; all mean the same to a user
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        cause = error.__cause__ or error
+        reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
         name = kwargs.get("data_files", args[0])
         known = nearest(str(name), named_datasets())
         fix = f"give an existing file, folder or Hub name, or a shipped one{known}: {', '.join(named_datasets())}"
@@ -330,39 +358,8 @@ def in_shape(rows: Dataset, config: DataConfig) -> Dataset:
     gold = _column(rows, config.answer_column, ANSWER_COLUMNS, "answer_column")
     if config.unique_prompts:
         rows = rows.select(_firsts(rows[question]))
-    _refuse_missing([_is_missing(value) for value in rows[gold]], f"gold answer in column {gold!r}")
-    _refuse_missing([_is_missing(value) for value in rows[question]], f"question in column {question!r}")
-    rounded = [isinstance(value, float) and abs(value) >= MAX_EXACT and value.is_integer() for value in rows[gold]]
-    if any(rounded):
-        raise InputError(
-            f"{sum(rounded)} of {len(rows)} gold answers in column {gold!r} are floating-point numbers over 2^53, "
-            f"which have lost digits ({_numbered(rounded)}); store them as text"
-        )
+    check_rows(rows, question, gold)
     return Dataset.from_list([as_row(dict(row), config, question, gold) for row in rows])
-
-
-def _is_missing(value: Any) -> bool:
-    """Whether a gold answer or question is null, blank or, as messages, without text."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return True
-    if isinstance(value, list):
-        last = value[-1] if value else None
-        if isinstance(last, dict) and "content" in last:
-            return not any(content_text(message["content"]).strip() for message in value if message["role"] != "system")
-        return not value or any(item is None for item in value)
-    return not str(value).strip()
-
-
-def _refuse_missing(missing: list[bool], what: str) -> None:
-    if any(missing):
-        count = f"{sum(missing)} of {len(missing)} rows"
-        raise InputError(f"{count} have no {what} ({_numbered(missing)}); fill them in or remove the rows")
-
-
-def _numbered(marked: list[bool]) -> str:
-    """The numbers of the first marked rows."""
-    found = [str(index) for index, is_marked in enumerate(marked) if is_marked]
-    return f"rows {', '.join(found[:NUM_NAMED])}" + (", ..." if len(found) > NUM_NAMED else "")
 
 
 def _firsts(questions: Iterable[Any]) -> list[int]:
@@ -397,7 +394,7 @@ def _prompt(question: Any, config: DataConfig) -> Any:
     if isinstance(question, list):
         has_system = bool(question) and question[0].get("role") == "system"
         system = [] if has_system or not config.system_prompt else [{"role": "system", "content": config.system_prompt}]
-        return [*system, *({**message, "content": _plain(message["content"])} for message in question)]
+        return [*system, *({**message, "content": _plain(message.get("content"))} for message in question)]
     text = config.prompt_template.replace("{question}", str(question))
     if not config.conversational:
         return f"{config.system_prompt}\n{text}" if config.system_prompt else text
