@@ -5,7 +5,7 @@ import pytest
 from aapo.errors import InputError
 from aapo.evaluation import load_protocol
 from aapo.evaluation.protocol import shipped_protocols
-from aapo.grading import accuracy, extract_answer, grade, reward_function, with_convention
+from aapo.grading import REWARDS, accuracy, extract_answer, grade, reward_function, with_convention
 from aapo.tasks import named_datasets, prompt_styles, shipped_benchmarks
 from aapo.training.recipe import load_recipe, resolve, shipped_recipes
 
@@ -93,3 +93,22 @@ def test_a_thought_that_never_ends_answers_nothing_unless_asked_for():
     assert extract_answer(r"\boxed{41} <think>\boxed{42}") == "41"
     with pytest.raises(InputError, match="unfinished_thoughts has no effect, because grader is open_r1"):
         grade("42", cut_off, unfinished_thoughts=True, grader="open_r1")
+
+
+def test_generated_problems_are_read_where_their_prompts_ask_for_the_answer():
+    fields = {"dataset_name": "reasoning_gym:chain_sum", "num_train_prompts": 4, "reward_funcs": ["reasoning_gym"]}
+    (asked,) = recipe(**fields, prompt_style="abel").reward_funcs
+    entry = '{"question": "q", "answer": "42", "metadata": {}}'
+    call = {"completions": ["So the answer is 42."], "task": ["chain_sum"], "entry": [entry]}
+    assert asked(**call) == [1.0]
+    (boxed,) = recipe(**fields, prompt_style="qwen-boxed").reward_funcs
+    assert boxed(**call) == [0.0]
+    with pytest.raises(InputError, match="convention is 'hash'"):
+        reward_function("reasoning_gym", {"convention": "hash"})
+
+
+def test_a_generated_problem_is_not_answered_in_a_thought_that_the_prompt_opened():
+    entry = '{"question": "q", "answer": "42", "metadata": {}}'
+    call = {"task": ["chain_sum"], "entry": [entry], "prompt_opening": ["<think>\n"]}
+    assert REWARDS["reasoning_gym"](completions=["Is it \\boxed{42}? I am not"], **call) == [0.0]
+    assert REWARDS["reasoning_gym"](completions=["Hm.</think> \\boxed{42}"], **call) == [1.0]

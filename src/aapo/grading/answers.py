@@ -84,7 +84,7 @@ def grade_many(
     grader: Grader = "aapo",
 ) -> list[Verdict]:
     """The verdicts on many completions, as `grade` gives them one by one; the workers run side by side."""
-    _check(convention, unfinished_thoughts, grader)
+    check_options(convention, unfinished_thoughts, grader)
     started = [
         _start(gold, completion, convention, evaluated, unfinished_thoughts)
         if grader == "aapo"
@@ -94,7 +94,12 @@ def grade_many(
     return [item if isinstance(item, Verdict) else item.verdict() for item in started]
 
 
-def _check(convention: str | None, unfinished_thoughts: bool, grader: str) -> None:
+def check_options(convention: str | None, unfinished_thoughts: bool = False, grader: str = "aapo") -> None:
+    """Check options of `grade` before anything is graded.
+
+    Raises:
+        InputError: One is unknown, or has no effect.
+    """
     if convention is not None and convention not in CONVENTIONS:
         raise InputError(
             f"convention is {convention!r}{nearest(convention, CONVENTIONS)}; it must be {', '.join(CONVENTIONS)} or "

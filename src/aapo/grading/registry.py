@@ -25,13 +25,15 @@ REWARDS: dict[str, RewardFunction] = {name: getattr(rewards, name) for name in _
 GROUPWISE = frozenset({"len"})
 # These compare the answer in a completion with the gold answer.
 GRADED = ("accuracy", "cosine", "len")
+# These look for an answer in a completion.
+_LOOKING = (*GRADED, "reasoning_gym")
 _SPEC = "aapo_spec"
 
 
 def with_convention(
     names: Sequence[str], parameters: Mapping[str, Any] | None, convention: str | None
 ) -> dict[str, Any] | None:
-    """Parameters of reward functions, with the convention for those that compare answers and say nothing of it.
+    """Parameters of reward functions, with the convention for those that look for answers and say nothing of it.
 
     Args:
         names: The reward functions.
@@ -41,7 +43,7 @@ def with_convention(
     made = dict(parameters or {})
     for name in names if convention is not None else ():
         given = made.get(name) or {}
-        if name in GRADED and isinstance(given, Mapping) and given.get("grader", "aapo") == "aapo":
+        if name in _LOOKING and isinstance(given, Mapping) and given.get("grader", "aapo") == "aapo":
             made[name] = {"convention": convention, **given}
     return made or (None if parameters is None else dict(parameters))
 

@@ -4,9 +4,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from aapo.grading.answers import Grader, Verdict, grade_many
+from aapo.grading.answers import Grader, Verdict, check_options, grade_many
 from aapo.grading.extraction import Convention, extract_answer
-from aapo.grading.rewards.completions import completion_text, whole_turns
+from aapo.grading.rewards.completions import whole_turns
 from aapo.grading.scorers import Question, score_answers
 
 LogExtra = Callable[[str, list], None]
@@ -76,7 +76,14 @@ def accuracy(
 
 
 def reasoning_gym(
-    completions: list, task: list[str], entry: list[str], log_extra: LogExtra | None = None, **columns: Any
+    completions: list,
+    task: list[str],
+    entry: list[str],
+    log_extra: LogExtra | None = None,
+    *,
+    convention: Convention | None = None,
+    unfinished_thoughts: bool = False,
+    **columns: Any,
 ) -> list[float]:
     """The reasoning-gym task's own score of the final answer, in [0, 1]; 0.0 without an answer.
 
@@ -85,10 +92,23 @@ def reasoning_gym(
     on which it raises 0.0 as `wrong`. A scorer that could run an answer does so in an isolated process
     (`aapo.grading.scorers`).
 
+    Args:
+        completions: Texts or lists of messages.
+        task: Their tasks.
+        entry: Their problems, as the tasks' scorers read them.
+        log_extra: Gets the verdicts.
+        convention: Where else an answer may stand: `choice`, `hashes` or `final_answer`.
+        unfinished_thoughts: Whether an answer inside a <think> that never ends counts.
+        **columns: The data set's other columns.
+
     Raises:
-        InputError: A task is unknown, or its scorer cannot be isolated on this machine.
+        InputError: An option or a task is unknown, or its scorer cannot be isolated on this machine.
     """
-    answers = [extract_answer(completion_text(completion)) for completion in completions]
+    check_options(convention)
+    answers = [
+        extract_answer(text, convention, unfinished_thoughts=unfinished_thoughts)
+        for text in whole_turns(completions, columns.get("prompt_opening"))
+    ]
     asked = [
         Question(name, answer, raw)
         for answer, name, raw in zip(answers, task, entry, strict=True)
