@@ -422,3 +422,31 @@ def test_one_line_for_each_mistake(tmp_path, capsys):
         "has no column batch, group; it was written by an earlier version of aapo and cannot be replayed, so train the "
         "run again"
     )
+
+
+def test_rollouts_of_messages_in_parts_and_of_texts_that_no_file_can_hold_are_written(tmp_path):
+    parts = [{"type": "text", "text": "1 + "}, {"type": "text", "text": "1?\ud83d"}]
+    rewards_PG = torch.tensor([[1.0, 0.0]])
+    write_rollouts(
+        tmp_path,
+        step=1,
+        append=False,
+        num_generations=2,
+        prompts=[[{"role": "user", "content": parts}]] * 2,
+        completions=[[{"role": "assistant", "content": parts}], [{"role": "assistant", "tool_calls": []}]],
+        golds=["2"] * 2,
+        keys=["key"] * 2,
+        rewards_BF=rewards_PG.view(-1, 1),
+        reward_names=["accuracy"],
+        notes={},
+        correct_B=rewards_PG.flatten(),
+        total_B=rewards_PG.flatten(),
+        tokens_B=torch.tensor([3, 3]),
+        loss_tokens_B=torch.tensor([3, 3]),
+        truncated_B=torch.tensor([False, False]),
+        result=augmented_advantages(objective("grpo"), rewards_PG, None),
+        reference_PK=None,
+    )
+    rows = pq.read_table(tmp_path / "step-000001.parquet")
+    text = "1 + 1?\N{REPLACEMENT CHARACTER}"
+    assert rows["prompt"].to_pylist() == [text] * 2 and rows["completion"].to_pylist() == [text, ""]
