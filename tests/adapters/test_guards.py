@@ -318,6 +318,41 @@ def test_a_template_that_closes_a_thought_before_the_prefill_opens_one_is_refuse
     assert as_prompt({"prompt": chat[:1]}, tokenizer).row["prompt_opening"] == ""
 
 
+@pytest.mark.parametrize(
+    ("num_prompts", "fields", "rollouts"),
+    [
+        (5, {"gradient_accumulation_steps": 2, "steps_per_generation": 1}, 4 * 5 * 3),  # three epochs of 2.5 steps
+        (4, {"gradient_accumulation_steps": 2, "steps_per_generation": 1, "max_steps": 3}, 4 * 6),
+        (6, {"gradient_accumulation_steps": 1, "steps_per_generation": 2, "max_steps": 3}, 8 * 2),
+        (4, {"gradient_accumulation_steps": 2, "num_iterations": 2, "max_steps": 3}, 8 * 2),
+        (3, {"gradient_accumulation_steps": 2, "steps_per_generation": 1, "num_train_epochs": 1.5}, 4 * 5),
+    ],
+)
+def test_planned_rollouts_are_those_that_are_drawn(tiny_folder, tmp_path, num_prompts, fields, rollouts):
+    from aapo.training.run import planned_rollouts
+
+    class Counting(AAPOTrainer):
+        drawn = 0
+
+        def _draw(self, model, prompt_ids, purpose, positions=None):
+            self.drawn += len(prompt_ids)
+            return super()._draw(model, prompt_ids, purpose, positions)
+
+    recipe = resolve("mine", {
+        **GIVEN, "num_generations": 4, "per_device_train_batch_size": 4, "use_cpu": True, "bf16": False,
+        "algorithm": "grpo", "max_completion_length": 4, "reward_funcs": ["accuracy"], "save_strategy": "no",
+        "activation_checkpointing": False, **fields,
+    })  # fmt: skip
+    recipe.training.output_dir = str(tmp_path)
+    data = Dataset.from_list([{"prompt": f"{n}?", "answer": "1"} for n in range(num_prompts)])
+    trainer = Counting(
+        model=load_model(str(tiny_folder)), reward_funcs=recipe.reward_funcs, args=recipe.training,
+        train_dataset=data, processing_class=load_tokenizer(str(tiny_folder)),
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.drawn == planned_rollouts(recipe, num_prompts) == rollouts
+
+
 def test_planned_steps_are_transformers(tiny_folder, tmp_path):
     """Every batch arithmetic: Transformers' own number of steps for the trainer's own loader."""
     from aapo.training.run import planned_steps

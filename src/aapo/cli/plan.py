@@ -21,7 +21,7 @@ from aapo.training.banks import bank_plan
 from aapo.training.memory import GIB, LAYOUTS, Layout, MemoryEstimate, device_memory, estimate, model_shape
 from aapo.training.models import load_recipe_tokenizer, model_path, training_options
 from aapo.training.prompts import check_number, checked_prompts, loaded_prompts
-from aapo.training.run import check_output, planned_steps
+from aapo.training.run import check_output, planned_rollouts, planned_steps
 
 # GPUs that the memory table shows beside one; those of the shipped launchers.
 NUM_GPUS = 4
@@ -41,8 +41,8 @@ def print_plan(recipe: Recipe, output: Path, *, resume: bool) -> None:
     tokenizer = None if made else _tokenizer(recipe, path, lines)
     num_prompts, longest = _plan_prompts(recipe, tokenizer, lines)
     if (trained := str(training_options(recipe)["dtype"])) != str(recipe.model.dtype):
-        sampled = f"sampled by the bank in {recipe.model.dtype}"
-        lines["weights"] = f"trained in {trained}, computed with in 16 bits, {sampled}"
+        computed = ", computed with in 16 bits" if recipe.training.bf16 or recipe.training.fp16 else ""
+        lines["weights"] = f"trained in {trained}{computed}, sampled by the bank in {recipe.model.dtype}"
     names = [reward_name(function) for function in recipe.reward_funcs]
     lines["right answers"] = recipe.training.judgement.describe(names)
     if num_prompts is not None or recipe.training.max_steps > 0:
@@ -96,7 +96,7 @@ def _plan_prompts(recipe: Recipe, tokenizer: Any | None, lines: dict[str, str]) 
 def _plan_steps(recipe: Recipe, num_prompts: int | None, lines: dict[str, str]) -> None:
     """Steps, rollouts and evaluation; of prompts that cannot be reached, only what a given number of steps says."""
     steps = planned_steps(recipe, num_prompts or 0)
-    rollouts = steps * (recipe.training.generation_batch_size or 0)
+    rollouts = planned_rollouts(recipe, num_prompts)
     tokens = rollouts * recipe.training.sampling.max_completion_length
     lines["training"] = f"{steps} steps, {rollouts} rollouts, at most {tokens:,} tokens"
     if num_prompts is not None:

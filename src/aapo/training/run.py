@@ -189,10 +189,40 @@ def planned_steps(recipe: Recipe, num_prompts: int) -> int:
     args = recipe.training
     if args.max_steps > 0:
         return args.max_steps
-    assert args.num_generations and args.generation_batch_size and args.steps_per_generation
-    batches = num_prompts // (args.generation_batch_size // args.num_generations)
-    micro_steps = batches * args.steps_per_generation * args.num_iterations
-    return ceil(max(ceil(micro_steps / args.gradient_accumulation_steps), 1) * args.num_train_epochs)
+    steps = ceil(_batches_an_epoch(recipe, num_prompts) * _uses_of_a_batch(recipe) / args.gradient_accumulation_steps)
+    return ceil(max(steps, 1) * args.num_train_epochs)
+
+
+def planned_rollouts(recipe: Recipe, num_prompts: int | None) -> int:
+    """Completions that the whole training draws, as TRL does: whole generation batches; without those of a refill.
+
+    Args:
+        recipe: Says how many steps, and what a batch is.
+        num_prompts: None where it is not known, and the steps are given; all of them are then taken for whole.
+    """
+    args = recipe.training
+    assert args.generation_batch_size
+    uses, accumulation = _uses_of_a_batch(recipe), args.gradient_accumulation_steps
+    steps, batches = planned_steps(recipe, num_prompts or 0), 0
+    if num_prompts is not None:  # the last step of an epoch may take fewer micro-batches
+        an_epoch = _batches_an_epoch(recipe, num_prompts)
+        epochs, steps = divmod(steps, max(ceil(an_epoch * uses / accumulation), 1))
+        batches = epochs * an_epoch
+    return (batches + ceil(steps * accumulation / uses)) * args.generation_batch_size
+
+
+def _batches_an_epoch(recipe: Recipe, num_prompts: int) -> int:
+    """Generation batches of an epoch; an incomplete one is not drawn."""
+    args = recipe.training
+    assert args.num_generations and args.generation_batch_size
+    return num_prompts // (args.generation_batch_size // args.num_generations)
+
+
+def _uses_of_a_batch(recipe: Recipe) -> int:
+    """Micro-batches of a process that one generation batch makes."""
+    args = recipe.training
+    assert args.steps_per_generation
+    return args.steps_per_generation * args.num_iterations
 
 
 def evaluate_run(recipe: Recipe, run: RunDirectory, path: str, prompts: Dataset) -> list[Evaluation]:
