@@ -206,7 +206,8 @@ def _point(text: str) -> Form | None:
     if text.endswith("^T") and isinstance(form := _bracketed(trim(text[:-2])), (Elements, Matrix)):
         if isinstance(form, Elements):
             return form._replace(text=text, brackets="()") if form.kind == "tuple" else None
-        return form._replace(text=text, rows=tuple(zip(*form.rows, strict=True)))
+        even = len({len(row) for row in form.rows}) == 1
+        return form._replace(text=text, rows=tuple(zip(*form.rows, strict=True))) if even else None
     if (
         (found := _POINT.fullmatch(text))
         and isinstance(form := _bracketed(found[2]), Elements)
