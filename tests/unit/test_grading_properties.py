@@ -298,7 +298,66 @@ def test_a_list_of_candidates_is_not_paid_for_one_of_them(candidates, join, data
         assert outcome(gold, start + answer + end) != "correct"
 
 
+UNKNOWN = ["3x", "x-1", "x^2", "2^x", r"\sqrt{x}", "|x|", "x(x+1)", r"\frac{x}{2}", "-x", r"\ln x", "n!", "5t+2", "7-y"]
+NAMED = [
+    "x",
+    "a_3",
+    "f(2)",
+    "|AB|",
+    "AB",
+    r"\angle A",
+    r"\text{Area}",
+    "a+b",
+    "mn",
+    "100m+n",
+    r"\sin A",
+    "P(A)",
+    "f'(1)",
+]
+
+
+@anything
+@given(st.integers(-99, 99), st.sampled_from(UNKNOWN), st.sampled_from(NAMED))
+def test_an_equation_pays_by_its_right_side_only_where_its_left_side_names_the_value(value, unknown, named):
+    assume(value != 0)
+    gold = str(value)
+    assert outcome(gold, f"{unknown}={gold}") == outcome(gold, f"{unknown} = 0+{gold} = {gold}") == "wrong"
+    assert outcome(gold, f"{named}={gold}") == "correct"
+    assert outcome(gold, f"{named}={value + 1}") == "wrong"
+
+
+@pytest.mark.parametrize(
+    "text", [r"\begin{pmatrix}1&2\\3\end{pmatrix}^T", r"\begin{pmatrix}\end{pmatrix}^T", "()^T", "^T"]
+)
+def test_a_transposed_row_of_any_shape_is_graded(text):
+    assert outcome("(1,2)", text) in OUTCOMES - {"correct"} and outcome(text, "(1,2)") in OUTCOMES - {"correct"}
+
+
 # With real workers.
+
+PAIRS = [
+    ("R", "r"), (r"\Omega", r"\omega"), ("f'(x)", "f(x)"), ("y''", "y'"), ("A^T", "A"), ("E_1", "e_1"), ("T_A", "T_a"),
+    (r"\bar{z}", "z"), ("E", "e"), ("I", "i"), (r"\frac{dV}{dt}", r"\frac{dv}{dt}"), ("x_{12}", "x_1"), ("d", "D"),
+]  # fmt: skip
+FORMULAS = [
+    "{}-2{}",
+    r"\frac{{{}}}{{{}+3}}",
+    r"{}\cdot {}^2",
+    r"\sqrt{{{}}}+5{}",
+    "q={}+7{}",
+    "({}, {})",
+    r"\sin({})+2{}",
+]
+
+
+@fewer
+@given(st.sampled_from(PAIRS), st.sampled_from(FORMULAS), st.booleans())
+def test_symbols_that_look_alike_are_never_merged_or_exchanged(pair, formula, other_way):
+    one, other = pair[::-1] if other_way else pair
+    gold = formula.format(one, other)
+    assert grade(gold, boxed(gold.replace("+", " + "))).outcome == "correct"
+    for wrong in (formula.format(other, one), formula.format(one, one), formula.format(other, other)):
+        assert grade(gold, boxed(wrong)).outcome in ("wrong", "unparseable_gold"), (gold, wrong)
 
 
 @fewer

@@ -15,6 +15,7 @@ _BARE = re.compile(
     rf"(.*?)\s?(?:[,;]\s?\(?|\(|\[)\s?((?:[^,;()<>=]{{1,12}}(?:<|\\le(?![a-zA-Z]))\s?)?([a-zA-Z](?:_\w)?)\s?{_RELATION}[^,;=]*?)\s?[)\]]?",
     re.DOTALL,
 )
+_COUNTED = re.compile(r"(.*?)\s?[,;]?\s?\(?([a-z]\s?=\s?\d+\s?,[\d\s,]*\.{3}[\s\w,]*)\)?", re.DOTALL)
 # Then each piece has a condition of its own.
 _PIECES = re.compile(r"(?<![a-zA-Z])(?:for|if|when|otherwise|else)(?![a-zA-Z])")
 
@@ -26,6 +27,8 @@ def split_condition(text: str) -> tuple[str, str]:
         if _may_be_limited(before) and not _PIECES.search(condition):
             return before, condition
         return text, ""
+    if (found := _COUNTED.fullmatch(text)) and _may_be_limited(found[1]):
+        return found[1].strip(), found[2].strip()
     found = _BARE.fullmatch(text)
     if found and _may_be_limited(found[1]) and found[3] in symbols(found[1]):
         return found[1].strip(), found[2].strip()

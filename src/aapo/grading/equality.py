@@ -150,6 +150,8 @@ def _equal_residues(gold: Form, answer: Form) -> bool:
 
 def _equal_equations(gold: Form, answer: Form, oracle: Oracle, evaluated: bool) -> bool | None:
     """Named values by their values, other equations as a whole; an unsolved equation is no value."""
+    if isinstance(answer, Equation) and not answer.solved and not isinstance(gold, Equation):
+        return False
     if isinstance(answer, Equation) and (consistent := _consistent(answer, oracle)) is not True:
         return consistent
     if isinstance(gold, Equation) and isinstance(answer, Equation):
@@ -159,7 +161,7 @@ def _equal_equations(gold: Form, answer: Form, oracle: Oracle, evaluated: bool) 
         named = gold.name is not None or (gold.solved and (not symbols(gold.text) or is_combination(left)))
         return equal(gold.members[-1], answer, oracle, evaluated=evaluated) if named else False
     assert isinstance(answer, Equation)
-    if not answer.solved or (answer.name is None and isinstance(gold, Expression) and symbols(gold.text)):
+    if answer.name is None and isinstance(gold, Expression) and symbols(gold.text):
         return False
     return equal(gold, answer.members[-1], oracle, evaluated=evaluated)
 

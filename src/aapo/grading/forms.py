@@ -137,6 +137,8 @@ _COMPONENT = re.compile(r"([-+]?)\s?(\d*(?:\.\d+)?|\\frac\{\d+\}\{\d+\})\s?([ijk
 _VECTOR = re.compile(
     rf"\s?{_COMPONENT.pattern.replace('[ijk]', 'i')}(?:\s?{_COMPONENT.pattern.replace('[ijk]', '[jk]')}){{1,2}}\s?"
 )
+_RELATION = re.compile(r"<|>|\\(?:le|ge|ne)(?![a-zA-Z])")
+_SET = re.compile(r"\\\{.*\\\}", re.DOTALL)
 _RESIDUE = re.compile(
     r"(?:[a-zA-Z](?:_\w)?\s?\\equiv\s?)?(-?\d{1,18})\s?(?:\\pmod\s?\{?\s?|\(\s?(?:\\text\s?\{\s?mod\s?\}|\\?b?mod)\s?)(\d{1,18})"
     r"\s?[})]?"
@@ -190,7 +192,7 @@ def _read_structure(text: str) -> Form:
     if (found := intervals(text)) is not None:
         return _sets(text, found)
     sides = _split(text, "=")
-    if len(sides) > 1 and not re.search(r"<|>|\\(?:le|ge|ne)(?![a-zA-Z])", text):
+    if len(sides) > 1 and not _RELATION.search(_SET.sub("", text)):
         return _equation(text, [trim(side) for side in sides])
     if len(about := text.split(r"\approx")) == 2:
         return _approximation(text, trim(about[0]), trim(about[1]))

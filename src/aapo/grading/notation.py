@@ -257,8 +257,9 @@ def _unwrap(text: str) -> str:
             text = text[2:-2].strip()
     for opening, closing in _WRAPPERS:
         body = text.rstrip(".")
-        if len(body) > 2 * len(opening) and body.startswith(opening) and body.endswith(closing):
+        while len(body) > 2 * len(opening) and body.startswith(opening) and body.endswith(closing):
             text = body[len(opening) : -len(closing)].strip()
+            body = text.rstrip(".")
     return text
 
 

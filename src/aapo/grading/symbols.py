@@ -20,9 +20,13 @@ _INDEX = r"\s?_\s?(?:\{(?:[^{}]|\{[^{}]*\})*\}|\\[a-zA-Z]+|\w)"
 _PRIMES = r"'+|\s?\^\s?(?:\{\s?(?:\\prime\s?|')+\}|\\prime(?![a-zA-Z]))"
 # An inverse function or a derivative of higher order, before a plain argument; elsewhere it is a power.
 _OF_FUNCTION = r"(?<=[fghFGHi])\s?\^\s?\{\s?(?:-1|\(\s?\w\s?\))\s?\}(?=\s?\([^()+*/-]*\))"
+_D = r"\s?(?:d|\\partial)(?:\s?\^\s?\{?\s?\w\s?\}?)?\s?"
+_DERIVATIVE = (
+    rf"\\frac\s?\{{{_D}(?:\\[a-zA-Z]+|[a-zA-Z])[^{{}}+-]*\}}\s?\{{(?:{_D}(?:\\[a-zA-Z]+|[a-zA-Z])[^{{}}+-]*)+\}}"
+)
 _TOKEN = re.compile(
     r"(?P<kept>\\mathbb\s?\{?[A-Z]\}?|\\(?:begin|end)\{[^{}]*\}(?:\{[lcr|\s]*\})?|\\(?:Gamma|zeta)(?=\s?\())"
-    rf"|(?P<symbol>(?:\\(?:{ACCENTS})\s?(?:\{{[^{{}}]*\}}|\\[a-zA-Z]+|[a-zA-Z])|\\text\s?\{{[^{{}}]*\}}"
+    rf"|(?P<symbol>{_DERIVATIVE}|(?:\\(?:{ACCENTS})\s?(?:\{{[^{{}}]*\}}|\\[a-zA-Z]+|[a-zA-Z])|\\text\s?\{{[^{{}}]*\}}"
     rf"|\\(?:{GREEK}|{CAPITAL_GREEK})(?![a-zA-Z])|[a-zA-Z])"
     rf"(?:{_OF_FUNCTION})?(?:{_INDEX})?(?:{_PRIMES})?(?:{_INDEX})?)"
     r"|\\[a-zA-Z]+|\\.",

@@ -150,15 +150,14 @@ _CHANGING = frozenset(
     | {"below", "beneath", "under", "than", "out", "gross", "couple", "double", "triple", "twice", "thrice", "power"}
     | {"ten", "dozen", "hundred", "thousand", "million", "billion", "trillion", "pair", "pairs"}
     | {"repeating", "recurring", "score", "mio"}
+    | {"debt", "deficit", "overdrawn", "divided", "multiplied", "increased", "decreased", "reduced", "raised"}
     | {"powers", "basis", "bps", "mille", "permille", "minus", "reciprocal", "inverse", "opposite", "fraction"}
     | {"factorial", "squared", "cubed", "maybe", "possibly", "perhaps", "ish", "negative", "between", "through", "to"}
     | {"until", "root", "choose", "am", "pm", "a.m", "p.m", "oclock", "sqrt", "sin", "cos", "tan", "log", "ln", "exp"}
     | {"sinh", "cosh", "tanh", "mu", "omega"}
 )
 _AND_NUMBER = re.compile(r"\b(?:and|,) (?:an?|one|two|three|four|five|six|seven|eight|nine|ten)\b")
-_OF_SYMBOL = re.compile(
-    r"\b(?:times|of|as|than)\s+(?!a\b)[a-zA-Z]\b|\btimes\s+(?:as|more|less|the|greater|larger|smaller|bigger)\b"
-)
+_OF_SYMBOL = re.compile(r"\b(?:times|of|as|than|by|from|with)\s+(?!a\b)[a-zA-Z]\b|\btimes\s+the\b")
 _CHANGING_CHINESE = re.compile("[半负非不或至到折成打零倍]|分之|以[上下内外]")
 _POWER_OF_UNITS = re.compile(r"(?<=units)\s?\^\s?\{?[23]\}?")
 _PARTS = ("half", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth")
@@ -183,7 +182,7 @@ _SCALE = re.compile(
 )
 # Behind money these are no units; alone they may be kelvin and molar.
 SHORT_SCALES = {"K": 1000, "k": 1000, "M": 10**6, "B": 10**9}
-_SHORT_SCALE = re.compile(rf"\s*({_MONEY})\s*([KkMB])$")
+_SHORT_SCALE = re.compile(rf"\s*({_MONEY})\s*([KkMB])$|\s*([KkMB])\s+({_MONEY})$")
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cubed": 3, "cu": 3}
 
 
@@ -276,7 +275,7 @@ def read_label(text: str, *, bare: bool = False, attached: bool = False) -> Labe
     text = re.sub(_TEXT, r" \1 ", text).strip()
     scale = Fraction(1)
     if found := _SHORT_SCALE.match(text):
-        scale, text = scale * SHORT_SCALES[found[2]], found[1]
+        scale, text = scale * SHORT_SCALES[found[2] or found[3]], found[1] or found[4]
     while found := _SCALE.match(text):
         scale *= _SCALES[found[2].lower()]
         text = (found[1] or "") + " " + text[found.end() :]
