@@ -145,7 +145,10 @@ _CURRENCY = (
     r"|(?<![a-zA-Z])(EUR|GBP|JPY|CNY|RMB|INR|Rs|USD|CAD|AUD)(?![a-zA-Z])\.?"
 )
 _AMOUNT = r"-?\d[\d,]*(?<!,)(?:\.\d+)?|\.\d+"
-_BEFORE_AMOUNT = re.compile(rf"(-?)\s?(?:\\text\s?\{{\s?)?(?:{_CURRENCY})\s?\}}?\s?({_AMOUNT})")
+# Right behind an amount a currency is that amount's, and not the next one's.
+_BEFORE_AMOUNT = re.compile(
+    rf"(?<![\d.}}])(?<![\d.}}]\s)(?<!\\text\{{)(-?)\s?(?:\\text\s?\{{\s?)?(?:{_CURRENCY})\s?\}}?\s?({_AMOUNT})"
+)
 _AFTER_AMOUNT = re.compile(r"(?<=[\d}])\s?(?:\\text\s?\{\s?)?\\(euro|pounds|yen|rupees|cents|won)(?![a-zA-Z])\s?\}?")
 # What one rule leaves may be another's to change; twenty nested wrappers are no answer.
 MAX_PASSES = 20
