@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import TextStreamer
+from transformers.utils import logging as transformers_logging
 
 from aapo.errors import InputError
 from aapo.evaluation import model_sources
@@ -18,6 +19,8 @@ from aapo.scoring import last_question
 from aapo.tasks import PromptStyle, encode_prompt, load_prompts
 from aapo.tasks.prompts import MissingSourceError
 from aapo.training import load_recipe
+
+transformers_logging.disable_progress_bar()
 
 NUM_EXAMPLES = 2
 HELP = "/reset forgets the conversation, /system TEXT sets the system prompt, /quit ends; Ctrl-C stops an answer"

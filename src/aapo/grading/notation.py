@@ -145,6 +145,7 @@ _CURRENCY = (
     r"|(?<![a-zA-Z])(EUR|GBP|JPY|CNY|RMB|INR|Rs|USD|CAD|AUD)(?![a-zA-Z])\.?"
 )
 _AMOUNT = r"-?\d[\d,]*(?<!,)(?:\.\d+)?|\.\d+"
+_AMOUNT_IN_TEXT = re.compile(rf"\\text\s?\{{\s?((?:-\s?)?(?:{_CURRENCY}|\\?\$)\s?(?:{_AMOUNT}))\s?\}}")
 # Right behind an amount a currency is that amount's, and not the next one's.
 _BEFORE_AMOUNT = re.compile(
     rf"(?<![\d.}}])(?<![\d.}}]\s)(?<!\\text\{{)(-?)\s?(?:\\text\s?\{{\s?)?(?:{_CURRENCY})\s?\}}?\s?({_AMOUNT})"
@@ -246,7 +247,8 @@ def _aligned(text: str) -> str:
 def _unwrap(text: str) -> str:
     """Text without the mathematics delimiters, Markdown emphasis and quotation marks around it."""
     text = re.sub(r"(?<![a-zA-Z])(?:US|AU?|CA?|HK|NZ|S)\s?(?=\\?\$\s?\d)", "", text)
-    text = _BEFORE_AMOUNT.sub(_amount, text.strip())
+    text = _AMOUNT_IN_TEXT.sub(r"\1", text.strip())
+    text = _BEFORE_AMOUNT.sub(_amount, text)
     text = _AFTER_AMOUNT.sub(lambda found: rf" \text{{{_CURRENCIES[found[1]]}}}", text)
     if text.count("$") % 2 or r"\$" in text:  # an odd one is no delimiter
         text = (
