@@ -703,7 +703,7 @@ def test_evaluation_during_training_counts_every_completion_once(tiny_folder, tm
             [*launch, str(script), str(processes), str(saved)],
             env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.returncode == 0, done.stderr
         results.append(torch.load(saved, weights_only=False))
     for (alone, lengths, right), (shared, *_), share in zip(*results, (6 / 10, 1 / 5), strict=True):
         assert len(lengths) == len(right) == 10  # what one process draws is the data set, once
@@ -906,7 +906,7 @@ def test_two_processes_that_resume_train_as_one_that_does_not(tiny_folder, tmp_p
             [*launch, str(script), str(processes), str(saved)],
             env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.returncode == 0, done.stderr
         results.append(torch.load(saved, weights_only=False))
     one, two = results
     torch.testing.assert_close(one["weights"], two["weights"], atol=1e-5, rtol=0)
@@ -961,7 +961,7 @@ def test_two_processes_refill_as_one_does(tiny_folder, tmp_path):
             [*launch, str(script), str(processes), str(saved[-1])],
             env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.returncode == 0, done.stderr
     for name, one, two in zip(("dapo", "live"), *(torch.load(path, weights_only=False) for path in saved), strict=True):
         torch.testing.assert_close(one[0], two[0], atol=1e-5, rtol=0)
         if name == "live":
