@@ -35,10 +35,11 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from aapo.base import BaseModelConfig
 from aapo.base.model import new_model, train_tokenizer
+from aapo.engines import generate_ids
+from aapo.engines.generation import SHED_FRAC
 from aapo.files import write_json
 from aapo.runs import environment
-from aapo.sampling import SamplingSettings, generate_ids, sample_seed
-from aapo.sampling.generation import SHED_FRAC
+from aapo.sampling import SamplingSettings, sample_seed
 from step_cost import Clock
 
 YARDSTICK = "static"

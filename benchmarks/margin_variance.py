@@ -27,12 +27,13 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from aapo.backends.trl import AAPOTrainer
 from aapo.files import write_json
 from aapo.objective import Objective, augmented_advantages
 from aapo.progress import progress
+from aapo.recipe import load_recipe
 from aapo.runs import RunDirectory, environment
 from aapo.sampling import sample_seed
-from aapo.training import AAPOTrainer, load_recipe
 from aapo.training.banks import prepare_bank
 from aapo.training.models import load_recipe_tokenizer, model_options, prepare_model
 from aapo.training.prompts import training_prompts

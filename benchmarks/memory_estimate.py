@@ -21,13 +21,13 @@ from datasets import Dataset
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from trl import get_peft_config
 
+from aapo.backends.trl import AAPOTrainer
 from aapo.base.model import train_tokenizer
 from aapo.files import write_json
 from aapo.progress import console
+from aapo.recipe import resolve
 from aapo.runs import environment
-from aapo.training import AAPOTrainer
 from aapo.training.memory import MemoryEstimate, ModelShape, estimate
-from aapo.training.recipe import resolve
 
 PROMPT = "one two three " * 8
 MODEL = {"hidden_size": 384, "intermediate_size": 1536, "num_attention_heads": 6, "num_key_value_heads": 2}

@@ -42,14 +42,14 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
+from aapo.backends.trl import AAPOConfig, AAPOTrainer
+from aapo.bank import ReferenceBank, bank_identity
 from aapo.base import BaseModelConfig
 from aapo.base.model import new_model, train_tokenizer
+from aapo.engines import TransformersEngine, tokenizer_identity
 from aapo.files import write_json
-from aapo.reference import ReferenceBank, bank_identity
 from aapo.runs import environment
-from aapo.sampling import TransformersEngine, tokenizer_identity
 from aapo.tasks import DataConfig, load_prompts
-from aapo.training import AAPOConfig, AAPOTrainer
 
 YARDSTICK, BAR = "trl_grpo", 1.05
 NUM_REFERENCE_SAMPLES = 8

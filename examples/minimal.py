@@ -20,9 +20,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from aapo.base import BaseModelConfig, build_base
+from aapo.engines import TransformersEngine, load_model, load_tokenizer
 from aapo.grading import accuracy
 from aapo.objective import ALGORITHMS, augmented_advantages, completion_weights, policy_loss
-from aapo.sampling import SamplingSettings, TransformersEngine, load_model, load_tokenizer, sample_seed
+from aapo.sampling import SamplingSettings, sample_seed
 from aapo.tasks import DataConfig, load_prompts, render_prompt
 
 # Group mean and deviation, a margin clipped to [-0.2, 0.28], cross-entropy, token mean. Others are other keys.

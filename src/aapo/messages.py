@@ -19,6 +19,15 @@ def content_text(content: str | list[Any] | dict[str, Any] | None) -> str:
     return "".join(part if isinstance(part, str) else (part or {}).get("text") or "" for part in parts)
 
 
+def last_question(prompt: str | list[dict[str, Any]]) -> str:
+    """The last message of a prompt that is not the assistant's, or the plain prompt."""
+    if isinstance(prompt, str):
+        return prompt
+    return next(
+        (content_text(message.get("content")) for message in reversed(prompt) if message["role"] != "assistant"), ""
+    )
+
+
 def encodable(text: str) -> str:
     """The text with the replacement character for each lone surrogate, which no file can hold."""
     return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)

@@ -6,18 +6,16 @@ Shapes: P prompts, K samples per prompt.
 import asyncio
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from math import isinf, isnan
 from typing import Any, NamedTuple, TypeVar
 
 from aapo.errors import AapoError, InputError
 from aapo.grading import Judge, RewardFunction, reward_name
-from aapo.messages import content_text, encodable
-from aapo.sampling import Completion, Engine, sample_seed
+from aapo.messages import encodable
+from aapo.records import Completion, Engine, Notes, Prompt, Rewards, ScoredPrompt, Scores
+from aapo.sampling import sample_seed
 from aapo.tasks import encode_prompt, prompt_key, prompt_opening, render_prompt
 
-Rewards = dict[str, list[float | None]]
-Notes = dict[str, list[str | None]]
 Values = TypeVar("Values")
 
 # TRL keeps these columns of a data set from the reward functions, and passes these arguments beside the others.
@@ -26,67 +24,6 @@ PASSED = (
     "prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments",
     "prompt_opening",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A prompt ready to be sampled.
-
-    Attributes:
-        key: Its identity, `prompt_key(rendered, gold)`.
-        rendered: What the model reads.
-        ids: The same as tokens.
-        gold: The gold answer, empty without one.
-        row: The data set's row, whose columns reward functions get.
-    """
-
-    key: str
-    rendered: str
-    ids: list[int]
-    gold: str
-    row: dict[str, Any]
-
-    @property
-    def question(self) -> str:
-        """What the user asks: the last message that is not the assistant's, or the plain prompt."""
-        return last_question(self.row["prompt"])
-
-
-class Scores(NamedTuple):
-    """What reward functions say of completions.
-
-    Attributes:
-        rewards: By function, one reward a completion; None where it could not be scored.
-        notes: By column, what functions logged through `log_extra` about each completion, such as `verdict/accuracy`;
-            as text, None where nothing was said.
-    """
-
-    rewards: Rewards
-    notes: Notes
-
-    def part(self, start: int, stop: int) -> "Scores":
-        """The scores of the completions from `start` to before `stop`."""
-        rewards = {name: values[start:stop] for name, values in self.rewards.items()}
-        return Scores(rewards, {column: values[start:stop] for column, values in self.notes.items()})
-
-
-@dataclass(frozen=True)
-class ScoredPrompt:
-    """A prompt with K completions, per reward function their K rewards, and per column their K notes."""
-
-    prompt: Prompt
-    completions: list[Completion]
-    rewards: Rewards
-    notes: Notes
-
-
-def last_question(prompt: str | list[dict[str, Any]]) -> str:
-    """The last message of a prompt that is not the assistant's, or the plain prompt."""
-    if isinstance(prompt, str):
-        return prompt
-    return next(
-        (content_text(message.get("content")) for message in reversed(prompt) if message["role"] != "assistant"), ""
-    )
 
 
 def as_prompt(row: dict[str, Any], tokenizer: Any, **template_options: Any) -> Prompt:

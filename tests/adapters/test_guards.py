@@ -10,14 +10,14 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import TrainerCallback
 
+from aapo.backends.trl import AAPOConfig, AAPOTrainer
+from aapo.backends.trl.guards import MOVED, NUM_STEPS
 from aapo.cli.app import run as aapo
+from aapo.engines import load_model, load_tokenizer
 from aapo.errors import AapoError, InputError
+from aapo.recipe import resolve
 from aapo.runs import RunDirectory
-from aapo.sampling import load_model, load_tokenizer
-from aapo.training import AAPOConfig, AAPOTrainer
-from aapo.training.guards import MOVED, NUM_STEPS
 from aapo.training.models import training_options
-from aapo.training.recipe import resolve
 
 
 def evenness(completion_ids, **columns):
@@ -249,7 +249,7 @@ THINKS = (
 
 def test_tags_that_the_prompt_holds_count_in_training_bank_and_evaluation(tiny_folder):
     from aapo.grading import REWARDS, format
-    from aapo.sampling import Completion
+    from aapo.records import Completion
     from aapo.scoring import as_prompt, score
 
     tokenizer = load_tokenizer(str(tiny_folder))
@@ -273,7 +273,7 @@ def test_tags_that_the_prompt_holds_count_in_training_bank_and_evaluation(tiny_f
 
 def test_a_thought_that_the_prompt_opened_and_nothing_closed_is_no_answer():
     from aapo.grading import REWARDS
-    from aapo.sampling import Completion
+    from aapo.records import Completion
     from aapo.scoring import score
 
     texts = ["It may be \\boxed{2}, but", "Sure.\n</think>\nIt is \\boxed{2}."]

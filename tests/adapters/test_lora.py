@@ -9,24 +9,19 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel
 
+from aapo.backends.trl import AAPOConfig, AAPOTrainer
+from aapo.backends.trl.references import as_reference
+from aapo.bank import ReferenceBank, bank_identity
 from aapo.base.model import new_model, train_tokenizer
 from aapo.cli.app import run as aapo
+from aapo.engines import TransformersEngine, load_model, load_tokenizer, model_identity, tokenizer_identity
 from aapo.errors import InputError
 from aapo.evaluation.sources import model_sources
-from aapo.reference import ReferenceBank, bank_identity
+from aapo.recipe import resolve
 from aapo.runs import RunDirectory
-from aapo.sampling import (
-    SamplingSettings,
-    TransformersEngine,
-    load_model,
-    load_tokenizer,
-    model_identity,
-    tokenizer_identity,
-)
-from aapo.training import AAPOConfig, AAPOTrainer, train
+from aapo.sampling import SamplingSettings
+from aapo.training import train
 from aapo.training.models import prepare_model
-from aapo.training.recipe import resolve
-from aapo.training.references import as_reference
 from conftest import TINY
 
 MAX_TOKENS = 6

@@ -10,11 +10,12 @@ import torch
 from datasets import Dataset
 from transformers import TrainerCallback
 
+from aapo.backends.trl import AAPOConfig, AAPOTrainer
 from aapo.base.model import BaseModelConfig, new_model, train_tokenizer
+from aapo.engines import TransformersEngine
 from aapo.objective import augmented_advantages
-from aapo.sampling import SamplingSettings, TransformersEngine
+from aapo.sampling import SamplingSettings
 from aapo.tasks import render_prompt
-from aapo.training import AAPOConfig, AAPOTrainer
 
 NUM_PROMPTS, NUM_ROLLOUTS, NUM_REFERENCE = 8, 4, 3
 MAX_COMPLETION_LENGTH = 40

@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
+from aapo.backends.trl import AAPOConfig, AAPOTrainer
+from aapo.engines import load_model, load_tokenizer
 from aapo.experiments.replay import pushes
 from aapo.experiments.stored import read_step
 from aapo.objective import completion_weights, difficulty_diagnostics, rollout_diagnostics, signal_diagnostics
 from aapo.runs import RunDirectory
-from aapo.sampling import load_model, load_tokenizer
 from aapo.tasks import prompt_key, render_prompt
-from aapo.training import AAPOConfig, AAPOTrainer
 
 MAX_TOKENS = 6
 THRESHOLD = 0.5

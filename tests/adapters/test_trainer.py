@@ -16,22 +16,16 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import GRPOTrainer
 
+from aapo.backends.trl import AAPOConfig, AAPOTrainer
+from aapo.backends.trl.checks import check_groups
+from aapo.backends.trl.recorder import Recorder
+from aapo.bank import ReferenceBank, bank_identity
+from aapo.engines import TransformersEngine, load_model, load_tokenizer, model_identity, tokenizer_identity
 from aapo.errors import InputError
 from aapo.objective import ALGORITHMS, augmented_advantages, completion_weights, policy_loss
-from aapo.reference import ReferenceBank, bank_identity
 from aapo.runs import RunDirectory
-from aapo.sampling import (
-    SamplingSettings,
-    TransformersEngine,
-    load_model,
-    load_tokenizer,
-    model_identity,
-    tokenizer_identity,
-)
+from aapo.sampling import SamplingSettings
 from aapo.scoring import as_prompt
-from aapo.training import AAPOConfig, AAPOTrainer
-from aapo.training.checks import check_groups
-from aapo.training.recorder import Recorder
 
 MAX_TOKENS = 6
 

@@ -37,7 +37,7 @@ USED = {
     "_log_completion_extra": ["self._pending_extra_logs[column].extend(values)"],
     "_generate_single_turn": ["unwrap_model_for_generation", "self._dist.summon_full_params"],
 }  # fmt: skip
-HINT = f"TRL is {trl.__version__}; aapo.training.trainer was written against 1.16: check "
+HINT = f"TRL is {trl.__version__}; aapo.backends.trl.trainer was written against 1.16: check "
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

@@ -4,16 +4,9 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from aapo.engines import TransformersEngine, VLLMEngine, load_model, load_tokenizer, vllm
 from aapo.errors import InputError
-from aapo.sampling import (
-    SamplingSettings,
-    TransformersEngine,
-    VLLMEngine,
-    load_model,
-    load_tokenizer,
-    sample_seed,
-    vllm,
-)
+from aapo.sampling import SamplingSettings, sample_seed
 from aapo.tasks import encode_prompt
 
 pytest.importorskip("vllm")

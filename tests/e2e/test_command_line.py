@@ -13,11 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from aapo.bank import ReferenceBank, newest_scores, score_sets
 from aapo.cli.app import run
 from aapo.named import module_at
-from aapo.reference import ReferenceBank
 from aapo.runs import RunDirectory
-from aapo.samples import newest_scores, score_sets
 
 SMALL = {
     "base_model": {
@@ -207,7 +206,7 @@ def test_bank_rescore_prints_what_changes_and_keeps_what_was(trained, workplace,
 
 
 def test_bank_rescore_goes_on_after_a_kill(trained, workplace, capsys, monkeypatch):
-    monkeypatch.setattr("aapo.samples.store.PROMPTS_PER_FILE", 2)
+    monkeypatch.setattr("aapo.bank.store.PROMPTS_PER_FILE", 2)
     lines_of(capsys, "bank", "build", "small.yaml", "--output", "slow-bank", "--num_train_prompts", "20")
     (workplace / "slow.py").write_text(
         "import time\ndef slow(completions, **columns):\n    time.sleep(0.3)\n    return [1.0 for _ in completions]\n"
@@ -265,7 +264,7 @@ def test_another_evaluation_of_a_run_leaves_the_earlier_ones(trained, workplace,
 
 def test_resume_takes_the_newest_run_of_this_recipe_and_no_other(workplace, monkeypatch):
     from aapo.errors import InputError
-    from aapo.training import load_recipe
+    from aapo.recipe import load_recipe
     from aapo.training.run import newest_run
 
     recipe = load_recipe("small.yaml")
@@ -396,7 +395,7 @@ def test_kill_during_the_bank_leaves_whole_files_that_the_next_build_completes(t
                 "--eval_num_samples", "null", "--dataset_settings", "{operators: ['+'], min_terms: 2, max_terms: 2, "
                 "min_digits: 2, max_digits: 2, allow_parentheses: false}",
                 "--base_model", "null", "--model_name_or_path", trained[0].model)  # fmt: skip
-    patch = "import aapo.samples.store as b; b.PROMPTS_PER_FILE = 4; from aapo.cli import main; main()"
+    patch = "import aapo.bank.store as b; b.PROMPTS_PER_FILE = 4; from aapo.cli import main; main()"
     arguments = [sys.executable, "-c", patch, "bank", "build", "small.yaml", "--output", "killed"]
     process = subprocess.Popen([*arguments, *map(str, settings)], env=os.environ, stdout=subprocess.DEVNULL)
     wait_for(lambda: len(list((workplace / "killed").glob("scores/*/scores-*"))) >= 2, process)

@@ -105,7 +105,7 @@ def test_a_killed_evaluation_goes_on_to_the_identical_result(capsys, workplace):
     environment = {**os.environ, "AAPO_CACHE": str(workplace / "other-cache")}
     script = """
 import time
-import aapo.samples.storage as storage
+import aapo.bank.storage as storage
 write = storage.write_samples
 def slow(*arguments):
     time.sleep(0.3)

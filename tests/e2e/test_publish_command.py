@@ -11,11 +11,11 @@ import yaml
 from peft import PeftModel
 
 from aapo.cli.app import run as aapo
+from aapo.engines import load_model, load_tokenizer
 from aapo.errors import AapoError, InputError
 from aapo.publishing import merge_adapter, publish, push
 from aapo.publishing.card import plain, public
 from aapo.runs import RunDirectory
-from aapo.sampling import load_model, load_tokenizer
 
 SYSTEM = "Answer `briefly` in <b>one</b> word.\n```\nStay inside."
 

@@ -10,8 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from aapo.base.model import train_tokenizer
 from aapo.cli.app import run as aapo
+from aapo.recipe import load_recipe, shipped_recipes
 from aapo.runs import RunDirectory
-from aapo.training.recipe import load_recipe, shipped_recipes
 
 pytestmark = pytest.mark.usefixtures("cache")
 

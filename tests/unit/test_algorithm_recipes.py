@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from aapo.backends.trl import AAPOConfig
+from aapo.backends.trl.config import OWN_NAMES, TRL_NAMES
 from aapo.errors import InputError
 from aapo.experiments.plan import make_plan
 from aapo.objective import ALGORITHMS, OBJECTIVE_FIELDS, Groups, Objective
+from aapo.recipe import load_recipe, resolve
 from aapo.runs import RunDirectory
-from aapo.training import AAPOConfig
-from aapo.training.config import OWN_NAMES, TRL_NAMES
-from aapo.training.recipe import load_recipe, resolve
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8")

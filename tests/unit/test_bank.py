@@ -9,20 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
+from aapo.bank import ReferenceBank, bank_identity, differences, find_score_set, sample_identity, summarize
+from aapo.bank.storage import MANIFEST, begin_score_set, claim, remove_leftovers
+from aapo.engines import TransformersEngine, load_model, load_tokenizer, model_identity, tokenizer_identity
 from aapo.errors import AapoError, InputError
 from aapo.files import write_text
 from aapo.grading import Judge, accuracy, format
-from aapo.reference import ReferenceBank, bank_identity, summarize
-from aapo.samples import differences, find_score_set, sample_identity
-from aapo.samples.storage import MANIFEST, begin_score_set, claim, remove_leftovers
-from aapo.sampling import (
-    SamplingSettings,
-    TransformersEngine,
-    load_model,
-    load_tokenizer,
-    model_identity,
-    tokenizer_identity,
-)
+from aapo.sampling import SamplingSettings
 from aapo.scoring import as_prompt
 
 REWARDS = [accuracy, format]
@@ -96,7 +89,7 @@ def test_a_duplicate_prompt_is_sampled_once(tmp_path, engine, identity, addition
 
 
 def test_a_killed_build_goes_on_where_it_stopped(tmp_path, engine, identity, addition, monkeypatch):
-    monkeypatch.setattr("aapo.samples.store.PROMPTS_PER_FILE", 2)
+    monkeypatch.setattr("aapo.bank.store.PROMPTS_PER_FILE", 2)
     engine.killed_after = 12
     with pytest.raises(KeyboardInterrupt):
         ReferenceBank.build(tmp_path / "bank", addition, engine, REWARDS, identity())

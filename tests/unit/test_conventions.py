@@ -6,8 +6,8 @@ from aapo.errors import InputError
 from aapo.evaluation import load_protocol
 from aapo.evaluation.protocol import shipped_protocols
 from aapo.grading import REWARDS, accuracy, extract_answer, grade, reward_function, with_convention
+from aapo.recipe import load_recipe, resolve, shipped_recipes
 from aapo.tasks import named_datasets, prompt_styles, shipped_benchmarks
-from aapo.training.recipe import load_recipe, resolve, shipped_recipes
 
 # Answers in the form that each style's prompt asks for; a style that asks for none leaves it to the model.
 BOXED = ("So it is $\\boxed{42}$.", "So it is $\\boxed{41}$.")

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from aapo.errors import InputError
-from aapo.training.curriculum import PromptChoice, Record, known_records, strategy_weight, within
-from aapo.training.recipe import resolve
+from aapo.learning.curriculum import PromptChoice, Record, known_records, strategy_weight, within
+from aapo.recipe import resolve
 
 KEYS = ["never", "half", "always", "new"]
 KNOWN = [Record(0, 4), Record(2, 4), Record(4, 4), Record()]

@@ -6,6 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
+from aapo.bank import bank_identity
+from aapo.engines import TransformersEngine, load_model, load_tokenizer, model_identity, tokenizer_identity
 from aapo.errors import AapoError, InputError
 from aapo.evaluation import (
     Evaluation,
@@ -20,16 +22,8 @@ from aapo.evaluation import (
 from aapo.evaluation.evaluate import SAMPLE_COLUMNS
 from aapo.evaluation.votes import answer_classes
 from aapo.grading import BY_VERDICT, Judge, accuracy, format
-from aapo.samples import bank_identity
-from aapo.sampling import (
-    Completion,
-    SamplingSettings,
-    TransformersEngine,
-    load_model,
-    load_tokenizer,
-    model_identity,
-    tokenizer_identity,
-)
+from aapo.records import Completion
+from aapo.sampling import SamplingSettings
 
 
 class Scripted:

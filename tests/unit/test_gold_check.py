@@ -8,9 +8,9 @@ import pytest
 from aapo.cli.app import run as aapo
 from aapo.errors import InputError
 from aapo.grading import reward_function
+from aapo.recipe import resolve
 from aapo.runs import RunDirectory
 from aapo.training.prompts import checked_prompts, unparseable_golds
-from aapo.training.recipe import resolve
 
 # Rows 1, 3 and 4 cannot be read: an empty box, an open brace, no mathematics. Words can.
 GOLDS = ["5", r"\boxed{}", r"so \boxed{\frac{1}{2}}", r"\frac{1}{", "???", "Evelyn", "x^2+1", "#### 72"]

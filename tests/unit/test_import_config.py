@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from aapo.errors import InputError
-from aapo.training.importing import import_config, read_sources, recognise
-from aapo.training.recipe import load_recipe
+from aapo.recipe import load_recipe
+from aapo.recipe.importing import import_config, read_sources, recognise
 
 COMMON = """
 model_revision: main

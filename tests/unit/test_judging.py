@@ -7,7 +7,7 @@ import pytest
 from aapo.errors import InputError
 from aapo.grading import REWARDS, Judge, accuracy, format
 from aapo.grading.judging import VERDICT_REWARDS
-from aapo.sampling import Completion
+from aapo.records import Completion
 from aapo.scoring import score
 
 RIGHT, WRONG = "The sum is \\boxed{2}.", "The sum is \\boxed{3}."

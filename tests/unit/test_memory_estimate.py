@@ -5,8 +5,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from aapo.errors import InputError
+from aapo.recipe import resolve
 from aapo.training.memory import ModelShape, activations, estimate, kv_cache, logits, model_shape, num_trained
-from aapo.training.recipe import resolve
 
 GIVEN = {
     "model_name_or_path": "model", "dataset_name": "rows.jsonl", "num_eval_prompts": 0, "num_generations": 2,

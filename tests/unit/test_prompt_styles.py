@@ -4,8 +4,8 @@ import pytest
 
 from aapo.errors import InputError
 from aapo.evaluation import load_protocol
+from aapo.recipe import load_recipe, resolve
 from aapo.tasks import prompt_styles
-from aapo.training.recipe import load_recipe, resolve
 
 GIVEN = {"model_name_or_path": "model", "dataset_name": "rows.jsonl", "num_eval_prompts": 0}
 

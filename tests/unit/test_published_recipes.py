@@ -5,7 +5,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from aapo.errors import InputError
 from aapo.grading import reward_name
-from aapo.training.recipe import SHIPPED, load_recipe, shipped_recipes
+from aapo.recipe import SHIPPED, load_recipe, shipped_recipes
 
 PUBLISHED = [name for name in shipped_recipes() if name != "quickstart"]
 FULL = [name for name in PUBLISHED if not name.endswith("-lora")]

@@ -3,7 +3,7 @@ import pytest
 from aapo.errors import InputError
 from aapo.fields import parse_flags
 from aapo.grading import reward_version
-from aapo.training.recipe import load_recipe, resolve, shipped_recipes
+from aapo.recipe import load_recipe, resolve, shipped_recipes
 
 BASICS = {"model_name_or_path": "some/model", "dataset_name": "data.jsonl", "bf16": False}
 

@@ -8,11 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from aapo.backends.trl.checks import check_refill
 from aapo.errors import InputError
+from aapo.learning.refill import FreshPrompts, Reference, Rollouts, Scores, refill
 from aapo.training import refill as module
-from aapo.training.checks import check_refill
-from aapo.training.order import FreshPrompts
-from aapo.training.refill import Reference, Rollouts, Scores, refill
 
 G = 2
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from datasets import Dataset
 
+from aapo.bank import ReferenceBank, bank_identity
 from aapo.cli.app import run as command
 from aapo.errors import InputError
 from aapo.experiments import replay_run
@@ -20,12 +21,12 @@ from aapo.experiments.replay import pushes
 from aapo.experiments.stored import read_step
 from aapo.files import write_parquet
 from aapo.grading import reward_function
+from aapo.learning.rollouts import write_rollouts
 from aapo.objective import ALGORITHMS, augmented_advantages, objective
-from aapo.reference import ReferenceBank, bank_identity
+from aapo.records import Completion
 from aapo.runs import RunDirectory
-from aapo.sampling import Completion, SamplingSettings
+from aapo.sampling import SamplingSettings
 from aapo.tasks import prompt_key
-from aapo.training.rollouts import write_rollouts
 
 NAN = math.nan
 MAX_TOKENS = 64

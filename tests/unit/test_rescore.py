@@ -13,14 +13,22 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
+from aapo.bank import (
+    ReferenceBank,
+    bank_identity,
+    compare_scores,
+    newest_scores,
+    reward_versions,
+    score_sets,
+    summarize,
+)
+from aapo.bank.rows import read_row, write_row
+from aapo.bank.storage import read_samples, sample_files
+from aapo.engines import load_tokenizer
 from aapo.errors import InputError
 from aapo.grading import accuracy, format, reward_function
 from aapo.named import module_at
-from aapo.reference import ReferenceBank, bank_identity, compare_scores, summarize
-from aapo.samples import newest_scores, reward_versions, score_sets
-from aapo.samples.rows import read_row, write_row
-from aapo.samples.storage import read_samples, sample_files
-from aapo.sampling import Completion, load_tokenizer
+from aapo.records import Completion
 
 TEXTS = ("<answer>{sum}</answer>", "<answer>0</answer>", "I do not know.", "The sum: {sum}")
 
@@ -47,7 +55,7 @@ def engine(tiny_folder):
 
 @pytest.fixture
 def files_of_two(monkeypatch):
-    monkeypatch.setattr("aapo.samples.store.PROMPTS_PER_FILE", 2)
+    monkeypatch.setattr("aapo.bank.store.PROMPTS_PER_FILE", 2)
 
 
 @pytest.fixture

@@ -8,9 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from aapo.errors import AapoError, InputError
-from aapo.sampling import (
-    SamplingSettings,
+from aapo.engines import (
     TransformersEngine,
     VLLMEngine,
     generate_ids,
@@ -18,9 +16,10 @@ from aapo.sampling import (
     load_model,
     load_tokenizer,
     model_identity,
-    sample_seed,
     tokenizer_identity,
 )
+from aapo.errors import AapoError, InputError
+from aapo.sampling import SamplingSettings, sample_seed
 from aapo.tasks import encode_prompt
 
 TEXTS = [f"Calculate {n} + 1." for n in (1, 22, 333, 4, 5)]
@@ -445,7 +444,7 @@ def test_a_machine_without_memory_gets_smaller_batches_and_says_so_once(tiny_fol
 
     monkeypatch.setattr(sampler.model, "generate", small_memory)
     said = []
-    monkeypatch.setattr("aapo.sampling.engine.console.print", said.append)
+    monkeypatch.setattr("aapo.engines.transformers.console.print", said.append)
     assert sampler.generate(PROMPTS, [1, 2, 3, 4, 5]) == plain
     assert said == ["4 sequences do not fit into memory; 1 at once from here on"]
 

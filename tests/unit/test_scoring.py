@@ -4,8 +4,9 @@ import pytest
 
 from aapo.errors import InputError
 from aapo.grading import BY_VERDICT, Judge, accuracy, completion_text, reasoning_gym, reward_function
-from aapo.sampling import Completion
-from aapo.scoring import Scores, as_notes, beside, check_columns, grading_shares, last_question, score, score_groups
+from aapo.messages import last_question
+from aapo.records import Completion, Scores
+from aapo.scoring import as_notes, beside, check_columns, grading_shares, score, score_groups
 
 ROWS = [{"prompt": "1 + 1", "answer": "2"}, {"prompt": "2 + 2", "answer": "4"}]
 COMPLETIONS = [Completion("<answer>2</answer>", [1, 2], "stop"), Completion("four", [3], "length")]

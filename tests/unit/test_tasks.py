@@ -3,8 +3,8 @@ import json
 import pytest
 from datasets import Dataset, DatasetDict
 
+from aapo.engines import load_tokenizer
 from aapo.errors import InputError
-from aapo.sampling import load_tokenizer
 from aapo.tasks import DataConfig, encode_prompt, held_out, limit_prompts, load_prompts, prompt_key, render_prompt
 
 SUMS = {"min_terms": 2, "max_terms": 2, "operators": ["+"], "allow_parentheses": False}

@@ -12,9 +12,10 @@ from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from aapo.base.model import BaseModelConfig, new_model, train_tokenizer
 from aapo.base.worked import worked_solution
+from aapo.engines import TransformersEngine
 from aapo.errors import AapoError
 from aapo.grading import accuracy
-from aapo.sampling import SamplingSettings, TransformersEngine
+from aapo.sampling import SamplingSettings
 from aapo.scoring import as_prompt, sample_and_score
 from aapo.tasks import DataConfig, generated_entries, render_prompt
 from aapo.tasks.prompts import as_row

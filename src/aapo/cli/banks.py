@@ -9,13 +9,11 @@ import yaml
 from accelerate import PartialState
 from transformers.utils import logging as transformers_logging
 
-from aapo.errors import InputError
-from aapo.fields import parse_flags
-from aapo.grading import Judge, RewardFunction
-from aapo.progress import console, told_progress
-from aapo.reference import ReferenceBank, ScoreChange, compare_scores, summarize
-from aapo.samples import (
+from aapo.bank import (
+    ReferenceBank,
+    ScoreChange,
     ScoreSet,
+    compare_scores,
     find_score_set,
     newest_scores,
     num_prompts,
@@ -23,12 +21,16 @@ from aapo.samples import (
     reward_versions,
     sample_files,
     score_sets,
+    summarize,
 )
-from aapo.training import load_recipe
+from aapo.errors import InputError
+from aapo.fields import parse_flags
+from aapo.grading import Judge, RewardFunction
+from aapo.progress import console, told_progress
+from aapo.recipe import load_recipe, reward_functions
 from aapo.training.banks import prepare_bank
 from aapo.training.models import load_recipe_tokenizer, prepare_model
 from aapo.training.prompts import training_prompts
-from aapo.training.recipe import reward_functions
 
 transformers_logging.disable_progress_bar()
 datasets.disable_progress_bars()

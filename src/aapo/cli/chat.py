@@ -10,15 +10,16 @@ import torch
 from transformers import TextStreamer
 from transformers.utils import logging as transformers_logging
 
+from aapo.engines import generate_ids, load_model, load_tokenizer
 from aapo.errors import InputError
 from aapo.evaluation import model_sources
+from aapo.messages import last_question
 from aapo.progress import console
+from aapo.recipe import load_recipe
 from aapo.runs import RunDirectory
-from aapo.sampling import SamplingSettings, generate_ids, load_model, load_tokenizer, sample_seed
-from aapo.scoring import last_question
+from aapo.sampling import SamplingSettings, sample_seed
 from aapo.tasks import PromptStyle, encode_prompt, load_prompts
 from aapo.tasks.prompts import MissingSourceError
-from aapo.training import load_recipe
 
 transformers_logging.disable_progress_bar()
 

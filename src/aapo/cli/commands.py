@@ -14,8 +14,8 @@ from aapo.errors import AapoError, InputError
 from aapo.evaluation import result_rows, score_table
 from aapo.fields import parse_flags
 from aapo.progress import console
+from aapo.recipe import Recipe, load_recipe
 from aapo.reporting import write_report
-from aapo.training import Recipe, load_recipe
 from aapo.training import train as train_recipe
 from aapo.training.models import prepare_model
 from aapo.training.run import default_output, newest_run

@@ -16,6 +16,8 @@ from rich import box
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
+from aapo.bank import bank_identity, digest
+from aapo.engines import LazyEngine, TransformersEngine, load_model, load_tokenizer, model_identity, tokenizer_identity
 from aapo.errors import InputError, nearest
 from aapo.evaluation import (
     DEFAULT,
@@ -48,23 +50,13 @@ from aapo.fields import field_types, parse_flags, typed
 from aapo.files import write_text
 from aapo.grading import Judge, RewardFunction, check_isolation, reward_name, with_convention
 from aapo.progress import console, told_progress
+from aapo.recipe import Recipe, load_recipe, reward_functions
+from aapo.records import Engine
 from aapo.reporting import write_report
 from aapo.runs import RunDirectory, cache_folder
-from aapo.samples import bank_identity, digest
-from aapo.sampling import (
-    Engine,
-    LazyEngine,
-    TransformersEngine,
-    load_model,
-    load_tokenizer,
-    model_identity,
-    tokenizer_identity,
-)
 from aapo.scoring import check_columns
 from aapo.tasks import Benchmark, find_benchmark, pinned, tasks_of
-from aapo.training import Recipe, load_recipe
 from aapo.training.prompts import loaded_prompts
-from aapo.training.recipe import reward_functions
 from aapo.training.run import held_out_task, recipe_protocol
 
 transformers_logging.disable_progress_bar()
@@ -331,7 +323,7 @@ class Candidate:
     def _load(self, batch_size: int) -> Engine:
         source, options = self.source, self.options
         if options.engine == "vllm":
-            from aapo.sampling.vllm import VLLMEngine
+            from aapo.engines.vllm import VLLMEngine
 
             return VLLMEngine(
                 source.path,

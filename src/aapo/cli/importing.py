@@ -11,7 +11,7 @@ from aapo.errors import InputError
 from aapo.fields import parse_flags
 from aapo.files import write_text
 from aapo.progress import console
-from aapo.training.importing import import_config, read_sources
+from aapo.recipe.importing import import_config, read_sources
 
 
 def import_files(

@@ -8,15 +8,15 @@ from accelerate import PartialState
 from rich import box
 from rich.table import Table
 
+from aapo.engines.loading import is_hub_name
 from aapo.errors import InputError
 from aapo.grading import reward_name
 from aapo.progress import console
+from aapo.recipe import Recipe
 from aapo.runs import RunDirectory
-from aapo.sampling.loading import is_hub_name
 from aapo.tasks import encode_prompt
 from aapo.tasks.datasets import pinned
 from aapo.tasks.prompts import MissingSourceError
-from aapo.training import Recipe
 from aapo.training.banks import bank_plan
 from aapo.training.memory import GIB, LAYOUTS, Layout, MemoryEstimate, device_memory, estimate, model_shape
 from aapo.training.models import load_recipe_tokenizer, model_path, training_options

@@ -15,14 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
+from aapo.bank import STORED, BankIdentity, SampleStore, digest, sample_identity
 from aapo.errors import AapoError
 from aapo.evaluation.estimates import Estimate, average_P, majority_P, pass_at_k_P, score
 from aapo.evaluation.votes import answer_classes
 from aapo.files import write_parquet
 from aapo.grading import BY_VERDICT, GRADED, VERDICT, Judge, RewardFunction, reward_name
-from aapo.samples import STORED, BankIdentity, SampleStore, digest, sample_identity
-from aapo.sampling import Engine
-from aapo.scoring import as_prompt, last_question
+from aapo.messages import last_question
+from aapo.records import Engine
+from aapo.scoring import as_prompt
 from aapo.tasks import PROBLEM_KEY, prompt_key
 
 SAMPLE_COLUMNS = {

@@ -10,14 +10,13 @@ from typing import Any, Literal, get_args
 
 import yaml
 
+from aapo.backends.trl.config import TRL_NAMES, unread_fields
 from aapo.errors import InputError, nearest
 from aapo.fields import parse_flags
 from aapo.files import write_json, write_text
 from aapo.objective import OBJECTIVE_FIELDS, objective
+from aapo.recipe.recipe import BANK_FIELDS, CHOICE_FIELDS, Recipe, RunConfig, load_recipe, resolve
 from aapo.runs import RunDirectory
-from aapo.training import Recipe, load_recipe
-from aapo.training.config import TRL_NAMES, unread_fields
-from aapo.training.recipe import BANK_FIELDS, CHOICE_FIELDS, RunConfig, resolve
 
 Match = Literal["steps", "tokens", "seconds"]
 BUDGET_FIELDS = {"tokens": "max_generated_tokens", "seconds": "max_training_seconds"}

@@ -13,11 +13,10 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from aapo.bank import ReferenceBank, bank_identity, reward_versions
 from aapo.errors import InputError
 from aapo.grading import reward_function, reward_name
-from aapo.reference import ReferenceBank
 from aapo.runs import RunDirectory
-from aapo.samples import bank_identity, reward_versions
 from aapo.sampling import SamplingSettings
 from aapo.scoring import total_rewards
 

@@ -9,11 +9,11 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
+from aapo.engines.loading import is_hub_name
 from aapo.evaluation import difference_rows, markdown, read_evaluations, read_results, score_table
 from aapo.evaluation.results import RESULTS, headline_differences
 from aapo.evaluation.tables import difference_sentence
 from aapo.runs import RunDirectory
-from aapo.sampling.loading import is_hub_name
 
 TRAINED, BASE = "trained", "base"
 

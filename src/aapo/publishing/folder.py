@@ -8,12 +8,12 @@ from typing import Any
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
+from aapo.engines import load_model, load_tokenizer
+from aapo.engines.loading import adapter_base, is_hub_name
 from aapo.errors import AapoError, InputError
 from aapo.files import write_folder, write_json, write_text
 from aapo.publishing.card import model_card
 from aapo.runs import RunDirectory
-from aapo.sampling import load_model, load_tokenizer
-from aapo.sampling.loading import adapter_base, is_hub_name
 
 # The trainer's own, with paths of this machine.
 LEFT_OUT = ("training_args.bin",)

@@ -6,11 +6,10 @@ from typing import Any
 from accelerate import PartialState
 from datasets import Dataset
 
-from aapo.errors import InputError
-from aapo.progress import told_progress
-from aapo.reference import BankIdentity, ReferenceBank, bank_identity
-from aapo.runs import cache_folder
-from aapo.samples import (
+from aapo.bank import (
+    BankIdentity,
+    ReferenceBank,
+    bank_identity,
     digest,
     find_score_set,
     missing_prompts,
@@ -19,9 +18,13 @@ from aapo.samples import (
     sample_files,
     sample_identity,
 )
-from aapo.sampling import Engine, LazyEngine, model_identity, tokenizer_identity
+from aapo.engines import LazyEngine, model_identity, tokenizer_identity
+from aapo.errors import InputError
+from aapo.progress import told_progress
+from aapo.recipe import Recipe
+from aapo.records import Engine
+from aapo.runs import cache_folder
 from aapo.training.models import make_engine, precision, reference_model
-from aapo.training.recipe import Recipe
 
 TRANSFORMERS = "transformers"
 

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from trl.kernels.chunked_logprob import TOKEN_CHUNK_SIZE
 
 from aapo.errors import InputError
-from aapo.training.recipe import Recipe
+from aapo.recipe import Recipe
 
 GIB = 2**30
 # TRL's output layer makes the logits of so many tokens and so much of the vocabulary at a time.

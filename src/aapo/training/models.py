@@ -9,11 +9,13 @@ from accelerate import PartialState
 from trl import get_quantization_config
 
 from aapo.base import WarmupState, base_path, build_base
+from aapo.engines import TransformersEngine, load_model, load_tokenizer
+from aapo.engines.vllm import VLLMEngine
 from aapo.errors import InputError
 from aapo.progress import progress
-from aapo.sampling import Engine, SamplingSettings, TransformersEngine, load_model, load_tokenizer
-from aapo.sampling.vllm import VLLMEngine
-from aapo.training.recipe import Recipe
+from aapo.recipe import Recipe
+from aapo.records import Engine
+from aapo.sampling import SamplingSettings
 
 # Set by `accelerate launch` where DeepSpeed or FSDP spreads the weights and keeps float32 ones.
 LAUNCHED_SPREAD = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")

@@ -9,6 +9,8 @@ from typing import Any
 
 from datasets import Dataset
 
+from aapo.backends.trl.references import CORRECT_COLUMN
+from aapo.bank import ReferenceBank
 from aapo.errors import InputError
 from aapo.files import write_json, write_text
 from aapo.grading import (
@@ -20,14 +22,12 @@ from aapo.grading import (
     reward_name,
     reward_spec,
 )
+from aapo.learning.curriculum import known_records, within
 from aapo.progress import console
-from aapo.reference import ReferenceBank
+from aapo.recipe import Recipe
 from aapo.runs import cache_folder
 from aapo.scoring import check_columns
 from aapo.tasks import Split, limit_prompts, load_prompts, tasks_of
-from aapo.training.curriculum import known_records, within
-from aapo.training.recipe import Recipe
-from aapo.training.references import CORRECT_COLUMN
 
 # An answer that agrees with no gold answer by its text, so that each gold has to be read.
 PROBE = r"\boxed{x_{probe}}"

@@ -16,6 +16,10 @@ from datasets import Dataset
 from transformers import PrinterCallback
 from trl import get_peft_config
 
+from aapo.backends.trl.recorder import Budget, Recorder, newest_checkpoint, remove_partial_checkpoints
+from aapo.backends.trl.trainer import AAPOTrainer
+from aapo.bank import ReferenceBank, bank_identity, constant_rewards
+from aapo.engines import LazyEngine, model_identity, tokenizer_identity
 from aapo.errors import InputError
 from aapo.evaluation import (
     Evaluation,
@@ -28,17 +32,13 @@ from aapo.evaluation import (
 )
 from aapo.grading import reward_name
 from aapo.progress import console, progress, told_progress
-from aapo.reference import ReferenceBank, constant_rewards
+from aapo.recipe import Recipe
+from aapo.records import Engine
 from aapo.runs import RunDirectory, cache_folder
-from aapo.samples import bank_identity
-from aapo.sampling import Engine, LazyEngine, model_identity, tokenizer_identity
 from aapo.tasks.prompts import FILE_TYPES, GENERATED
 from aapo.training.banks import prepare_bank
 from aapo.training.models import load_recipe_tokenizer, make_engine, precision, prepare_model, training_options
 from aapo.training.prompts import CheckedPrompts, by_pass_rate, checked_prompts, loaded_prompts
-from aapo.training.recipe import Recipe
-from aapo.training.recorder import Budget, Recorder, newest_checkpoint, remove_partial_checkpoints
-from aapo.training.trainer import AAPOTrainer
 
 # A checkpoint holds the weights and two Adam moments of the same size.
 COPIES_PER_CHECKPOINT = 3

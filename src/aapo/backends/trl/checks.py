@@ -1,0 +1,97 @@
+"""Whether TRL's trainer, with the engine, the rewards and the data of a run, can do what its settings ask for."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from datasets import Dataset
+from peft import PeftModel
+
+from aapo.backends.trl.config import AAPOConfig
+from aapo.errors import InputError
+from aapo.grading import GROUPWISE
+
+
+@contextmanager
+def kept_from_trl(args: AAPOConfig) -> Iterator[None]:
+    """Settings with a meaning of our own, at their defaults while TRL judges them by what they mean to it.
+
+    TRL takes a sequence's ratio for a mistake with the loss types that we set, and a reference model that follows the
+    policy for unused where there is no KL term.
+    """
+    level, follows = args.importance_sampling_level, args.sync_ref_model
+    args.importance_sampling_level, args.sync_ref_model = None, follows and args.beta != 0
+    try:
+        yield
+    finally:
+        args.importance_sampling_level, args.sync_ref_model = level, follows
+
+
+def check_judge(args: AAPOConfig, names: Sequence[str], *, filters: bool = False) -> None:
+    """Check that these reward functions can be judged by as the settings say.
+
+    Args:
+        args: The settings.
+        names: The reward functions, in their order.
+        filters: Whether prompts are chosen by how often the reference model solves them.
+
+    Raises:
+        InputError: They cannot, or nothing says which completions are right where prompts are chosen by it.
+    """
+    args.judgement.check(names)
+    chooses = filters or args.curriculum is not None or args.sample_strategy not in (None, "uniform")
+    if chooses and not args.judgement.known(names):
+        raise InputError(
+            f"prompts are chosen by how often they are solved, and none of the reward functions, {', '.join(names)}, "
+            "is known to say so; set judge to the one that logs verdicts, or judge and judge_threshold"
+        )
+
+
+def check_groups(trainer: Any) -> None:
+    """Check that each process has whole groups where a reward function compares the completions of one.
+
+    Raises:
+        InputError: It has not.
+    """
+    args = trainer.args
+    assert args.generation_batch_size
+    rows = args.generation_batch_size // trainer.accelerator.num_processes
+    for name in GROUPWISE.intersection(trainer.reward_func_names):
+        if rows % trainer.num_generations:
+            raise InputError(
+                f"reward function {name!r} compares the completions of a group, and a process has {rows} rows, which "
+                f"is no multiple of num_generations {trainer.num_generations}; raise per_device_train_batch_size or "
+                "gradient_accumulation_steps, or use fewer processes"
+            )
+
+
+def keep_masters(trainer: Any) -> None:
+    """Make the adapters beside quantized weights, which TRL makes 16 bits, float32; DeepSpeed keeps masters itself."""
+    if trainer.is_deepspeed_enabled or not isinstance(trainer.model, PeftModel):
+        return
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def check_refill(trainer: Any) -> None:
+    """Check that dead groups can be drawn again where the objective asks for it.
+
+    Raises:
+        InputError: Completions are more than one turn of text, which is drawn here ahead of TRL.
+    """
+    if trainer.objective.min_live_frac == 0:
+        return
+    reasons = {
+        "tools": trainer.tools,
+        "environments": trainer.environment_factories is not None,
+        "a rollout_func": trainer.rollout_func is not None,
+        "images": trainer._is_vlm,
+        "a streamed data set": not isinstance(trainer.train_dataset, Dataset),
+    }
+    for reason, there in reasons.items():
+        if there:
+            raise InputError(
+                f"min_live_frac is {trainer.objective.min_live_frac}, and dead groups cannot be drawn again with "
+                f"{reason}; set min_live_frac to 0"
+            )

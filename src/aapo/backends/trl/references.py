@@ -1,0 +1,114 @@
+"""Where a run's reference rewards come from: columns of its data, or a second model in memory.
+
+Shapes: K reference samples per prompt.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from safetensors.torch import load_model, save_model
+
+from aapo.backends.trl.config import AAPOConfig
+from aapo.bank import COLUMNS, ReferenceBank, bank_identity
+from aapo.engines import tokenizer_identity
+from aapo.errors import InputError
+from aapo.grading import reward_name
+
+KEY_COLUMN, REFERENCE_COLUMN, CORRECT_COLUMN = COLUMNS
+# In a checkpoint, beside the policy: a reference that follows it is no longer the initial model.
+REFERENCE_FILE = "reference.safetensors"
+
+
+def with_reference(
+    dataset: Dataset, args: AAPOConfig, tokenizer: Any, reward_funcs: Sequence[Any], bank: ReferenceBank | None
+) -> Dataset:
+    """The training data with the reference rewards that the objective reads, if it reads any from data.
+
+    Raises:
+        InputError: They are missing, do not match, or would have no effect.
+    """
+    needed = args.objective.needs_reference and args.reference == "bank"
+    if bank is not None and not (needed or args.chooses_prompts):
+        reason = "reference is live" if args.objective.needs_reference else "the objective has no margin"
+        raise InputError(f"reference_bank has no effect, because {reason}; leave it out")
+    if bank is not None:
+        if not all(callable(function) and not isinstance(function, torch.nn.Module) for function in reward_funcs):
+            raise InputError("a bank holds the rewards of functions, not of reward models; set reference to live")
+        check_bank(bank, args, tokenizer, reward_funcs)
+        names = [reward_name(function) for function in reward_funcs]
+        weights = dict(zip(names, args.reward_weights or [1.0] * len(names), strict=True))
+        return bank.attach(dataset, tokenizer, weights, args.judgement, **args.template_options)
+    if needed and REFERENCE_COLUMN not in (dataset.column_names or []):
+        reader = "has a margin" if args.objective.margin != "none" else "reads the reference"
+        raise InputError(
+            f"{args.algorithm} {reader} but no reference rewards; pass reference_bank (build one with "
+            "`aapo bank build RECIPE`), or set reference to live or margin to none"
+        )
+    return dataset
+
+
+def check_bank(bank: ReferenceBank, args: AAPOConfig, tokenizer: Any, reward_funcs: Sequence[Any]) -> None:
+    """Check that a bank was sampled and scored as the run does: tokenizer, template, sampling settings, rewards.
+
+    Raises:
+        InputError: It was not; the message names each difference.
+    """
+    run = bank_identity(
+        model=bank.identity["model"],
+        tokenizer=tokenizer_identity(tokenizer),
+        sampling=args.sampling.describe(),
+        reward_funcs=reward_funcs,
+        num_samples=bank.identity["num_samples"],
+        seed=bank.identity["seed"],
+    )
+    bank.require(run)
+
+
+def live_reference(model: Any, device: torch.device, *, follows: bool) -> Any:
+    """A copy of the initial model without gradients; with LoRA the policy itself, to be used with its adapters off.
+
+    Args:
+        model: The policy before its first step, unwrapped.
+        device: Where the copy goes.
+        follows: Whether the copy is to be synchronised with the policy.
+
+    Raises:
+        InputError: It is to follow a policy with adapters, whose reference has no weights of its own.
+    """
+    if isinstance(model, PeftModel):
+        if follows:
+            raise InputError(
+                "sync_ref_model does not go with adapters, whose reference is the model without them; train all "
+                "weights, or leave it out"
+            )
+        return model
+    reference = copy.deepcopy(model).eval().requires_grad_(False).to(device)
+    # TRL patches `forward` on the instance with a closure over the policy, which a copy would go on calling.
+    del reference.forward
+    return reference
+
+
+@contextmanager
+def as_reference(model: Any) -> Iterator[Any]:
+    """The model as it is sampled from as the reference: in evaluation mode, its adapters off."""
+    was_training = model.training
+    model.eval()
+    with model.disable_adapter() if isinstance(model, PeftModel) else nullcontext():
+        yield model
+    model.train(was_training)
+
+
+def save_reference(model: Any, checkpoint: Path) -> None:
+    """Write the reference's weights into a checkpoint."""
+    save_model(model, str(checkpoint / REFERENCE_FILE))
+
+
+def load_reference(model: Any, checkpoint: Path) -> None:
+    """Give the reference the weights that it had at a checkpoint."""
+    load_model(model, str(checkpoint / REFERENCE_FILE))

@@ -1,0 +1,632 @@
+"""AAPO on TRL's GRPOTrainer.
+
+TRL generates, scores, and computes the loss; this trainer replaces its advantages by the objective's and draws rollouts
+with noise that belongs to the sample.
+
+Shapes: P prompts, G rollouts per prompt, K reference samples, F reward functions, B = P * G completions of a generation
+batch over all processes, b those of this process.
+"""
+
+import copy
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from accelerate.utils import gather, gather_object
+from datasets import Dataset
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
+from trl.data_utils import is_conversational
+from trl.models.utils import unwrap_model_for_generation
+from trl.trainer.callbacks import SyncRefModelCallback
+from trl.trainer.grpo_trainer import GRPOTrainer
+from trl.trainer.utils import RepeatSampler
+
+from aapo.backends.trl.checks import check_groups, check_judge, check_refill, keep_masters, kept_from_trl
+from aapo.backends.trl.config import AAPOConfig
+from aapo.backends.trl.guards import MovedWeights, check_finite, check_trainable
+from aapo.backends.trl.order import EpochOrder, EpochSampler
+from aapo.backends.trl.references import (
+    CORRECT_COLUMN,
+    KEY_COLUMN,
+    REFERENCE_COLUMN,
+    as_reference,
+    live_reference,
+    load_reference,
+    save_reference,
+    with_reference,
+)
+from aapo.bank import ReferenceBank
+from aapo.engines import generate_ids, load_tokenizer
+from aapo.errors import InputError, nearest
+from aapo.learning.curriculum import PromptChoice, known_records
+from aapo.learning.held_out import HeldOutBatch, held_out_metrics
+from aapo.learning.refill import FreshPrompts, Reference, Rollouts, Scores, refill
+from aapo.learning.rollouts import write_rollouts
+from aapo.objective import (
+    Advantages,
+    augmented_advantages,
+    clipped_shares,
+    completion_weights,
+    difficulty_diagnostics,
+    margin_diagnostics,
+    overlong_penalty,
+    rollout_diagnostics,
+    signal_diagnostics,
+    silent_groups,
+)
+from aapo.records import Notes
+from aapo.sampling import sample_seed
+from aapo.scoring import as_notes, check_finite_rewards, grading_shares
+from aapo.tasks import encode_prompt, prompt_key, prompt_opening, render_prompt
+
+logger = logging.getLogger(__name__)
+
+
+class AAPOTrainer(GRPOTrainer):
+    """TRL's GRPOTrainer with any objective of `aapo.objective`.
+
+    With a bank the reference costs nothing during training: no second model in memory, no second set of rollouts.
+
+    Example:
+        ```python
+        trainer = AAPOTrainer(
+            model="Qwen/Qwen2.5-0.5B-Instruct",
+            reward_funcs=[accuracy],
+            args=AAPOConfig(output_dir="out", num_generations=8),
+            train_dataset=dataset,
+            reference_bank=ReferenceBank.open("bank"),
+        )
+        trainer.train()
+        ```
+    """
+
+    _tag_names: ClassVar = ["trl", "aapo"]
+    # Narrower than TRL's own annotations: these are set once __init__ has run.
+    args: AAPOConfig
+    model: Any
+    num_generations: int
+    num_generations_eval: int
+    _tokenizer: Any
+    _reference_model: Any
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | PeftModel,
+        reward_funcs: Any,
+        args: AAPOConfig | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        *,
+        reference_bank: ReferenceBank | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Take what GRPOTrainer takes, and a bank.
+
+        Args:
+            model: Name, or model.
+            reward_funcs: As in TRL; the bank's, in the same order.
+            args: Configuration.
+            train_dataset: Columns `prompt`, `answer` and what the reward functions read. A column
+                `reference_rewards` (K floats a row) is used as it is when no bank is given.
+            eval_dataset: As in TRL; needs no bank, since a margin only matters to training.
+            processing_class: Tokenizer; the model's own by default.
+            reference_bank: Reference rewards of every training prompt. Tokenizer, template, sampling settings and
+                rewards must be the run's; which model was sampled is the caller's choice, any frozen one can be the
+                reference.
+            **kwargs: Passed on to GRPOTrainer (`peft_config`, `callbacks`, `optimizers`, ...).
+
+        Raises:
+            InputError: The objective needs reference rewards that are not there, the bank does not match, or a setting
+                does not go with the model or the engine.
+        """
+        args = args or AAPOConfig(output_dir="aapo-output")
+        point = args.objective
+        if processing_class is None:
+            name = model if isinstance(model, str) else model.config._name_or_path
+            processing_class = load_tokenizer(name)
+        functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+        train_dataset = with_reference(_required(train_dataset), args, processing_class, functions, reference_bank)
+        with kept_from_trl(args):
+            super().__init__(
+                model=model,
+                reward_funcs=reward_funcs,
+                args=args,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=processing_class,
+                **kwargs,
+            )
+        self.objective = point
+        check_judge(args, self.reward_func_names)
+        check_groups(self)
+        check_refill(self)
+        check_trainable(self.model)
+        keep_masters(self)
+        self.add_callback(MovedWeights(self._metrics["train"]))
+        # TRL's losses with every aggregation folded into the advantages: cispo is the cross-entropy with a truncated
+        # importance weight, dapo the clipped surrogate, and both divide by the tokens of the optimizer step.
+        self.loss_type = "cispo" if point.loss == "cross_entropy" else "dapo"
+        self.epsilon_low = point.clip_low
+        self.epsilon_high = point.max_importance_weight if point.loss == "cross_entropy" else point.clip_high
+        # A sequence's ratio gives each token the loss of the whole completion; its weight divides by the length.
+        self.importance_sampling_level = point.ratio_level
+        # TRL's own advantages are computed and replaced; `none` is the cheapest of its scales.
+        self.scale_rewards = "none"
+        self._reference_model = self._live_reference() if args.reference == "live" else None
+        self._follows = args.reference == "live" and args.sync_ref_model
+        if self._follows:
+            self.add_callback(SyncRefModelCallback(self._reference_model, self.accelerator))
+        self._captured: dict[str, Any] = {}
+        self._drawn: Rollouts | None = None
+        self._epoch_order = EpochOrder()
+        self.add_callback(self._epoch_order)
+        self._silent_steps = 0
+        self._choice = self._prompt_choice() if args.chooses_prompts else None
+        self._rollouts_step = -1
+        self._generated_tokens = 0
+        self._held_out: list[HeldOutBatch] = []
+
+    # -- data ----------------------------------------------------------------------------------------------------------
+
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> EpochSampler:
+        plain = super()._get_train_sampler(dataset)
+        assert isinstance(plain, RepeatSampler)
+        self._epoch_order.sampler = EpochSampler(
+            plain.data_source, plain.mini_repeat_count, plain.batch_size, plain.repeat_count, plain.shuffle, plain.seed
+        )
+        return self._epoch_order.sampler
+
+    def _prompt_choice(self) -> PromptChoice:
+        """What draws the prompts, with what the bank knows of them."""
+        rows, args = self.train_dataset, self.args
+        if not isinstance(rows, Dataset):
+            raise InputError("weighted_sample and curriculum need a data set that is not streamed; leave them out")
+        correct_PK = rows[CORRECT_COLUMN] if CORRECT_COLUMN in rows.column_names else [[]] * len(rows)
+        return PromptChoice(
+            [self._key(dict(row)) for row in rows],
+            known_records(correct_PK),
+            strategy=args.sample_strategy or "uniform",
+            curriculum=args.curriculum,
+            seed=args.seed,
+        )
+
+    def _chosen(self, size: int) -> list[dict[str, Any]]:
+        """This process's rows of a batch whose prompts are drawn."""
+        assert self._choice is not None
+        groups = size * self.accelerator.num_processes // self.num_generations
+        places = self._choice.draw(groups, self.state.global_step / max(self.state.max_steps, 1))
+        keys = [self._choice.keys[place] for place in places]
+        for name, value in self._choice.metrics(keys).items():
+            self._metrics["train"][name].append(value)
+        assert isinstance(self.train_dataset, Dataset)
+        return [dict(self.train_dataset[places[i // self.num_generations]]) for i in self._positions(size)]
+
+    # -- rollouts ------------------------------------------------------------------------------------------------------
+
+    def _generate_single_turn(
+        self,
+        prompt_ids: Any,
+        images: Any,
+        multimodal_fields: Any,
+        num_generations: int,
+        has_tool_images: bool = False,
+        *,
+        positions: Sequence[int] | None = None,
+    ) -> tuple[list[list[int]], Any]:
+        """TRL's static generation with keyed noise, its other engines as they are, or what a refill has drawn."""
+        if self._drawn is not None:
+            drawn, self._drawn = self._drawn, None
+            return drawn.token_ids, drawn.logprobs
+        if self.use_vllm or self.use_transformers_continuous_batching or images is not None or self.tools:
+            token_ids, extra = super()._generate_single_turn(
+                prompt_ids, images, multimodal_fields, num_generations, has_tool_images
+            )
+            self._generated_tokens += sum(map(len, token_ids)) if self.model.training else 0
+            return token_ids, extra
+        purpose = "rollout" if self.model.training else "eval-rollout"
+        with (
+            unwrap_model_for_generation(
+                self.model_wrapped,
+                self.accelerator,
+                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,  # type: ignore[reportArgumentType]
+            ) as model,
+            self._dist.summon_full_params(self.model_wrapped, recurse=False),
+        ):
+            return self._draw(model, prompt_ids, purpose, positions), None
+
+    def _tokenize_prompts(self, prompts: list) -> tuple[Any, Any, dict[str, Any]]:
+        """Text prompts as bank and evaluation encode them; TRL encodes what has images or tools."""
+        if self._is_vlm or self.tools or self.environment_factories is not None:
+            return super()._tokenize_prompts(prompts)
+        options = self.args.template_options
+        return [encode_prompt(prompt, self._tokenizer, **options) for prompt in prompts], None, {}
+
+    def _draw(
+        self,
+        model: Any,
+        prompt_ids: Sequence[Sequence[int]],
+        purpose: str,
+        positions: Sequence[int] | None = None,
+    ) -> list[list[int]]:
+        """Completions of this process's rows; a row's seed does not depend on the number of processes.
+
+        Args:
+            model: The policy or the reference.
+            prompt_ids: The rows.
+            purpose: What they are for.
+            positions: Where the rows are in the batch of all processes; by default this process's share of it.
+        """
+        positions = self._positions(len(prompt_ids)) if positions is None else positions
+        seeds = [
+            sample_seed(self.args.seed, purpose, self.state.global_step, _digest(ids), position)
+            for ids, position in zip(prompt_ids, positions, strict=True)
+        ]
+        token_ids = generate_ids(
+            model,
+            prompt_ids,
+            seeds,
+            self.args.sampling,
+            eos_token_ids=self.eos_token_ids,
+            pad_token_id=self._tokenizer.pad_token_id,
+            cache_implementation=self.args.cache_implementation,
+        )
+        if purpose != "eval-rollout":  # an evaluation is no part of the training's cost
+            self._generated_tokens += sum(map(len, token_ids))
+        return token_ids
+
+    def _positions(self, size: int) -> range:
+        """Where this process's rows are in the batch of all processes."""
+        return range(self.accelerator.process_index * size, (self.accelerator.process_index + 1) * size)
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
+        rewards_BF = self._finite_rewards(inputs, prompts, completions, completion_ids_list)
+        tokens_B, truncated_B = self._lengths(completion_ids_list)
+        notes = self._notes(len(prompts))
+        self._captured = {
+            "rewards_BF": rewards_BF,
+            "correct_B": self._correct(rewards_BF, notes),
+            "notes": notes,
+            "truncated_B": truncated_B,
+            "tokens_B": tokens_B,
+        }
+        return rewards_BF
+
+    def _finite_rewards(self, rows: Any, prompts: Any, completions: Any, token_ids: Any) -> Tensor:
+        """TRL's rewards of all processes, shape (B, F); NaN where a function could not score."""
+        if not self._is_vlm and self._tokenizer.chat_template is not None:
+            options = self.args.template_options
+            rows = [
+                {**row, "prompt_opening": prompt_opening(row["prompt"], self._tokenizer, **options)} for row in rows
+            ]
+        rewards_BF = super()._calculate_rewards(rows, prompts, completions, token_ids)
+        for name, rewards_B in zip(self.reward_func_names, rewards_BF.T, strict=True):
+            check_finite_rewards(name, rewards_B.tolist())
+        return rewards_BF
+
+    def _score(self, rows: list[dict[str, Any]], token_ids: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Rewards (B, F) of completions of these rows, of all processes, and which are right (B,).
+
+        Nothing that reward functions log of them is kept.
+        """
+        prompts = [row["prompt"] for row in rows]
+        texts = self._tokenizer.batch_decode(token_ids, skip_special_tokens=True)
+        chat = is_conversational({"prompt": prompts[0]})
+        completions = [[{"role": "assistant", "content": text}] if chat else text for text in texts]
+        rewards_BF = self._finite_rewards(rows, prompts, completions, token_ids)
+        correct_B = self._correct(rewards_BF, self._notes(len(rows)))
+        # What reward functions log is about the completions that are trained on, which are scored later.
+        self._pending_extra_logs.clear()
+        self._pending_metrics.clear()
+        return rewards_BF, correct_B
+
+    def _correct(self, rewards_BF: Tensor, notes: Notes) -> Tensor:
+        """1 for a right completion, 0 for a wrong one, NaN where nothing says; shape (B,)."""
+        rewards = dict(zip(self.reward_func_names, rewards_BF.T.tolist(), strict=True))
+        return self._with_nan(self.args.judgement.correct(rewards, notes))
+
+    def _lengths(self, token_ids: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Completion tokens, and whether the limit cut them, of all processes; shape (B,)."""
+        device, ends = self.accelerator.device, (*self.eos_token_ids, self._tokenizer.pad_token_id)
+        tokens_b = torch.tensor([len(ids) for ids in token_ids], device=device)
+        truncated_b = torch.tensor([ids[-1] not in ends for ids in token_ids], device=device)
+        return _gather(tokens_b), _gather(truncated_b)
+
+    def _notes(self, size: int) -> Notes:
+        """What the reward functions have just logged of the completions of all processes, by column."""
+        mine = as_notes(self._pending_extra_logs, size, "a reward function")
+        rows = gather_object([{column: values[i] for column, values in mine.items()} for i in range(size)])
+        # Not every process need log every column, so the columns are those of all, in one order.
+        return {column: [row.get(column) for row in rows] for column in sorted({name for row in rows for name in row})}
+
+    def _total(self, rewards_BF: Tensor) -> Tensor:
+        """Weighted sum over reward functions, shape (B,); NaN where no function could score."""
+        total_B = (rewards_BF * self.reward_weights.to(rewards_BF.device)).nansum(1)
+        return total_B.masked_fill(rewards_BF.isnan().all(1), torch.nan)
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """TRL's loss, before its gradient is taken; one that is not finite ends the run."""
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        check_finite("loss", (loss[0] if isinstance(loss, tuple) else loss).item(), self.state.global_step + 1)
+        return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """The norm of the gradient, just before the optimizer's step; one that is not finite ends the run."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        if norm is not None and not self.args.fp16:  # whose scaler skips such steps
+            check_finite("gradient's norm", float(norm), self.state.global_step + 1)
+        return norm
+
+    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
+        """TRL's evaluation; means over completions are over all of them, not over the means of batches."""
+        self._held_out = []
+        output = super().evaluation_loop(dataloader, *args, **kwargs)
+        count = len(dataloader.dataset) * self.num_generations_eval if has_length(dataloader.dataset) else None
+        values = held_out_metrics(self._held_out, count, self.num_generations_eval, self.reward_func_names)
+        self._metrics["eval"].update({key: [value] for key, value in values.items()})
+        return output
+
+    # -- advantages ----------------------------------------------------------------------------------------------------
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        if not self.model.training:
+            output = super()._generate_and_score_completions(inputs)
+            correct_B, rewards_BF = self._captured["correct_B"], self._captured["rewards_BF"]
+            tokens_B, truncated_B = self._captured["tokens_B"], self._captured["truncated_B"]
+            self._held_out.append(HeldOutBatch(correct_B, self._total(rewards_BF), rewards_BF, tokens_B, truncated_B))
+            return output
+        if self._choice is not None:
+            inputs = self._chosen(len(inputs))
+        if self.objective.min_live_frac > 0:
+            inputs, reference = self._refilled(inputs)
+        else:
+            reference = self._reference(inputs)
+        output = super()._generate_and_score_completions(inputs)
+        scores = Scores(
+            rewards_BF=self._captured["rewards_BF"],
+            correct_B=self._captured["correct_B"],
+            tokens_B=self._captured["tokens_B"],
+            truncated_B=self._captured["truncated_B"],
+            reference=reference,
+        )
+        if self._choice is not None:
+            keys = gather_object([self._key(row) for row in inputs])
+            self._choice.observe(keys, scores.correct_B)
+        rewards_PG = self._total(scores.rewards_BF).view(-1, self.num_generations)
+        result = self._advantages(scores)
+        mask_bT = (
+            output["completion_mask"] * output["tool_mask"] if "tool_mask" in output else output["completion_mask"]
+        )
+        lengths_B = _gather(mask_bT.sum(1))
+        weights_B = completion_weights(lengths_B, self.objective.aggregation, self.args.sampling.max_completion_length)
+        # TRL divides by the tokens of the step, which is the token mean; other aggregations are relative to it.
+        scaled_B = result.augmented_PG.flatten() * (weights_B * lengths_B.sum().clamp(min=1))
+        first = self.accelerator.process_index * len(inputs)
+        output["advantages"] = scaled_B[first : first + len(inputs)]
+        self._log_signal(result, rewards_PG, reference, weights_B * lengths_B)
+        if self.objective.overlong_buffer:
+            limit, buffer = self.args.sampling.max_completion_length, self.objective.overlong_buffer
+            penalty = overlong_penalty(scores.tokens_B, limit, buffer).mean().item()
+            self._metrics["train"]["rollout/overlong_penalty"].append(penalty)
+        self._replace_logged(result)
+        if self.args.rollouts_dir is not None:
+            self._write_rollouts(inputs, result, reference, lengths_B)
+        return output
+
+    def _advantages(self, scores: Scores) -> Advantages:
+        """What the objective makes of a batch of all processes."""
+        groups = (-1, self.num_generations)
+        return augmented_advantages(
+            self.objective,
+            self._total(scores.rewards_BF).view(groups),
+            None if scores.reference is None else scores.reference.rewards_PK,
+            shift=self.state.global_step,
+            correct_PG=scores.correct_B.view(groups),
+            lengths_PG=scores.tokens_B.view(groups),
+            truncated_PG=scores.truncated_B.view(groups),
+            max_completion_length=self.args.sampling.max_completion_length,
+        )
+
+    def _refilled(self, inputs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], Reference | None]:
+        """The rows that are trained on, and their reference; TRL is handed their completions, drawn here."""
+        keys = gather_object([self._key(row) for row in inputs])
+        assert self.args.max_refill_rounds and isinstance(self.train_dataset, Dataset)
+        order = None if self._choice is None else self._choice.order("refill")
+        fresh = FreshPrompts(self.train_dataset, self._key, keys, self.args.seed, self.state.global_step, order)
+        result = refill(
+            self._roll_out(inputs, self._positions(len(inputs))),
+            num_generations=self.num_generations,
+            min_live_frac=self.objective.min_live_frac,
+            max_rounds=self.args.max_refill_rounds,
+            silent=lambda scores: silent_groups(self._advantages(scores).augmented_PG),
+            fresh=fresh.take,
+            roll_out=self._roll_out,
+        )
+        metrics, num_groups = self._metrics["train"], len(keys) // self.num_generations
+        metrics["rollout/refill_rounds"].append(result.num_rounds)
+        metrics["rollout/refilled_group_frac"].append(result.num_refilled / num_groups)
+        self._drawn = result.rollouts
+        return result.rollouts.rows, result.rollouts.scores.reference
+
+    def _roll_out(self, rows: list[dict[str, Any]], positions: Sequence[int]) -> Rollouts:
+        """Completions of rows that are at these positions in the batch of all processes, and what they are worth."""
+        prompts = copy.deepcopy([row["prompt"] for row in rows])
+        prompt_ids, images, fields = self._tokenize_prompts(prompts)
+        token_ids, logprobs = self._generate_single_turn(
+            prompt_ids, images, fields, self.num_generations, positions=positions
+        )
+        scores = Scores(*self._score(rows, token_ids), *self._lengths(token_ids), self._reference(rows, positions))
+        return Rollouts(rows, token_ids, logprobs, scores)
+
+    def _reference(self, inputs: list[dict[str, Any]], positions: Sequence[int] | None = None) -> Reference | None:
+        """What the reference is worth on the rows' prompts, or None when the objective reads none."""
+        if not self.objective.needs_reference:
+            return None
+        if self._reference_model is not None:
+            return self._live(inputs, positions)
+        # Data may bring reference rewards of its own, without verdicts.
+        unknown = [None] * len(inputs[0][REFERENCE_COLUMN])
+        columns = (
+            [row[REFERENCE_COLUMN] for row in inputs],
+            [row.get(CORRECT_COLUMN, unknown) for row in inputs],
+        )
+        tensors_bK = (self._with_nan(values) for values in columns)
+        return Reference(*(_gather(values_bK)[:: self.num_generations] for values_bK in tensors_bK))
+
+    def _with_nan(self, values: list) -> Tensor:
+        """The values as a tensor, None as NaN."""
+        return torch.tensor(np.array(values, dtype=np.float32), device=self.accelerator.device)
+
+    def _log_signal(
+        self, result: Advantages, rewards_PG: Tensor, reference: Reference | None, weights_B: Tensor
+    ) -> None:
+        groups, reference_PK = rewards_PG.shape, None if reference is None else reference.rewards_PK
+        correct_PG = self._captured["correct_B"].view(groups)
+        clipped = clipped_shares(self.objective, rewards_PG, reference_PK, shift=self.state.global_step)
+        shares = grading_shares(self.args.judgement, self.reward_func_names, self._captured["notes"])
+        zero_gradient = bool(silent_groups(result.augmented_PG).all())
+        values = {
+            **rollout_diagnostics(correct_PG, self._captured["tokens_B"].view(groups)),
+            "rollout/truncated_frac": self._captured["truncated_B"].float().mean().item(),
+            "signal/zero_gradient": float(zero_gradient),
+            **{f"grading/{name}": share for name, share in (shares._asdict() if shares else {}).items()},
+            **signal_diagnostics(result, rewards_PG, correct_PG, reference_PK),
+            **margin_diagnostics(result, weights_B.view(groups), clipped, reference_PK),
+        }
+        if reference is not None and not reference.correct_PK.isnan().all():
+            values |= difficulty_diagnostics(result, rewards_PG, correct_PG, reference.correct_PK)
+        for key, value in values.items():
+            self._metrics["train"][key].append(value)
+        # A total, which is not averaged over the batches of a step.
+        generated = torch.tensor([self._generated_tokens], device=self.accelerator.device)
+        self._metrics["train"]["rollout/generated_tokens"] = [int(_gather(generated).sum())]
+        self._silent_steps = self._silent_steps + 1 if zero_gradient else 0
+        if self._silent_steps in (1, 10, 100, 1000):
+            logger.warning(
+                "step %d: every augmented advantage is zero, so no reward is learnt from (%d in a row). Prompts are "
+                "too easy, too hard or cut off (truncated: %.0f%%).",
+                self.state.global_step,
+                self._silent_steps,
+                100 * values["rollout/truncated_frac"],
+            )
+
+    def _replace_logged(self, result: Advantages) -> None:
+        """Put the augmented advantages where TRL has just logged its own."""
+        augmented = result.augmented_PG.flatten().tolist()
+        logged = list(self._logs["advantages"])[: -len(augmented)]
+        self._logs["advantages"].clear()
+        self._logs["advantages"].extend(logged + augmented)
+
+    def _write_rollouts(
+        self, inputs: list[dict[str, Any]], result: Advantages, reference: Reference | None, lengths_B: Tensor
+    ) -> None:
+        rows = gather_object([{"answer": str(row.get("answer", "")), "key": self._key(row)} for row in inputs])
+        if not self.accelerator.is_main_process:
+            return
+        size = len(rows)
+        assert self.args.rollouts_dir is not None
+        write_rollouts(
+            Path(self.args.rollouts_dir),
+            step=self.state.global_step + 1,
+            append=self._rollouts_step == self.state.global_step,
+            num_generations=self.num_generations,
+            prompts=list(self._logs["prompt"])[-size:],
+            completions=list(self._logs["completion"])[-size:],
+            golds=[row["answer"] for row in rows],
+            keys=[row["key"] for row in rows],
+            rewards_BF=self._captured["rewards_BF"],
+            reward_names=self.reward_func_names,
+            notes=self._captured["notes"],
+            correct_B=self._captured["correct_B"],
+            total_B=self._total(self._captured["rewards_BF"]),
+            tokens_B=self._captured["tokens_B"],
+            loss_tokens_B=lengths_B,
+            truncated_B=self._captured["truncated_B"],
+            result=result,
+            reference_PK=None if reference is None else reference.rewards_PK,
+        )
+        self._rollouts_step = self.state.global_step
+
+    def _key(self, row: dict[str, Any]) -> str:
+        """The key of a row's prompt, under which a bank has it; a run without a bank stores the same."""
+        if row.get(KEY_COLUMN) is not None:
+            return row[KEY_COLUMN]
+        rendered = render_prompt(row["prompt"], self._tokenizer, **self.args.template_options)
+        return prompt_key(rendered, str(row.get("answer", "")))
+
+    # -- live reference ------------------------------------------------------------------------------------------------
+
+    def _live_reference(self) -> Any:
+        """The model that is sampled at every step as the reference."""
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            raise InputError("reference: live does not run under DeepSpeed or FSDP; build a bank, which runs anywhere")
+        model = self.accelerator.unwrap_model(self.model)
+        return live_reference(model, self.accelerator.device, follows=self.args.sync_ref_model)
+
+    def _live(self, inputs: list[dict[str, Any]], positions: Sequence[int] | None = None) -> Reference:
+        """One fresh reference completion per rollout, so K is G: the published sampling, done right."""
+        prompt_ids = self._tokenize_prompts(copy.deepcopy([row["prompt"] for row in inputs]))[0]
+        with as_reference(self._reference_model) as reference:
+            token_ids = self._draw(reference, prompt_ids, "reference", positions)
+        rewards_BF, correct_B = self._score(inputs, token_ids)
+        groups = (-1, self.num_generations)
+        return Reference(self._total(rewards_BF).view(groups), correct_B.view(groups))
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """TRL's evaluation; what comes back has all that was logged, by which the best model is chosen."""
+        metrics = super().evaluate(*args, **kwargs)
+        logged = self.state.log_history[-1] if self.state.log_history else {}
+        return {**{key: value for key, value in logged.items() if key.startswith("eval_")}, **metrics}
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        name = "eval_" + (self.args.metric_for_best_model or "").removeprefix("eval_")
+        if self.args.metric_for_best_model is not None and name not in metrics:
+            known = [key for key in metrics if key.startswith("eval_")]
+            raise InputError(
+                f"metric_for_best_model is {name}{nearest(name, known)}, which the evaluation does not have; it has "
+                f"{', '.join(sorted(known))}"
+            )
+        return super()._determine_best_metric(metrics, trial)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self._follows and self.args.should_save:
+            save_reference(self._reference_model, folder)
+        if self._choice is not None and self.args.should_save:
+            self._choice.save(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self._follows:
+            load_reference(self._reference_model, Path(resume_from_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self._choice is not None and checkpoint is not None:
+            self._choice.load(Path(checkpoint))
+
+
+def _required(dataset: Dataset | None) -> Dataset:
+    if dataset is None:
+        raise InputError("train_dataset is missing; pass a datasets.Dataset with the columns prompt and answer")
+    return dataset
+
+
+def _gather(tensor: Tensor) -> Tensor:
+    """The rows of all processes, in their order."""
+    gathered = gather(tensor)
+    assert isinstance(gathered, Tensor)
+    return gathered
+
+
+def _digest(token_ids: Sequence[int]) -> str:
+    return hashlib.sha256(repr(list(token_ids)).encode()).hexdigest()

@@ -1,0 +1,43 @@
+"""Samples and their scores as data; the reference bank is the frozen reference model's, built once and kept."""
+
+from aapo.bank.comparison import ScoreChange, compare_scores
+from aapo.bank.identity import (
+    BankIdentity,
+    SampleIdentity,
+    bank_identity,
+    differences,
+    digest,
+    reward_versions,
+    sample_identity,
+)
+from aapo.bank.reference import COLUMNS, ReferenceBank
+from aapo.bank.storage import STORED, ScoreSet, find_score_set, num_prompts, read_identity, sample_files, score_sets
+from aapo.bank.store import SampleStore, missing_prompts, newest_scores
+from aapo.bank.summary import BankSummary, constant_rewards, summarize
+
+__all__ = [
+    "COLUMNS",
+    "STORED",
+    "BankIdentity",
+    "BankSummary",
+    "ReferenceBank",
+    "SampleIdentity",
+    "SampleStore",
+    "ScoreChange",
+    "ScoreSet",
+    "bank_identity",
+    "compare_scores",
+    "constant_rewards",
+    "differences",
+    "digest",
+    "find_score_set",
+    "missing_prompts",
+    "newest_scores",
+    "num_prompts",
+    "read_identity",
+    "reward_versions",
+    "sample_files",
+    "sample_identity",
+    "score_sets",
+    "summarize",
+]

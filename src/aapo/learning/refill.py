@@ -1,0 +1,197 @@
+"""Dynamic sampling: before a batch is trained on, its groups without a gradient are drawn again with fresh prompts.
+
+Shapes: P prompts of a generation batch, G rollouts per prompt, K reference samples, F reward functions, B = P * G
+completions over all processes, b those of this process.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from math import ceil
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from datasets import Dataset
+from torch import Tensor
+
+from aapo.sampling import sample_seed
+
+Row = dict[str, Any]
+
+
+class Reference(NamedTuple):
+    """What the reference model's samples of prompts are worth.
+
+    Attributes:
+        rewards_PK: Weighted sums over the reward functions; NaN where none could score.
+        correct_PK: 1 for a right sample, 0 for a wrong one, NaN where nothing says.
+    """
+
+    rewards_PK: Tensor
+    correct_PK: Tensor
+
+
+class Scores(NamedTuple):
+    """What rollouts are worth, of all processes in their order.
+
+    Attributes:
+        rewards_BF: Each reward function's values; NaN where it could not score.
+        correct_B: 1 for a right completion, 0 for a wrong one, NaN where nothing says.
+        tokens_B: Completion tokens.
+        truncated_B: Whether the completion was cut at the token limit.
+        reference: Of the prompts; None where the objective reads none.
+    """
+
+    rewards_BF: Tensor
+    correct_B: Tensor
+    tokens_B: Tensor
+    truncated_B: Tensor
+    reference: Reference | None
+
+
+class Rollouts(NamedTuple):
+    """This process's rows with their completions, and the scores of those of all processes.
+
+    Attributes:
+        rows: The data set's rows, G equal ones a group.
+        token_ids: A completion a row.
+        logprobs: What the engine gives beside each completion; None where it gives nothing.
+        scores: Of all processes.
+    """
+
+    rows: list[Row]
+    token_ids: list[list[int]]
+    logprobs: list[Any] | None
+    scores: Scores
+
+
+class Refilled(NamedTuple):
+    """A batch after its refill, the rounds that it took, and the groups whose prompt is a fresh one."""
+
+    rollouts: Rollouts
+    num_rounds: int
+    num_refilled: int
+
+
+def refill(
+    rollouts: Rollouts,
+    *,
+    num_generations: int,
+    min_live_frac: float,
+    max_rounds: int,
+    silent: Callable[[Scores], Tensor],
+    fresh: Callable[[int], Sequence[Row]],
+    roll_out: Callable[[list[Row], list[int]], Rollouts],
+) -> Refilled:
+    """The batch with fresh prompts in the place of its silent groups.
+
+    While fewer than `min_live_frac` of the groups have a gradient, all that have none are drawn again, at most
+    `max_rounds` times; a group that is then still silent stays. Each round is split evenly over the processes, by whole
+    groups; where they do not divide, some draw the last group once more, which is thrown away. All processes take the
+    same decisions, because they see the same scores.
+
+    Args:
+        rollouts: The batch as it was first drawn.
+        num_generations: G.
+        min_live_frac: Share in [0, 1] of groups that must have a gradient.
+        max_rounds: How often groups are drawn again.
+        silent: True for each group without a gradient, shape (P,).
+        fresh: The next prompts that the batch does not have yet, at most so many; fewer where they run out.
+        roll_out: Draws and scores rows, given with their positions in the batch of all processes.
+    """
+    rows, token_ids = list(rollouts.rows), list(rollouts.token_ids)
+    logprobs, scores = None if rollouts.logprobs is None else list(rollouts.logprobs), rollouts.scores
+    first = PartialState().process_index * len(rows)
+    refilled: set[int] = set()
+    num_rounds = 0
+    while num_rounds < max_rounds:
+        silent_P = silent(scores).cpu()
+        dead = silent_P.nonzero().flatten().tolist()
+        if (len(silent_P) - len(dead)) / len(silent_P) >= min_live_frac:
+            break
+        prompts = fresh(len(dead))
+        if not prompts:
+            break
+        num_rounds += 1
+        groups = dead[: len(prompts)]
+        refilled |= set(groups)
+        positions = [group * num_generations + i for group in groups for i in range(num_generations)]
+        mine = _share(len(groups), num_generations)
+        drawn = roll_out([dict(prompts[i // num_generations]) for i in mine], [positions[i] for i in mine])
+        scores = _replaced(scores, drawn.scores, positions, groups)
+        drawn_ids = gather_object(drawn.token_ids)
+        drawn_logprobs = None if drawn.logprobs is None else gather_object(drawn.logprobs)
+        for i, position in enumerate(positions):
+            if first <= position < first + len(rows):
+                rows[position - first] = dict(prompts[i // num_generations])
+                token_ids[position - first] = drawn_ids[i]
+                if logprobs is not None and drawn_logprobs is not None:
+                    logprobs[position - first] = drawn_logprobs[i]
+    return Refilled(Rollouts(rows, token_ids, logprobs, scores), num_rounds, len(refilled))
+
+
+def _share(num_groups: int, num_generations: int) -> list[int]:
+    """Which rollouts of a round this process draws: an equal number of whole groups on each."""
+    state = PartialState()
+    size = ceil(num_groups / state.num_processes)
+    groups = [min(state.process_index * size + i, num_groups - 1) for i in range(size)]
+    return [group * num_generations + i for group in groups for i in range(num_generations)]
+
+
+def _replaced(scores: Scores, drawn: Scores, positions: list[int], groups: list[int]) -> Scores:
+    """The scores with those of the groups drawn again; what `drawn` has beyond them was drawn to fill a process."""
+
+    def put(old: Tensor, new: Tensor, index: list[int]) -> Tensor:
+        return old.index_copy(0, torch.tensor(index, device=old.device), new[: len(index)])
+
+    reference = None
+    if scores.reference is not None and drawn.reference is not None:
+        pairs = zip(scores.reference, drawn.reference, strict=True)
+        reference = Reference(*(put(old_PK, new_PK, groups) for old_PK, new_PK in pairs))
+    return Scores(
+        put(scores.rewards_BF, drawn.rewards_BF, positions),
+        put(scores.correct_B, drawn.correct_B, positions),
+        put(scores.tokens_B, drawn.tokens_B, positions),
+        put(scores.truncated_B, drawn.truncated_B, positions),
+        reference,
+    )
+
+
+class FreshPrompts:
+    """Prompts for a batch that has too many dead groups: those that it does not have, each once.
+
+    Their order is a function of (seed, step, the batch's prompts), whatever the number of processes; rounds go on where
+    the one before stopped.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset | Sequence[dict[str, Any]],
+        key: Callable[[dict[str, Any]], str],
+        batch_keys: Iterable[str],
+        seed: int,
+        step: int,
+        order: Sequence[int] | None = None,
+    ) -> None:
+        """Take the training data, what tells its rows apart, what the batch has, and the order where one is given."""
+        self.dataset = dataset
+        self.key = key
+        self.taken = set(batch_keys)
+        if order is None:
+            generator = torch.Generator()
+            generator.manual_seed(sample_seed(seed, "refill", step, *sorted(self.taken)))
+            order = torch.randperm(len(dataset), generator=generator).tolist()
+        self._left = iter(order)
+
+    def take(self, number: int) -> list[dict[str, Any]]:
+        """The next rows; fewer than `number` once every prompt is taken."""
+        rows = []
+        while len(rows) < number:
+            index = next(self._left, None)
+            if index is None:
+                break
+            row = dict(self.dataset[index])
+            if (key := self.key(row)) not in self.taken:
+                self.taken.add(key)
+                rows.append(row)
+        return rows
