@@ -33,7 +33,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads that spin
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
-from aapo.base import BaseModelConfig
+from aapo.base.config import BaseModelConfig
 from aapo.base.model import new_model, train_tokenizer
 from aapo.engines import generate_ids
 from aapo.engines.generation import SHED_FRAC

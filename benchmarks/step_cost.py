@@ -44,7 +44,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from aapo.backends.trl import AAPOConfig, AAPOTrainer
 from aapo.bank import ReferenceBank, bank_identity
-from aapo.base import BaseModelConfig
+from aapo.base.config import BaseModelConfig
 from aapo.base.model import new_model, train_tokenizer
 from aapo.engines import TransformersEngine, tokenizer_identity
 from aapo.files import write_json

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from aapo.base import BaseModelConfig, build_base
+from aapo.base.cache import build_base
+from aapo.base.config import BaseModelConfig
 from aapo.engines import TransformersEngine, load_model, load_tokenizer
 from aapo.grading import accuracy
 from aapo.objective import ALGORITHMS, augmented_advantages, completion_weights, policy_loss
@@ -27,7 +28,7 @@ from aapo.sampling import SamplingSettings, sample_seed
 from aapo.tasks import DataConfig, load_prompts, render_prompt
 
 # Group mean and deviation, a margin clipped to [-0.2, 0.28], cross-entropy, token mean. Others are other keys.
-AAPO = ALGORITHMS["aapo"]
+AAPO = ALGORITHMS["aapo"].objective
 MAX_COMPLETION_LENGTH = 64
 # The same task, and so the same base model in the cache, as the quickstart recipe.
 TASK: dict[str, Any] = {

@@ -2,15 +2,36 @@
 
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
 from aapo.errors import InputError, nearest
 
 Config = TypeVar("Config")
+
+
+class Rule(NamedTuple):
+    """Fields that do nothing with some settings.
+
+    Attributes:
+        names: The fields.
+        reason: Why they do nothing with these settings; None where they do something.
+        fix: What to do about it.
+    """
+
+    names: tuple[str, ...]
+    reason: Callable[[Any], str | None]
+    fix: str = "remove it"
+
+
+def inert(rules: Iterable[Rule], settings: Any, names: Iterable[str]) -> dict[str, str]:
+    """Those of the fields `names` that do nothing with `settings`, each with the reason."""
+    asked = list(names)
+    found = {name: rule.reason(settings) for rule in rules for name in rule.names if name in asked}
+    return {name: reason for name, reason in found.items() if reason is not None}
 
 
 def parse_flags(flags: Sequence[str]) -> dict[str, Any]:

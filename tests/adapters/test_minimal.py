@@ -11,7 +11,8 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 from aapo.backends.trl import AAPOConfig, AAPOTrainer
-from aapo.base.model import BaseModelConfig, new_model, train_tokenizer
+from aapo.base.config import BaseModelConfig
+from aapo.base.model import new_model, train_tokenizer
 from aapo.engines import TransformersEngine
 from aapo.objective import augmented_advantages
 from aapo.sampling import SamplingSettings

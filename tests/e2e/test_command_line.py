@@ -428,7 +428,7 @@ class TestBadInput:
         )
         assert "there are 2 training prompts and one batch takes 4" in refused(capsys, *train, "--num_train_prompts", 2)
         assert "is not divisible by num_generations 5" in refused(capsys, *train, "--num_generations", 5)
-        assert "margin_low is set to -0.1 but has no effect" in refused(
+        assert "margin_low is -0.1 but has no effect" in refused(
             capsys, *train, "--algorithm", "grpo", "--num_reference_samples", "null", "--margin_low", -0.1
         )
 

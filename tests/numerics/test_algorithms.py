@@ -10,9 +10,14 @@ import pytest
 import torch
 
 from aapo.errors import InputError
+from aapo.fields import inert
 from aapo.objective import (
     ALGORITHMS,
+    AXIS_RULES,
+    COLLECTION_FIELDS,
     OBJECTIVE_FIELDS,
+    Algorithm,
+    Collection,
     Objective,
     algorithms,
     augmented_advantages,
@@ -151,15 +156,16 @@ def test_every_named_algorithm_is_tested_here():
 
 
 def test_only_aapo_reads_reference_rewards():
-    assert [name for name, point in ALGORITHMS.items() if point.needs_reference] == ["aapo", "aapo-paired"]
+    assert [name for name, point in ALGORITHMS.items() if point.objective.needs_reference] == ["aapo", "aapo-paired"]
     assert Objective(margin="paired").needs_reference
 
 
 def test_no_shipped_algorithm_sets_a_field_that_does_nothing():
     default = Objective()
-    for point in ALGORITHMS.values():
+    for name in ALGORITHMS:
+        point = ALGORITHMS[name].objective
         changed = [field for field in OBJECTIVE_FIELDS if getattr(point, field) != getattr(default, field)]
-        assert [point.ineffective(field) for field in changed] == [None] * len(changed)
+        assert inert(AXIS_RULES, point, changed) == {}
 
 
 @pytest.mark.parametrize(
@@ -204,11 +210,12 @@ def test_no_shipped_algorithm_sets_a_field_that_does_nothing():
         ),
         ({"rescale_dead_groups": 1}, "rescale_dead_groups is 1; it must be true or false"),
         ({"rescale_dead_groups": "false"}, "rescale_dead_groups is 'false'; it must be true or false"),
-        ({"rescale_dead_groups": None}, "rescale_dead_groups is None; it must be true or false"),
     ],
 )
 def test_objective_refuses_a_wrong_value(fields, message):
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        if fields.keys() <= {*COLLECTION_FIELDS}:
+            Collection(**fields)
         Objective(**fields)
 
 
@@ -232,7 +239,7 @@ def test_objective_refuses_a_wrong_value(fields, message):
 )
 def test_objective_refuses_a_bound_that_is_not_a_finite_number(name, value, shown):
     with pytest.raises(InputError, match=f"^{name} is {shown}; it must be a finite number$"):
-        Objective(**{name: value})
+        (Collection if name in COLLECTION_FIELDS else Objective)(**{name: value})
 
 
 @pytest.mark.parametrize("baseline", ["none", "batch_mean"])
@@ -259,7 +266,7 @@ def test_objective_takes_a_bound_at_zero():
 def test_objective_replaces_fields_and_takes_none_for_unchanged():
     point = objective("aapo", scale="none", margin_high=0.5, margin_low=None, margin=None)
     assert point == Objective(scale="none", margin="expected", margin_low=-0.2, margin_high=0.5)
-    assert objective("aapo") == ALGORITHMS["aapo"]
+    assert objective("aapo") == ALGORITHMS["aapo"].objective
 
 
 def test_objective_refuses_an_unknown_name_and_names_the_nearest():
@@ -309,7 +316,7 @@ ABOUT_MARGIN, ABOUT_CLIP = {"margin_low", "margin_high"}, {"clip_low", "clip_hig
     ],
 )
 def test_ineffective_fields(point, ineffective):
-    assert {field for field in OBJECTIVE_FIELDS if point.ineffective(field)} == ineffective
+    assert set(inert(AXIS_RULES, point, OBJECTIVE_FIELDS)) == ineffective
 
 
 @pytest.mark.parametrize(
@@ -323,18 +330,19 @@ def test_ineffective_fields(point, ineffective):
     ],
 )
 def test_objective_refuses_a_change_without_effect(name, field, value, reason):
-    message = f"{field} is set to {value} but has no effect, because {reason}; remove it"
+    message = f"{field} is {value} but has no effect, because {reason}; remove it"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         objective(name, **{field: value})
 
 
 def test_a_change_may_make_another_effective():
     assert objective("grpo", margin="expected", margin_low=-0.1).margin_low == -0.1
-    with pytest.raises(InputError, match=re.escape("margin_low is set to -0.1 but has no effect")):
+    with pytest.raises(InputError, match=re.escape("margin_low is -0.1 but has no effect")):
         objective("aapo", margin="none", margin_low=-0.1)
 
 
 OWN = """
+from aapo.fields import inert
 from aapo.objective import Objective
 
 
@@ -359,7 +367,7 @@ def test_an_algorithm_of_a_users_own_file_is_found_by_its_place(own_file):
     assert {key: value for key, value in point.describe().items() if key != "advantage"} == {
         field: getattr(point, field) for field in OBJECTIVE_FIELDS if field != "advantage"
     }
-    message = "scale is set to none but has no effect, because the advantage is a function of its own; remove it"
+    message = "scale is 'none' but has no effect, because the advantage is a function of its own; remove it"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         objective(f"{own_file}:PLAIN", scale="none")
 
@@ -395,7 +403,7 @@ def registry(monkeypatch):
 def test_a_registered_algorithm_is_found_by_name(registry):
     point = Objective(baseline="leave_one_out", scale="none", margin="expected")
     register("mine", point)
-    assert registry["mine"] is point
+    assert registry["mine"] == Algorithm(point)
     assert objective("mine") == point
     assert objective("mine", margin_high=1.0).margin_high == 1
 

@@ -1,18 +1,18 @@
 """Algorithms in recipes and on their page: what a recipe makes of them, what it refuses, and that the page is true."""
 
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from aapo.backends.trl import AAPOConfig
-from aapo.backends.trl.config import OWN_NAMES, TRL_NAMES
 from aapo.errors import InputError
 from aapo.experiments.plan import make_plan
-from aapo.objective import ALGORITHMS, OBJECTIVE_FIELDS, Groups, Objective
+from aapo.objective import ALGORITHMS, COLLECTION_FIELDS, OBJECTIVE_FIELDS, Algorithm, Collection, Groups, Objective
 from aapo.recipe import load_recipe, resolve
+from aapo.recipe.training import AXIS_FIELDS, TrainingSettings
 from aapo.runs import RunDirectory
 
 ROOT = Path(__file__).parents[2]
@@ -31,9 +31,10 @@ def fences(text, language):
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_the_page_declares_each_algorithm_as_the_code_does(name):
     (declaration,) = fences(section(name), "python")
-    assert eval(declaration, {"Objective": Objective}) == ALGORITHMS[name]
+    declared = eval(declaration, {"Objective": Objective, "Algorithm": Algorithm, "Collection": Collection})
+    assert (Algorithm(declared) if isinstance(declared, Objective) else declared) == ALGORITHMS[name]
     (recipe,) = fences(section(name), "yaml")
-    assert resolve("r", BASICS | yaml.safe_load(recipe)).training.objective == ALGORITHMS[name]
+    assert resolve("r", BASICS | yaml.safe_load(recipe)).training.named == ALGORITHMS[name]
 
 
 def test_the_page_has_a_section_and_a_row_for_every_algorithm_and_no_other():
@@ -52,20 +53,21 @@ def test_the_pages_own_algorithm_is_the_example():
 def test_gspo_takes_the_margin_in_one_line():
     (composed,) = (yaml.safe_load(text) for text in fences(PAGE, "yaml") if "margin: expected" in text)
     recipe = resolve("r", BASICS | composed)
-    assert recipe.training.objective == replace(ALGORITHMS["gspo"], margin="expected") and recipe.uses_bank
+    assert recipe.training.objective == replace(ALGORITHMS["gspo"].objective, margin="expected") and recipe.uses_bank
 
 
 def test_every_axis_can_be_set_in_a_recipe_or_is_a_declarations_own():
-    assert {*TRL_NAMES.values(), *OWN_NAMES} == set(OBJECTIVE_FIELDS) - {"advantage", "reads_reference"}
+    assert set(AXIS_FIELDS) == set(OBJECTIVE_FIELDS) - {"advantage", "reads_reference"}
+    assert {*AXIS_FIELDS.values(), *COLLECTION_FIELDS} <= {item.name for item in fields(TrainingSettings)}
     changes = {
         "algorithm": "grpo", "importance_sampling_level": "sequence", "overlong_buffer": 0.1, "min_live_frac": 0.75,
         "max_refill_rounds": 2, "baseline": "batch_mean", "scale_rewards": "batch",
     }  # fmt: skip
     recipe = resolve("r", BASICS | changes)
     assert recipe.training.objective == replace(
-        ALGORITHMS["grpo"], ratio_level="sequence", overlong_buffer=0.1, min_live_frac=0.75, baseline="batch_mean",
-        scale="batch",
+        ALGORITHMS["grpo"].objective, ratio_level="sequence", overlong_buffer=0.1, baseline="batch_mean", scale="batch",
     )  # fmt: skip
+    assert recipe.training.collection == Collection(min_live_frac=0.75)
     assert recipe.training.max_refill_rounds == 2
 
 
@@ -101,8 +103,8 @@ def test_generations_factor_multiplies_rollouts_and_batch_once(given, expected):
         "generation_batch_size": expected[2], "max_refill_rounds": None,
     }  # fmt: skip
     # A configuration that is complete cannot be made again, so nothing is multiplied twice.
-    with pytest.raises(ValueError, match="can not be both configured"):
-        replace(args, learning_rate=1e-3)
+    with pytest.raises(InputError, match="are both set"):
+        replace(args, seed=1)
 
 
 def test_an_own_algorithm_resolves_and_its_run_directory_is_a_recipe(tmp_path):
@@ -118,7 +120,7 @@ def test_an_own_algorithm_resolves_and_its_run_directory_is_a_recipe(tmp_path):
 def test_refill_has_a_bound_where_there_is_a_refill():
     for name, point in ALGORITHMS.items():
         rounds = AAPOConfig(output_dir="x", algorithm=name, bf16=False).max_refill_rounds
-        assert rounds == (3 if point.min_live_frac else None)
+        assert rounds == (3 if point.collection.min_live_frac else None)
     assert AAPOConfig(output_dir="x", algorithm="dapo", min_live_frac=0.0, bf16=False).max_refill_rounds is None
 
 
@@ -128,7 +130,7 @@ def test_refill_has_a_bound_where_there_is_a_refill():
         ({"min_live_frac": 2}, "min_live_frac is 2.0; it must be a share of groups in [0, 1] (DAPO uses 1, GPG 0.5)"),
         (
             {"max_refill_rounds": 5},
-            "max_refill_rounds has no effect, because min_live_frac is 0; set min_live_frac, or remove it",
+            "max_refill_rounds is 5 but has no effect, because min_live_frac is 0; set min_live_frac, or remove it",
         ),
         (
             {"algorithm": "dapo", "max_refill_rounds": 0},
@@ -150,16 +152,16 @@ def test_refill_has_a_bound_where_there_is_a_refill():
         ),
         (
             {"sync_ref_model": True},
-            "sync_ref_model has no effect, because there is no reference model in memory to follow the policy; set "
-            "reference to live, or remove it",
+            "sync_ref_model is True but has no effect, because there is no reference model in memory to follow the "
+            "policy; set reference to live, or remove it",
         ),
         (
             {"reference": "live", "ref_model_sync_steps": 10},
-            "ref_model_sync_steps has no effect, because sync_ref_model is false; set it to true",
+            "ref_model_sync_steps is 10 but has no effect, because sync_ref_model is false; set it to true",
         ),
         (
             {"reference": "live", "ref_model_mixup_alpha": 1.0},
-            "ref_model_mixup_alpha has no effect, because sync_ref_model is false; set it to true",
+            "ref_model_mixup_alpha is 1.0 but has no effect, because sync_ref_model is false; set it to true",
         ),
         (
             {"reference": "live", "sync_ref_model": True, "ref_model_sync_steps": 0},

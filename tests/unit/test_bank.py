@@ -15,6 +15,7 @@ from aapo.engines import TransformersEngine, load_model, load_tokenizer, model_i
 from aapo.errors import AapoError, InputError
 from aapo.files import write_text
 from aapo.grading import Judge, accuracy, format
+from aapo.ranks import Ranks
 from aapo.sampling import SamplingSettings
 from aapo.scoring import as_prompt
 
@@ -112,7 +113,7 @@ def test_two_processes_build_the_bank_of_one(tmp_path, engine, identity, additio
 
     def build(rank):
         return ReferenceBank.build(
-            tmp_path / "two", addition, engines[rank], REWARDS, identity(), rank=rank, num_ranks=2, barrier=barrier.wait
+            tmp_path / "two", addition, engines[rank], REWARDS, identity(), ranks=Ranks(rank, 2, barrier.wait)
         )
 
     with ThreadPoolExecutor(2) as threads:

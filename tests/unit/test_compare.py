@@ -46,7 +46,7 @@ def test_runs_differ_in_algorithm_and_seed_only(recipe, tmp_path):
     # The margin and the bank are the recipe's own algorithm's.
     assert {key for key in aapo if aapo[key] != grpo.get(key)} == {"algorithm", "margin_low", "num_reference_samples"}
     assert set(grpo) <= set(aapo)
-    assert plan.runs[0].recipe.training.eval_steps == 2 and plan.runs[0].recipe.training.eval_on_start
+    assert plan.runs[0].recipe.trainer["eval_steps"] == 2 and plan.runs[0].recipe.trainer["eval_on_start"]
     assert plan.runs[3].path == tmp_path / "out" / "runs" / "grpo" / "seed-1"
 
 
@@ -65,7 +65,7 @@ def test_a_curve_of_no_points_evaluates_at_the_end_only(recipe, tmp_path):
 def test_flags_go_to_all_on_which_they_have_an_effect(recipe, tmp_path):
     plan = plan_of(recipe, tmp_path, flags=["--learning_rate", "1e-3", "--margin_high", "0.5"])
     aapo, grpo = (run.recipe for run in plan.runs[:2])
-    assert aapo.training.learning_rate == grpo.training.learning_rate == 1e-3
+    assert aapo.trainer["learning_rate"] == grpo.trainer["learning_rate"] == 1e-3
     assert aapo.training.objective.margin_high == 0.5 and "margin_high" not in grpo.given
 
 

@@ -107,7 +107,7 @@ def test_a_bank_is_read_where_something_reads_it():
     assert not recipe(algorithm="grpo").uses_bank
     assert not recipe(algorithm="grpo", weighted_sample=True, sample_strategy="soft").uses_bank
     weighted = {"algorithm": "grpo", "weighted_sample": True, "sample_strategy": "soft"}
-    assert recipe(**weighted, num_reference_samples=4).uses_bank
+    assert recipe(**weighted, sample_prior="bank", num_reference_samples=4).uses_bank
     assert recipe(algorithm="grpo", curriculum="easy_to_hard").uses_bank
     assert recipe(algorithm="grpo", max_reference_pass_rate=0.9).uses_bank
 
@@ -115,7 +115,7 @@ def test_a_bank_is_read_where_something_reads_it():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"sample_strategy": "hard"}, "sample_strategy has no effect, because weighted_sample is false"),
+        ({"sample_strategy": "hard"}, "sample_strategy is 'hard' but has no effect, because weighted_sample is false"),
         ({"weighted_sample": True}, "weighted_sample needs a sample_strategy; set it to one of uniform, hard"),
         ({"weighted_sample": True, "sample_strategy": "easy"}, "sample_strategy is 'easy'; it must be one of"),
         ({"curriculum": "hard_to_easy"}, "curriculum is 'hard_to_easy'; it must be easy_to_hard, or null"),

@@ -22,6 +22,7 @@ from aapo.evaluation import (
 from aapo.evaluation.evaluate import SAMPLE_COLUMNS
 from aapo.evaluation.votes import answer_classes
 from aapo.grading import BY_VERDICT, Judge, accuracy, format
+from aapo.ranks import Ranks
 from aapo.records import Completion
 from aapo.sampling import SamplingSettings
 
@@ -176,7 +177,7 @@ def test_shares_make_the_whole(tiny_folder, tmp_path):
     whole = evaluated(tiny_folder, tmp_path / "whole", scripted(tiny_folder, **SCRIPT), PROMPTS)
     job = job_of(tiny_folder, tmp_path / "shares", scripted(tiny_folder, **SCRIPT), PROMPTS)
     for rank in (1, 0):
-        job.sample(rank=rank, num_ranks=2)
+        job.sample(ranks=Ranks(rank, 2))
     assert job.collect().table.equals(whole.table)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from aapo.backends.trl.config import trainer_config
 from aapo.errors import InputError
 from aapo.recipe import load_recipe
 from aapo.recipe.importing import import_config, read_sources, recognise
@@ -293,8 +294,9 @@ def test_the_text_is_a_recipe_that_says_where_it_comes_from(tmp_path):
     shipped = load_recipe("qwen2.5-math-7b-simplelr")
     assert text.startswith("# From train.sh, AAPO.yaml (aapo).\n") and "# beta: only loads a reference model" in text
     assert recipe.training.objective == shipped.training.objective and recipe.data == shipped.data
+    args, theirs = trainer_config(recipe), trainer_config(shipped)
     for name in ("learning_rate", "num_train_epochs", "gradient_accumulation_steps", "warmup_steps", "seed"):
-        assert getattr(recipe.training, name) == getattr(shipped.training, name)
+        assert getattr(args, name) == getattr(theirs, name)
 
 
 def test_formats_are_recognised(tmp_path):

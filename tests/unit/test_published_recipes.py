@@ -3,9 +3,11 @@
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
+from aapo.backends.trl.config import trainer_config
 from aapo.errors import InputError
 from aapo.grading import reward_name
-from aapo.recipe import SHIPPED, load_recipe, shipped_recipes
+from aapo.recipe import load_recipe, shipped_recipes
+from aapo.recipe.recipe import SHIPPED
 
 PUBLISHED = [name for name in shipped_recipes() if name != "quickstart"]
 FULL = [name for name in PUBLISHED if not name.endswith("-lora")]
@@ -26,7 +28,7 @@ SETTINGS |= {f"llama-3.2-{size}-simplelr": SETTINGS["qwen2.5-math-7b-simplelr"] 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_papers_settings(name):
     recipe = load_recipe(name)
-    args = recipe.training
+    args = trainer_config(recipe)
     for field, value in SETTINGS[name].items():
         assert getattr(args, field) == value, field
     assert (args.learning_rate, args.num_generations, args.per_device_train_batch_size, args.seed) == (1e-6, 6, 6, 42)

@@ -10,8 +10,9 @@ import torch
 
 from aapo.backends.trl.checks import check_refill
 from aapo.errors import InputError
-from aapo.learning.refill import FreshPrompts, Reference, Rollouts, Scores, refill
-from aapo.training import refill as module
+from aapo.learning.refill import FreshPrompts, Reference, Rollouts, Scores, _share, refill
+from aapo.objective import Collection
+from aapo.ranks import Ranks
 
 G = 2
 
@@ -96,12 +97,8 @@ def test_when_fresh_prompts_run_out_the_first_dead_groups_get_them():
 
 
 @pytest.mark.parametrize(("num_groups", "num_processes"), [(4, 1), (4, 2), (3, 2), (4, 3), (1, 3)])
-def test_a_round_is_split_into_equal_numbers_of_whole_groups(monkeypatch, num_groups, num_processes):
-    shares = []
-    for index in range(num_processes):
-        state = SimpleNamespace(process_index=index, num_processes=num_processes)
-        monkeypatch.setattr(module, "PartialState", lambda state=state: state)
-        shares.append(module._share(num_groups, G))
+def test_a_round_is_split_into_equal_numbers_of_whole_groups(num_groups, num_processes):
+    shares = [_share(num_groups, G, Ranks(index, num_processes)) for index in range(num_processes)]
     assert len({len(share) for share in shares}) == 1
     together = [i for share in shares for i in share]
     assert together[: num_groups * G] == list(range(num_groups * G))
@@ -142,11 +139,12 @@ def test_the_order_of_fresh_prompts_is_a_function_of_seed_step_and_batch():
 )
 def test_a_refill_is_refused_where_completions_are_not_one_turn_of_text(addition, changes, reason):
     fields = {"tools": [], "environment_factories": None, "rollout_func": None, "_is_vlm": False}
-    trainer = SimpleNamespace(objective=SimpleNamespace(min_live_frac=0.5), train_dataset=addition, **fields)
+    args = SimpleNamespace(collection=Collection(min_live_frac=0.5))
+    trainer = SimpleNamespace(args=args, train_dataset=addition, **fields)
     check_refill(trainer)
     vars(trainer).update(changes)
     message = f"^min_live_frac is 0.5, and dead groups cannot be drawn again with {reason}; set min_live_frac to 0$"
     with pytest.raises(InputError, match=message):
         check_refill(trainer)
-    trainer.objective.min_live_frac = 0.0
+    args.collection = Collection()
     check_refill(trainer)

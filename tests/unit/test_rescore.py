@@ -28,6 +28,7 @@ from aapo.engines import load_tokenizer
 from aapo.errors import InputError
 from aapo.grading import accuracy, format, reward_function
 from aapo.named import module_at
+from aapo.ranks import Ranks
 from aapo.records import Completion
 
 TEXTS = ("<answer>{sum}</answer>", "<answer>0</answer>", "I do not know.", "The sum: {sum}")
@@ -205,8 +206,8 @@ def test_two_processes_rescore_as_one(build, files_of_two, tmp_path):
 
     def work(rank):
         return ReferenceBank.rescore(
-            tmp_path / "two", [lenient], on_done=lambda done, total: told[rank].append((done, total)), rank=rank,
-            num_ranks=2, barrier=barrier.wait,
+            tmp_path / "two", [lenient], on_done=lambda done, total: told[rank].append((done, total)),
+            ranks=Ranks(rank, 2, barrier.wait),
         )  # fmt: skip
 
     with ThreadPoolExecutor(2) as threads:
@@ -219,7 +220,7 @@ def test_two_processes_score_what_a_build_finds_unscored(build, engine, files_of
     build(accuracy, data=addition.select(range(4)))
     barrier = threading.Barrier(2, timeout=60)
     with ThreadPoolExecutor(2) as threads:
-        banks = list(threads.map(lambda rank: build(lenient, rank=rank, num_ranks=2, barrier=barrier.wait), range(2)))
+        banks = list(threads.map(lambda rank: build(lenient, ranks=Ranks(rank, 2, barrier.wait)), range(2)))
     assert engine.sampled == 32 and len(banks[0]) == 8 and rows_of(banks[0]) == rows_of(banks[1])
 
 

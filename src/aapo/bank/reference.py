@@ -9,7 +9,9 @@ from typing import Any, ClassVar, Self
 
 from datasets import Dataset
 
-from aapo.bank import BankIdentity, SampleStore, differences, find_score_set, sample_identity
+from aapo.bank.identity import BankIdentity, differences, sample_identity
+from aapo.bank.storage import find_score_set
+from aapo.bank.store import SampleStore
 from aapo.errors import InputError
 from aapo.grading import BY_VERDICT, Judge
 from aapo.records import Prompt

@@ -17,6 +17,7 @@ from aapo.bank.identity import BankIdentity, reward_versions, sample_identity
 from aapo.bank.storage import ScoreSet
 from aapo.errors import InputError
 from aapo.grading import VERDICT, Judge, RewardFunction, check_isolation
+from aapo.ranks import ALONE, Ranks
 from aapo.records import Engine, Prompt, Scores
 from aapo.scoring import as_prompt, check_columns, sample, score_groups
 from aapo.tasks import tasks_of
@@ -87,9 +88,7 @@ class SampleStore:
         template_options: dict[str, Any] | None = None,
         on_batch: OnDone = lambda done, total: None,
         prompts_per_file: int | None = None,
-        rank: int = 0,
-        num_ranks: int = 1,
-        barrier: Callable[[], None] = lambda: None,
+        ranks: Ranks = ALONE,
     ) -> Self:
         """Sample what the bank at `path` lacks of the data set's prompts, score what lacks scores, and open it.
 
@@ -105,9 +104,7 @@ class SampleStore:
             template_options: Passed to the chat template.
             on_batch: Called with the number of completions done, 0 at first, and the number to do, if there are any.
             prompts_per_file: Prompts sampled and stored at once, all that an interruption can cost; 64 by default.
-            rank: Index of this process.
-            num_ranks: Number of processes.
-            barrier: Waits for all processes.
+            ranks: This process and the others.
 
         Raises:
             InputError: The folder holds samples of another identity, and the message names each difference; or this
@@ -117,13 +114,11 @@ class SampleStore:
         check_isolation(reward_funcs, tasks_of(dataset))
         storage.claim(path, sample_identity(identity))
         _begin(path, reward_funcs)
-        barrier()
+        ranks.wait()
         scores = _begun(path, reward_funcs)
-        unscored = scores.unscored(storage.sample_files(path))[rank::num_ranks]
-        missing = missing_prompts(
-            path, dataset, engine.tokenizer, rank=rank, num_ranks=num_ranks, **(template_options or {})
-        )
-        barrier()  # so that no process counts what another has written meanwhile
+        unscored = ranks.share(scores.unscored(storage.sample_files(path)))
+        missing = missing_prompts(path, dataset, engine.tokenizer, ranks, **(template_options or {}))
+        ranks.wait()  # so that no process counts what another has written meanwhile
         num_samples = identity["num_samples"]
         count = _Count(num_samples * (storage.num_prompts(unscored) + len(missing)), on_batch)
         for file in unscored:
@@ -135,7 +130,7 @@ class SampleStore:
                 part, engine, num_samples=num_samples, seed=identity["seed"], purpose=cls.purpose, on_batch=count
             )
             _score_file(scores, storage.write_samples(path, part, completions_PK), reward_funcs)
-        barrier()
+        ranks.wait()
         return cls.open(path, identity["rewards"])
 
     @classmethod
@@ -145,9 +140,7 @@ class SampleStore:
         reward_funcs: Sequence[RewardFunction],
         *,
         on_done: OnDone = lambda done, total: None,
-        rank: int = 0,
-        num_ranks: int = 1,
-        barrier: Callable[[], None] = lambda: None,
+        ranks: Ranks = ALONE,
     ) -> Self:
         """Score all samples of the bank at `path` by these reward functions, without sampling, and open it.
 
@@ -157,9 +150,7 @@ class SampleStore:
             path: Folder of the bank.
             reward_funcs: Score; they are called as they were when the samples were drawn.
             on_done: Called with the number of completions done, 0 at first, and the number to do, if there are any.
-            rank: Index of this process.
-            num_ranks: Number of processes.
-            barrier: Waits for all processes.
+            ranks: This process and the others.
 
         Raises:
             InputError: There is no bank, or a reward function reads a column that the samples were drawn without.
@@ -167,14 +158,14 @@ class SampleStore:
         path = Path(path)
         num_samples = storage.read_identity(path)["num_samples"]
         _begin(path, reward_funcs)
-        barrier()
+        ranks.wait()
         scores = _begun(path, reward_funcs)
-        unscored = scores.unscored(storage.sample_files(path))[rank::num_ranks]
-        barrier()
+        unscored = ranks.share(scores.unscored(storage.sample_files(path)))
+        ranks.wait()
         count = _Count(num_samples * storage.num_prompts(unscored), on_done)
         for file in unscored:
             count(_score_file(scores, file, reward_funcs) * num_samples)
-        barrier()
+        ranks.wait()
         return cls.open(path, reward_versions(reward_funcs))
 
     def correct(self, key: str, judge: Judge) -> list[float | None]:
@@ -236,7 +227,7 @@ def newest_scores(path: Path, but: ScoreSet | None = None) -> ScoreSet | None:
 
 
 def missing_prompts(
-    path: Path, dataset: Dataset, tokenizer: Any, *, rank: int = 0, num_ranks: int = 1, **template_options: Any
+    path: Path, dataset: Dataset, tokenizer: Any, ranks: Ranks = ALONE, **template_options: Any
 ) -> list[Prompt]:
     """One process's share of the data set's distinct prompts, less those that the store at `path` has sampled.
 
@@ -245,7 +236,7 @@ def missing_prompts(
     present = storage.sample_keys(path)
     prompts = (as_prompt(dict(row), tokenizer, **template_options) for row in dataset)
     distinct = list({prompt.key: prompt for prompt in prompts}.values())
-    return [prompt for prompt in distinct[rank::num_ranks] if prompt.key not in present]
+    return [prompt for prompt in ranks.share(distinct) if prompt.key not in present]
 
 
 class _Count:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
-from aapo.base.model import BaseModelConfig
+from aapo.base.config import BaseModelConfig
 from aapo.base.warmup import WarmupState, warm_up
 from aapo.files import write_folder, write_json
 from aapo.runs import cache_folder

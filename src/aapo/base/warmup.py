@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-from aapo.base.model import BaseModelConfig, new_model, train_tokenizer
+from aapo.base.config import BaseModelConfig
+from aapo.base.model import new_model, train_tokenizer
 from aapo.base.worked import worked_solution
 from aapo.engines import TransformersEngine
 from aapo.errors import AapoError

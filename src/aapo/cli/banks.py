@@ -6,7 +6,6 @@ from pathlib import Path
 
 import datasets
 import yaml
-from accelerate import PartialState
 from transformers.utils import logging as transformers_logging
 
 from aapo.bank import (
@@ -27,6 +26,7 @@ from aapo.errors import InputError
 from aapo.fields import parse_flags
 from aapo.grading import Judge, RewardFunction
 from aapo.progress import console, told_progress
+from aapo.ranks import launched
 from aapo.recipe import load_recipe, reward_functions
 from aapo.training.banks import prepare_bank
 from aapo.training.models import load_recipe_tokenizer, prepare_model
@@ -48,7 +48,7 @@ def build(source: str, flags: Sequence[str], output: Path | None, engine: str = 
     tokenizer = load_recipe_tokenizer(recipe, path, recipe.model.model_revision)
     named = Path(recipe.run.reference_bank) if recipe.run.reference_bank else None
     bank = prepare_bank(recipe, training_prompts(recipe, tokenizer), tokenizer, output or named, engine)
-    if PartialState().is_main_process:
+    if launched().is_main:
         _print_bank(bank, recipe.training.judgement)
 
 
@@ -63,23 +63,21 @@ def rescore(path: Path, names: str | None, kwargs: str | None, failure: str) -> 
     """Score a bank's samples by other reward functions, or newer versions of its own, and print what changes."""
     read_identity(path)
     functions = _functions(path, names, kwargs, failure)
-    versions, state = reward_versions(functions), PartialState(cpu=True)  # scoring is work for the CPU
+    versions, ranks = reward_versions(functions), launched(cpu=True)  # scoring is work for the CPU
     scores, samples = find_score_set(path, versions), sample_files(path)
     if scores is not None and not scores.unscored(samples):
-        if state.is_main_process:
+        if ranks.is_main:
             console.print(f"{scores.path} is complete, by {', '.join(versions.values())}; nothing to do", markup=False)
         return
     earlier = newest_scores(path, but=scores)
-    with told_progress("rescoring", visible=state.is_main_process) as tell:
+    with told_progress("rescoring", visible=ranks.is_main) as tell:
         bank = ReferenceBank.rescore(
             path,
             functions,
             on_done=tell,
-            rank=state.process_index,
-            num_ranks=state.num_processes,
-            barrier=state.wait_for_everyone,
+            ranks=ranks,
         )
-    if state.is_main_process:
+    if ranks.is_main:
         before = None if earlier is None else ReferenceBank.open(path, earlier.rewards)
         for change in compare_scores(before, bank):
             _print_change(change)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
-from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers.utils import logging as transformers_logging
 
@@ -14,6 +13,7 @@ from aapo.errors import AapoError, InputError
 from aapo.evaluation import result_rows, score_table
 from aapo.fields import parse_flags
 from aapo.progress import console
+from aapo.ranks import launched
 from aapo.recipe import Recipe, load_recipe
 from aapo.reporting import write_report
 from aapo.training import train as train_recipe
@@ -25,7 +25,7 @@ datasets.disable_progress_bars()
 
 
 def _main_process() -> bool:
-    return PartialState().is_main_process
+    return launched().is_main
 
 
 def train(source: str, flags: Sequence[str], *, dry_run: bool, resume: bool) -> None:

@@ -50,6 +50,7 @@ from aapo.fields import field_types, parse_flags, typed
 from aapo.files import write_text
 from aapo.grading import Judge, RewardFunction, check_isolation, reward_name, with_convention
 from aapo.progress import console, told_progress
+from aapo.ranks import Ranks, launched
 from aapo.recipe import Recipe, load_recipe, reward_functions
 from aapo.records import Engine
 from aapo.reporting import write_report
@@ -119,7 +120,7 @@ def evaluate_models(models: Sequence[str], options: Options, flags: Sequence[str
     dev_tasks = [_task(name, recipe, protocol, changes) for name in options.dev_tasks]
     candidates = [*sources, *([others] if isinstance(others, ModelSource) and others not in sources else [])]
     jobs = [job for source in candidates for job in Candidate(source, protocol, options).sample([*tasks, *dev_tasks])]
-    if not PartialState().is_main_process:
+    if not launched().is_main:
         return
     if options.share is not None:
         console.print("this share is sampled; when all are, the same command without --share collects them")
@@ -313,11 +314,11 @@ class Candidate:
 
     def sample(self, tasks: Sequence[Task]) -> list[EvaluationJob]:
         """The jobs of the tasks, after sampling what is missing; each process, or this call's share, does its part."""
-        state, jobs = PartialState(), [self.job(task) for task in tasks]
-        rank, num_ranks = self.options.share or (state.process_index, state.num_processes)
+        jobs = [self.job(task) for task in tasks]
+        ranks = launched() if self.options.share is None else Ranks(*self.options.share)
         for job in jobs:
-            with told_progress(f"{job.model} on {job.task}", visible=state.is_main_process) as tell:
-                job.sample(tell, rank=rank, num_ranks=num_ranks, barrier=state.wait_for_everyone)
+            with told_progress(f"{job.model} on {job.task}", visible=ranks.is_main) as tell:
+                job.sample(tell, ranks=ranks)
         return jobs
 
     def _load(self, batch_size: int) -> Engine:

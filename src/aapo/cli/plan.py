@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from accelerate import PartialState
 from rich import box
 from rich.table import Table
 
@@ -12,6 +11,7 @@ from aapo.engines.loading import is_hub_name
 from aapo.errors import InputError
 from aapo.grading import reward_name
 from aapo.progress import console
+from aapo.ranks import launched
 from aapo.recipe import Recipe
 from aapo.runs import RunDirectory
 from aapo.tasks import encode_prompt
@@ -116,8 +116,8 @@ def _print_memory(recipe: Recipe, path: str, prompt_tokens: int) -> None:
         console.print(f"memory: needs the config of {path}, which is not here; give a local folder", markup=False)
         return
     columns: list[tuple[Layout, int]] = [(name, 1 if name == "single" else NUM_GPUS) for name in LAYOUTS]
-    if PartialState().num_processes > 1:
-        columns = [(name, PartialState().num_processes) for name in LAYOUTS if name != "single"]
+    if launched().count > 1:
+        columns = [(name, launched().count) for name in LAYOUTS if name != "single"]
     found = {column: estimate(recipe, shape, prompt_tokens, *column) for column in columns}
     spread = max(count for _, count in columns)
     title = f"memory on each GPU, GiB, {spread} of them by each launcher (docs/memory.md)"

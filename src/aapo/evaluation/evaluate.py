@@ -22,6 +22,7 @@ from aapo.evaluation.votes import answer_classes
 from aapo.files import write_parquet
 from aapo.grading import BY_VERDICT, GRADED, VERDICT, Judge, RewardFunction, reward_name
 from aapo.messages import last_question
+from aapo.ranks import ALONE, Ranks
 from aapo.records import Engine
 from aapo.scoring import as_prompt
 from aapo.tasks import PROBLEM_KEY, prompt_key
@@ -186,17 +187,13 @@ class EvaluationJob:
         self,
         on_batch: Callable[[int, int], None] = lambda done, total: None,
         *,
-        rank: int = 0,
-        num_ranks: int = 1,
-        barrier: Callable[[], None] = lambda: None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Sample and grade what is not there yet, this process its share.
 
         Args:
             on_batch: Called with the number of completions done and to do.
-            rank: Index of this process.
-            num_ranks: Number of processes.
-            barrier: Waits for all processes.
+            ranks: This process and the others.
         """
         EvaluationStore.build(
             self.path,
@@ -207,9 +204,7 @@ class EvaluationJob:
             template_options=dict(self.template_options),
             on_batch=on_batch,
             prompts_per_file=max(1, self.engine.batch_size // self.identity["num_samples"]),
-            rank=rank,
-            num_ranks=num_ranks,
-            barrier=barrier,
+            ranks=ranks,
         )
 
     def collect(self) -> Evaluation:

@@ -4,18 +4,19 @@ import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
 
-from aapo.backends.trl.config import TRL_NAMES, unread_fields
 from aapo.errors import InputError, nearest
 from aapo.fields import parse_flags
 from aapo.files import write_json, write_text
-from aapo.objective import OBJECTIVE_FIELDS, objective
-from aapo.recipe.recipe import BANK_FIELDS, CHOICE_FIELDS, Recipe, RunConfig, load_recipe, resolve
+from aapo.objective import COLLECTION_FIELDS
+from aapo.recipe import Recipe, load_recipe, resolve, set_field
+from aapo.recipe.effects import CHOICE_FIELDS
+from aapo.recipe.training import AXIS_FIELDS
 from aapo.runs import RunDirectory
 
 Match = Literal["steps", "tokens", "seconds"]
@@ -23,7 +24,8 @@ BUDGET_FIELDS = {"tokens": "max_generated_tokens", "seconds": "max_training_seco
 PLAN, RUNS = "comparison.json", "runs"
 # Set by the comparison itself.
 OWN_FIELDS = ("algorithm", "seed", "output_dir", *BUDGET_FIELDS.values())
-_OWN_NAMES = {**{name: name for name in OBJECTIVE_FIELDS}, **TRL_NAMES}
+# What an algorithm brings along.
+ALGORITHM_FIELDS = (*AXIS_FIELDS.values(), *COLLECTION_FIELDS)
 
 
 @dataclass(frozen=True)
@@ -138,14 +140,16 @@ def make_plan(
     variants = [
         variant
         for algorithm in algorithms
-        for variant in _variants(algorithm, {key: list(values) for key, values in (sweep or {}).items()})
+        for variant in _variants(base, algorithm, {key: list(values) for key, values in (sweep or {}).items()}, given)
     ]
     amount = {BUDGET_FIELDS[match]: int(budget) if match == "tokens" else budget} if budget else {}
     runs = []
     for seed, variant in itertools.product(seeds, variants):
-        fields = {**_fields(base, variant, given), **amount, "seed": seed}
-        recipe = _with_curve(_resolved(base.name, fields, variant), curve_points, variant)
+        recipe = _with_curve(_resolved(base, variant, {**given, **amount, "seed": seed}), curve_points, variant)
         runs.append(PlannedRun(variant, seed, recipe, folder / RUNS / variant.folder / f"seed-{seed}"))
+    for key in (*given, *(sweep or {})):
+        if not any(key.split(".")[0] in run.recipe.given for run in runs):
+            raise InputError(f"--{key} has no effect on any of {', '.join(algorithms)}; remove it")
     steps = runs[0].recipe.training.max_steps
     plan = Plan(folder, base.name, variants, list(seeds), match, float(budget or steps), runs)
     _check_folder(plan)
@@ -169,39 +173,34 @@ def _check(algorithms: Sequence[str], seeds: Sequence[int], base: Recipe, match:
         raise InputError("the recipe holds no prompts out (num_eval_prompts is 0), so there is nothing to compare on")
 
 
-def _effect(algorithm: str, field: str) -> bool:
-    """Whether a field does something to an algorithm; fields outside the objective always do."""
-    return field not in _OWN_NAMES or objective(algorithm).ineffective(_OWN_NAMES[field]) is None
-
-
-def _variants(algorithm: str, sweep: Mapping[str, list[Any]]) -> list[Variant]:
-    """One variant a combination of the swept fields that the algorithm reads."""
-    fields = [field for field in sweep if _effect(algorithm, field)]
+def _variants(base: Recipe, algorithm: str, sweep: Mapping[str, list[Any]], given: Mapping[str, Any]) -> list[Variant]:
+    """One variant a combination of the swept fields that have an effect on the algorithm."""
+    fields = [
+        field
+        for field, values in sweep.items()
+        if field in _resolved(base, Variant(algorithm, {field: values[0]}), given).given
+    ]
     return [
         Variant(algorithm, dict(zip(fields, values, strict=True)))
         for values in itertools.product(*(sweep[field] for field in fields))
     ]
 
 
-def _fields(base: Recipe, variant: Variant, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe's fields for a variant."""
+def _resolved(base: Recipe, variant: Variant, given: Mapping[str, Any]) -> Recipe:
+    """The recipe for a variant: what the base recipe says of its own algorithm's objective stays with that one.
+
+    Raises:
+        InputError: It cannot be; the message names the variant.
+    """
     own = variant.algorithm == base.training.algorithm
-    fields = {key: value for key, value in base.given.items() if own or key not in _OWN_NAMES}
-    fields |= {key: value for key, value in given.items() if _effect(variant.algorithm, key.split(".")[0])}
+    fields = {key: value for key, value in base.given.items() if own or key not in ALGORITHM_FIELDS}
+    for path, value in given.items():
+        set_field(fields, path, value)
     fields |= {**variant.settings, "algorithm": variant.algorithm}
-    point = objective(variant.algorithm, **{own: fields.get(key) for key, own in _OWN_NAMES.items() if key in fields})
-    unread = unread_fields(point, beta=float(fields.get("beta") or 0))
-    if any(fields.get(name) not in (None, False) for name in CHOICE_FIELDS):
-        # All variants choose their prompts by one bank, those without a margin as well.
-        fields.setdefault("num_reference_samples", RunConfig.num_reference_samples)
-    elif not point.needs_reference or fields.get("reference", "bank") != "bank":
-        unread |= set(BANK_FIELDS)
-    return {key: value for key, value in fields.items() if key not in unread}
-
-
-def _resolved(name: str, fields: Mapping[str, Any], variant: Variant) -> Recipe:
+    if fields.get("weighted_sample") and any(fields.get(name) not in (None, False) for name in CHOICE_FIELDS):
+        fields.setdefault("sample_prior", "bank")  # all variants choose their prompts by one bank
     try:
-        return resolve(name, dict(fields))
+        return resolve(base.name, fields, drop=True)
     except InputError as error:
         raise InputError(f"{variant.label}: {error}") from error
 
@@ -212,7 +211,7 @@ def _with_curve(recipe: Recipe, points: int, variant: Variant) -> Recipe:
         return recipe
     every = max(1, recipe.training.max_steps // points)
     curve = {"eval_strategy": "steps", "eval_steps": every, "eval_on_start": True, "num_generations_eval": 1}
-    return _resolved(recipe.name, {**curve, **recipe.given}, variant)
+    return _resolved(replace(recipe, given={**curve, **recipe.given}), variant, {})
 
 
 def _check_folder(plan: Plan) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from aapo.evaluation import Estimate, share_interval, student_reach
 from aapo.objective import completion_weights, silent_groups
 from aapo.objective.advantages import SILENCE
-from aapo.objective.algorithms import Aggregation
+from aapo.objective.space import Aggregation
 
 CORRELATIONS = ("correlation", "correlation_within_steps", "token_cosine")
 _CONSTANT = 1e-12

@@ -34,18 +34,18 @@ class Record(NamedTuple):
     samples: float = 0.0
 
 
-def check_strategy(weighted: bool, strategy: str | None, curriculum: str | None) -> None:
+def check_strategy(weighted: bool, strategy: str | None, prior: str | None, curriculum: str | None) -> None:
     """Check the settings.
 
     Raises:
-        InputError: One is unknown or has no effect.
+        InputError: One is unknown or missing.
     """
     if strategy is not None and strategy not in STRATEGIES:
         raise InputError(f"sample_strategy is {strategy!r}; it must be one of {', '.join(STRATEGIES)}")
-    if strategy is not None and not weighted:
-        raise InputError("sample_strategy has no effect, because weighted_sample is false; set it to true")
     if weighted and strategy is None:
         raise InputError(f"weighted_sample needs a sample_strategy; set it to one of {', '.join(STRATEGIES)}")
+    if prior not in (None, "bank"):
+        raise InputError(f"sample_prior is {prior!r}; it must be bank, or null")
     if curriculum is not None and curriculum not in CURRICULA:
         raise InputError(f"curriculum is {curriculum!r}; it must be {' or '.join(CURRICULA)}, or null")
 

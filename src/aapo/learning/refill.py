@@ -9,11 +9,10 @@ from math import ceil
 from typing import Any, NamedTuple
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
 
+from aapo.ranks import ALONE, Ranks
 from aapo.sampling import sample_seed
 
 Row = dict[str, Any]
@@ -82,6 +81,7 @@ def refill(
     silent: Callable[[Scores], Tensor],
     fresh: Callable[[int], Sequence[Row]],
     roll_out: Callable[[list[Row], list[int]], Rollouts],
+    ranks: Ranks = ALONE,
 ) -> Refilled:
     """The batch with fresh prompts in the place of its silent groups.
 
@@ -98,10 +98,11 @@ def refill(
         silent: True for each group without a gradient, shape (P,).
         fresh: The next prompts that the batch does not have yet, at most so many; fewer where they run out.
         roll_out: Draws and scores rows, given with their positions in the batch of all processes.
+        ranks: This process and the others.
     """
     rows, token_ids = list(rollouts.rows), list(rollouts.token_ids)
     logprobs, scores = None if rollouts.logprobs is None else list(rollouts.logprobs), rollouts.scores
-    first = PartialState().process_index * len(rows)
+    first = ranks.index * len(rows)
     refilled: set[int] = set()
     num_rounds = 0
     while num_rounds < max_rounds:
@@ -116,11 +117,11 @@ def refill(
         groups = dead[: len(prompts)]
         refilled |= set(groups)
         positions = [group * num_generations + i for group in groups for i in range(num_generations)]
-        mine = _share(len(groups), num_generations)
+        mine = _share(len(groups), num_generations, ranks)
         drawn = roll_out([dict(prompts[i // num_generations]) for i in mine], [positions[i] for i in mine])
         scores = _replaced(scores, drawn.scores, positions, groups)
-        drawn_ids = gather_object(drawn.token_ids)
-        drawn_logprobs = None if drawn.logprobs is None else gather_object(drawn.logprobs)
+        drawn_ids = ranks.gather(drawn.token_ids)
+        drawn_logprobs = None if drawn.logprobs is None else ranks.gather(drawn.logprobs)
         for i, position in enumerate(positions):
             if first <= position < first + len(rows):
                 rows[position - first] = dict(prompts[i // num_generations])
@@ -130,11 +131,10 @@ def refill(
     return Refilled(Rollouts(rows, token_ids, logprobs, scores), num_rounds, len(refilled))
 
 
-def _share(num_groups: int, num_generations: int) -> list[int]:
+def _share(num_groups: int, num_generations: int, ranks: Ranks) -> list[int]:
     """Which rollouts of a round this process draws: an equal number of whole groups on each."""
-    state = PartialState()
-    size = ceil(num_groups / state.num_processes)
-    groups = [min(state.process_index * size + i, num_groups - 1) for i in range(size)]
+    size = ceil(num_groups / ranks.count)
+    groups = [min(ranks.index * size + i, num_groups - 1) for i in range(size)]
     return [group * num_generations + i for group in groups for i in range(num_generations)]
 
 

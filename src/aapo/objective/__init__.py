@@ -11,10 +11,11 @@ from aapo.objective.advantages import (
 )
 from aapo.objective.algorithms import (
     ALGORITHMS,
-    OBJECTIVE_FIELDS,
-    AdvantageFunction,
-    Groups,
-    Objective,
+    AXIS_RULES,
+    COLLECTION_FIELDS,
+    Algorithm,
+    Collection,
+    algorithm,
     objective,
     register,
 )
@@ -28,18 +29,24 @@ from aapo.objective.diagnostics import (
 )
 from aapo.objective.losses import completion_weights, policy_loss, token_losses
 from aapo.objective.margins import MARGINS, Margin, MarginFunction, expected_margin, paired_margin, register_margin
+from aapo.objective.space import OBJECTIVE_FIELDS, AdvantageFunction, Groups, Objective
 
 __all__ = [
     "ALGORITHMS",
+    "AXIS_RULES",
+    "COLLECTION_FIELDS",
     "MARGINS",
     "OBJECTIVE_FIELDS",
     "AdvantageFunction",
     "Advantages",
+    "Algorithm",
     "ClippedShares",
+    "Collection",
     "Groups",
     "Margin",
     "MarginFunction",
     "Objective",
+    "algorithm",
     "augmented_advantages",
     "clipped_shares",
     "completion_weights",

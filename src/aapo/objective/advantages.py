@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from aapo.objective.algorithms import AdvantageFunction, Baseline, Groups, Objective, Scale
 from aapo.objective.margins import check_values, margin_of
+from aapo.objective.space import AdvantageFunction, Baseline, Groups, Objective, Scale
 
 EPSILON = 1e-4
 # Below this an augmented advantage is float32 rounding noise of a margin whose differences cancel.

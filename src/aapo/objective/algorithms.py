@@ -1,155 +1,42 @@
-"""The space of objectives, and the named algorithms as points in it.
+"""The named algorithms: points in the space of objectives, and how each collects its rollouts.
 
-An objective is a choice along independent axes; a named algorithm is one `Objective`. A new algorithm is one more
-declaration: passed to `register`, or named in a recipe by the file that it stands in.
-
-Shapes: P prompts, G rollouts per prompt, K reference samples per prompt.
+A new algorithm is one more declaration: passed to `register`, or named in a recipe by the file that it stands in.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from math import isfinite
-from typing import Any, Literal, NamedTuple, get_args
-
-from torch import Tensor
+from typing import Any
 
 from aapo.errors import InputError, nearest
+from aapo.fields import Rule, inert
 from aapo.named import load_named
-from aapo.objective.margins import MarginFunction, margin_function
-
-Baseline = Literal["group_mean", "leave_one_out", "batch_mean", "none"]
-Scale = Literal["group", "batch", "none"]
-Loss = Literal["cross_entropy", "clipped_surrogate"]
-RatioLevel = Literal["token", "sequence"]
-Aggregation = Literal["token_mean", "sequence_mean", "constant"]
-
-
-class Groups(NamedTuple):
-    """What an advantage function gets: the scored rollouts of a generation batch, over all processes.
-
-    In training all fields are set but `reference_rewards_PK`, which needs a margin or `reads_reference`. Where
-    advantages are computed from rewards alone, the others are None.
-
-    Attributes:
-        rewards_PG: The weighted sum of the reward functions, the overlong penalty included; NaN where none could score.
-        reference_rewards_PK: The reference model's rewards on the same prompts, without a penalty; NaN likewise.
-        correct_PG: 1 for a right completion, 0 for a wrong one, NaN where nothing says.
-        lengths_PG: Completion tokens.
-        truncated_PG: True where the completion was cut at the token limit.
-        max_completion_length: The token limit of a completion.
-    """
-
-    rewards_PG: Tensor
-    reference_rewards_PK: Tensor | None = None
-    correct_PG: Tensor | None = None
-    lengths_PG: Tensor | None = None
-    truncated_PG: Tensor | None = None
-    max_completion_length: int | None = None
-
-
-AdvantageFunction = Callable[[Groups], Tensor]
+from aapo.objective.space import OBJECTIVE_FIELDS, Objective
 
 
 @dataclass(frozen=True)
-class Objective:
-    """One point in the space of objectives.
+class Collection:
+    """How an algorithm collects the rollouts of a batch, which none of its equations reads.
 
     Attributes:
-        baseline: What is subtracted from a reward: the mean of its group, the mean of the others in its group, the mean
-            of the whole batch, nothing.
-        scale: What the difference is divided by: sample standard deviation of the group or of the batch, nothing.
-        advantage: A function from `Groups` to advantages of shape (P, G) that takes the place of baseline and scale.
-        reads_reference: Whether `advantage` reads reference rewards where there is no margin.
-        margin: How the clipped difference to the reference rewards is added: averaged over all K reference samples
-            (`expected`), against one of them (`paired`, the published form), not at all (`none`), or by a function of
-            your own, given or named by path/to/file.py:NAME or package.module:NAME.
-        margin_low: Lower clip bound of the margin, <= 0.
-        margin_high: Upper clip bound of the margin, >= 0.
-        rescale_dead_groups: Multiply by alpha = P / (groups with a gradient), as GPG does (arXiv 2504.02546), so that
-            groups without one do not dilute the others; a dead group that the margin revives has one.
-        loss: Cross-entropy `-A log pi`, with a truncated importance weight once samples are stale, or PPO's clipped
-            surrogate.
-        ratio_level: Whether each token has its own importance ratio, or all tokens of a completion its geometric mean
-            (GSPO, arXiv 2507.18071).
-        aggregation: How token losses become one number; see `completion_weights`.
-        clip_low: The surrogate's ratio is clipped at `1 - clip_low`.
-        clip_high: The surrogate's ratio is clipped at `1 + clip_high`.
-        max_importance_weight: The cross-entropy's importance weight is truncated here.
-        overlong_buffer: Share in [0, 1) of the token limit over which a reward falls by up to 1 (DAPO's soft overlong
-            punishment, arXiv 2503.14476); see `overlong_penalty`. 0 is no penalty.
         min_live_frac: Share in [0, 1] of the groups of a batch that must have a gradient, the margin counted; while
             fewer have, the others are drawn again with fresh prompts, for a bounded number of rounds. 0 is never.
         generations_factor: The recipe's rollouts per prompt are multiplied by this, and the batch with them, so that a
             step sees as many prompts.
     """
 
-    baseline: Baseline = "group_mean"
-    scale: Scale = "group"
-    advantage: AdvantageFunction | None = None
-    reads_reference: bool = False
-    margin: str | MarginFunction = "none"
-    margin_low: float = -0.2
-    margin_high: float = 0.28
-    rescale_dead_groups: bool = False
-    loss: Loss = "cross_entropy"
-    ratio_level: RatioLevel = "token"
-    aggregation: Aggregation = "token_mean"
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    max_importance_weight: float = 2.0
-    overlong_buffer: float = 0.0
     min_live_frac: float = 0.0
     generations_factor: int = 1
 
     def __post_init__(self) -> None:
-        """Check every value.
+        """Check the ranges.
 
         Raises:
-            InputError: A name is not one of its axis, a number is not finite or out of range, or scale and baseline do
-                not go together.
+            InputError: A number is not finite or out of range.
         """
-        for name, axis in _AXES.items():
-            if getattr(self, name) not in get_args(axis):
-                allowed = ", ".join(get_args(axis))
-                raise InputError(f"{name} is {getattr(self, name)!r}; it must be one of {allowed}")
-        for name in _NUMBERS:
-            value = getattr(self, name)
+        for name, value in asdict(self).items():
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
                 raise InputError(f"{name} is {value!r}; it must be a finite number")
-        for name in ("rescale_dead_groups", "reads_reference"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputError(f"{name} is {getattr(self, name)!r}; it must be true or false")
-        if self.margin != "none":
-            margin_function(self.margin)
-        if self.advantage is not None and not callable(self.advantage):
-            raise InputError(f"advantage is {self.advantage!r}; it must be a function of Groups, or None")
-        if self.reads_reference and self.advantage is None:
-            raise InputError("reads_reference is true but there is no advantage function to read them; remove it")
-        self._check_ranges()
-
-    def _check_ranges(self) -> None:
-        if self.scale == "group" and self.baseline in ("none", "batch_mean"):
-            raise InputError(
-                f"scale is group and baseline {self.baseline}; rewards that are not centred on their group cannot be "
-                "divided by its spread, so choose another baseline, or batch or none as the scale"
-            )
-        if self.margin_low > 0:
-            raise InputError(f"margin_low is {self.margin_low}; it must be <= 0 (AAPO uses -0.2)")
-        if self.margin_high < 0:
-            raise InputError(f"margin_high is {self.margin_high}; it must be >= 0 (AAPO uses 0.28)")
-        if not self.margin_low < self.margin_high:
-            raise InputError(
-                f"margin_low is {self.margin_low} and margin_high {self.margin_high}; margin_low must be below "
-                "margin_high (for no margin set margin to none)"
-            )
-        for name in ("clip_low", "clip_high", "max_importance_weight"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be > 0")
-        if not 0 <= self.overlong_buffer < 1:
-            raise InputError(
-                f"overlong_buffer is {self.overlong_buffer}; it must be a share of max_completion_length in [0, 1) "
-                "(DAPO uses 0.2)"
-            )
         if not 0 <= self.min_live_frac <= 1:
             raise InputError(
                 f"min_live_frac is {self.min_live_frac}; it must be a share of groups in [0, 1] (DAPO uses 1, GPG 0.5)"
@@ -157,101 +44,134 @@ class Objective:
         if self.generations_factor < 1 or self.generations_factor != int(self.generations_factor):
             raise InputError(f"generations_factor is {self.generations_factor}; it must be a whole number >= 1")
 
-    @property
-    def needs_reference(self) -> bool:
-        """Whether the objective reads reference rewards."""
-        return self.margin != "none" or self.reads_reference
 
-    def ineffective(self, name: str) -> str | None:
-        """Why the field `name` does nothing in this combination, or None where it does something."""
-        if name in ("baseline", "scale") and self.advantage is not None:
-            return "the advantage is a function of its own"
-        if name in ("margin_low", "margin_high") and self.margin == "none":
-            return "margin is none"
-        if name in ("clip_low", "clip_high") and self.loss != "clipped_surrogate":
-            return "the loss is cross_entropy, which does not clip a ratio"
-        if name == "max_importance_weight" and self.loss != "cross_entropy":
-            return "the loss is clipped_surrogate, which clips the ratio itself"
-        return None
+COLLECTION_FIELDS = tuple(item.name for item in fields(Collection))
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """What a name stands for: an objective, and how its rollouts are collected."""
+
+    objective: Objective
+    collection: Collection = field(default_factory=Collection)
+
+    def changed(self, changes: Mapping[str, Any]) -> "Algorithm":
+        """The algorithm with other values of the fields of its two parts; None leaves the algorithm's.
+
+        Raises:
+            InputError: A field is unknown, or a value is invalid.
+        """
+        known = (*OBJECTIVE_FIELDS, *COLLECTION_FIELDS)
+        for key in changes:
+            if key not in known:
+                raise InputError(f"an objective has no field {key!r}{nearest(key, known)}")
+        given = {key: value for key, value in changes.items() if value is not None}
+        parts = [{key: given[key] for key in names if key in given} for names in (OBJECTIVE_FIELDS, COLLECTION_FIELDS)]
+        return Algorithm(replace(self.objective, **parts[0]), replace(self.collection, **parts[1]))
 
     def describe(self) -> dict[str, Any]:
-        """The fields by name, for YAML and JSON; functions are named by `module:function`."""
-        values = {name: getattr(self, name) for name in OBJECTIVE_FIELDS}
-        for name in ("advantage", "margin"):
-            if callable(function := values[name]):
-                place = getattr(function, "__qualname__", type(function).__qualname__)
-                values[name] = f"{function.__module__}:{place}"
-        return values
+        """All fields by name, for YAML and JSON."""
+        return {**self.objective.describe(), **asdict(self.collection)}
 
 
-_NUMBERS = (
-    "margin_low", "margin_high", "clip_low", "clip_high", "max_importance_weight", "overlong_buffer", "min_live_frac",
-    "generations_factor",
-)  # fmt: skip
-_AXES = {
-    "baseline": Baseline, "scale": Scale, "loss": Loss, "ratio_level": RatioLevel, "aggregation": Aggregation,
-}  # fmt: skip
+# Which axes do nothing, by the objective.
+AXIS_RULES = (
+    Rule(
+        ("baseline", "scale"),
+        lambda point: "the advantage is a function of its own" if point.advantage is not None else None,
+    ),
+    Rule(("margin_low", "margin_high"), lambda point: "margin is none" if point.margin == "none" else None),
+    Rule(
+        ("clip_low", "clip_high"),
+        lambda point: (
+            None if point.loss == "clipped_surrogate" else "the loss is cross_entropy, which does not clip a ratio"
+        ),
+    ),
+    Rule(
+        ("max_importance_weight",),
+        lambda point: (
+            None if point.loss == "cross_entropy" else "the loss is clipped_surrogate, which clips the ratio itself"
+        ),
+    ),
+)
 
 # docs/algorithms.md gives each equation, its source and what differs from it.
-ALGORITHMS: dict[str, Objective] = {
+ALGORITHMS: dict[str, Algorithm] = {
     # arXiv 2505.14264, its margin averaged over the reference samples
-    "aapo": Objective(margin="expected"),
+    "aapo": Algorithm(Objective(margin="expected")),
     # arXiv 2505.14264 as published: each rollout against one reference sample
-    "aapo-paired": Objective(margin="paired"),
+    "aapo-paired": Algorithm(Objective(margin="paired")),
     # DeepSeekMath, arXiv 2402.03300, Eq. 3, without its KL term
-    "grpo": Objective(loss="clipped_surrogate", aggregation="sequence_mean"),
+    "grpo": Algorithm(Objective(loss="clipped_surrogate", aggregation="sequence_mean")),
     # GRPO at the rollout cost of AAPO with a live reference
-    "grpo-2g": Objective(loss="clipped_surrogate", aggregation="sequence_mean", generations_factor=2),
+    "grpo-2g": Algorithm(
+        Objective(loss="clipped_surrogate", aggregation="sequence_mean"), Collection(generations_factor=2)
+    ),
     # arXiv 2503.20783: neither the group's std nor the length of the completion in a denominator
-    "dr_grpo": Objective(scale="none", loss="clipped_surrogate", aggregation="constant"),
+    "dr_grpo": Algorithm(Objective(scale="none", loss="clipped_surrogate", aggregation="constant")),
     # arXiv 2503.14476: clip-higher, token mean, soft overlong punishment (Eq. 13), dynamic sampling (Eq. 11)
-    "dapo": Objective(loss="clipped_surrogate", clip_high=0.28, overlong_buffer=0.2, min_live_frac=1.0),
+    "dapo": Algorithm(
+        Objective(loss="clipped_surrogate", clip_high=0.28, overlong_buffer=0.2), Collection(min_live_frac=1.0)
+    ),
     # arXiv 2504.02546
-    "gpg": Objective(scale="none", rescale_dead_groups=True, min_live_frac=0.5),
+    "gpg": Algorithm(Objective(scale="none", rescale_dead_groups=True), Collection(min_live_frac=0.5)),
     # arXiv 2402.14740; the whole completion is one action, so its length must not divide the loss
-    "rloo": Objective(baseline="leave_one_out", scale="none", aggregation="constant"),
+    "rloo": Algorithm(Objective(baseline="leave_one_out", scale="none", aggregation="constant")),
     # arXiv 2501.03262
-    "reinforce++": Objective(baseline="batch_mean", scale="batch", loss="clipped_surrogate"),
+    "reinforce++": Algorithm(Objective(baseline="batch_mean", scale="batch", loss="clipped_surrogate")),
     # arXiv 2507.18071, Eq. 5 to 7, with the clip range of its section 5.1
-    "gspo": Objective(
-        loss="clipped_surrogate", ratio_level="sequence", aggregation="sequence_mean", clip_low=3e-4, clip_high=4e-4
+    "gspo": Algorithm(
+        Objective(
+            loss="clipped_surrogate", ratio_level="sequence", aggregation="sequence_mean", clip_low=3e-4, clip_high=4e-4
+        )
     ),
     # MiniMax-M1, arXiv 2506.13585, Eq. 4; the bound is ScaleRL's, arXiv 2510.13786
-    "cispo": Objective(max_importance_weight=5.0),
+    "cispo": Algorithm(Objective(max_importance_weight=5.0)),
 }
 
 
-def objective(name: str, **changes: Any) -> Objective:
-    """The named algorithm, with the fields in `changes` replaced.
+def algorithm(name: str) -> Algorithm:
+    """The algorithm of a name.
 
     Args:
-        name: A key of `ALGORITHMS`, or `path/to/file.py:NAME` or `package.module:NAME` of an `Objective`.
+        name: A key of `ALGORITHMS`, or `path/to/file.py:NAME` or `package.module:NAME` of an `Algorithm` or an
+            `Objective`.
+
+    Raises:
+        InputError: The name is unknown.
+    """
+    if ":" in name:
+        return _own(name)
+    if name not in ALGORITHMS:
+        raise InputError(
+            f"algorithm is {name!r}; it must be one of {', '.join(ALGORITHMS)}{nearest(name, ALGORITHMS)}, or your own "
+            "as path/to/file.py:NAME or package.module:NAME"
+        )
+    return ALGORITHMS[name]
+
+
+def objective(name: str, **changes: Any) -> Objective:
+    """The objective of a named algorithm, with the fields in `changes` replaced.
+
+    Args:
+        name: As in `algorithm`.
         **changes: Fields of `Objective`; None leaves the algorithm's value.
 
     Raises:
         InputError: The name is unknown, or a change is invalid or has no effect in the combination.
     """
-    point = _own(name) if ":" in name else ALGORITHMS.get(name)
-    if point is None:
-        raise InputError(
-            f"algorithm is {name!r}; it must be one of {', '.join(ALGORITHMS)}{nearest(name, ALGORITHMS)}, or your own "
-            "as path/to/file.py:NAME or package.module:NAME"
-        )
-    for key in changes:
-        if key not in OBJECTIVE_FIELDS:
-            raise InputError(f"an objective has no field {key!r}{nearest(key, OBJECTIVE_FIELDS)}")
-    given = {key: value for key, value in changes.items() if value is not None}
-    result = replace(point, **given)
-    for key, value in given.items():
-        if reason := result.ineffective(key):
-            raise InputError(f"{key} is set to {value} but has no effect, because {reason}; remove it")
-    return result
+    point = algorithm(name).changed(changes).objective
+    for key, reason in inert(AXIS_RULES, point, [key for key, value in changes.items() if value is not None]).items():
+        raise InputError(f"{key} is {changes[key]!r} but has no effect, because {reason}; remove it")
+    return point
 
 
-def _own(name: str) -> Objective:
+def _own(name: str) -> Algorithm:
     """The declaration that a user's own file or module has under this name."""
     point = load_named(name, "algorithm")
-    if not isinstance(point, Objective):
+    if isinstance(point, Objective):
+        return Algorithm(point)
+    if not isinstance(point, Algorithm):
         hint = f"; declare one with Objective(advantage={name.rpartition(':')[2]})" if callable(point) else ""
         raise InputError(
             f"algorithm {name!r} is a {type(point).__name__}; it must be an aapo.objective.Objective{hint}"
@@ -259,7 +179,7 @@ def _own(name: str) -> Objective:
     return point
 
 
-def register(name: str, point: Objective) -> None:
+def register(name: str, point: Objective | Algorithm) -> None:
     """Make `point` available as algorithm `name`.
 
     Raises:
@@ -267,7 +187,4 @@ def register(name: str, point: Objective) -> None:
     """
     if name in ALGORITHMS:
         raise InputError(f"algorithm {name!r} exists already; choose another name")
-    ALGORITHMS[name] = point
-
-
-OBJECTIVE_FIELDS = tuple(field.name for field in fields(Objective))
+    ALGORITHMS[name] = point if isinstance(point, Algorithm) else Algorithm(point)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from aapo.objective.advantages import SILENCE, Advantages, silent_groups
-from aapo.objective.algorithms import Objective
 from aapo.objective.margins import margin_of
+from aapo.objective.space import Objective
 
 
 class ClippedShares(NamedTuple):

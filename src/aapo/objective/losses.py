@@ -6,7 +6,7 @@ Shapes: B sequences, T completion tokens. `mask_BT` is 1 on completion tokens an
 import torch
 from torch import Tensor
 
-from aapo.objective.algorithms import Aggregation, Objective
+from aapo.objective.space import Aggregation, Objective
 
 
 def completion_weights(lengths_B: Tensor, aggregation: Aggregation, max_completion_length: int) -> Tensor:

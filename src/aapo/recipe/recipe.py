@@ -1,21 +1,23 @@
 """Recipes: YAML with TRL's and Transformers' field names and ours, resolved into checked configuration objects."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import reduce
 from importlib.resources import files
+from operator import or_
 from pathlib import Path
 from typing import Any
 
 import yaml
-from torch.accelerator import is_available as accelerator_available
-from trl import ModelConfig
 
-from aapo.backends.trl.checks import check_judge
-from aapo.backends.trl.config import AAPOConfig
-from aapo.base import BaseModelConfig
+from aapo.base.config import BaseModelConfig
 from aapo.errors import InputError, nearest
 from aapo.fields import field_types, make, parse_flags, read_mapping, typed
 from aapo.grading import RewardFunction, check_reward_names, reward_function, reward_name, with_convention
+from aapo.recipe.effects import refuse, without_effect
+from aapo.recipe.model import ModelSettings
+from aapo.recipe.training import TrainingSettings
 from aapo.sampling import SamplingSettings
 from aapo.tasks import DataConfig, pinned, with_style
 
@@ -27,6 +29,7 @@ class RunConfig:
     """What a recipe says beyond data, model and trainer.
 
     Attributes:
+        backend: What trains: trl.
         base_model: Settings of a small base model made here, instead of `model_name_or_path`.
         prompt_style: Named system prompt, prompt template and conversational; each of them, where set, wins.
         reward_funcs: Names of reward functions.
@@ -49,6 +52,7 @@ class RunConfig:
         max_training_seconds: Likewise after this many seconds of training.
     """
 
+    backend: str = "trl"
     base_model: dict[str, Any] | None = None
     prompt_style: str | None = None
     reward_funcs: list[str] = field(default_factory=lambda: ["accuracy"])
@@ -69,28 +73,22 @@ class RunConfig:
     max_training_seconds: float | None = None
 
 
-PARTS = {"run": RunConfig, "data": DataConfig, "model": ModelConfig, "training": AAPOConfig}
-# Where a recipe's defaults differ from TRL's: every step is logged, progress is ours, old checkpoints go.
-TRAINER_DEFAULTS = {
-    "output_dir": "runs", "report_to": "none", "logging_steps": 1, "disable_tqdm": True, "save_total_limit": 2,
-    "ddp_find_unused_parameters": False,
+PARTS = {"run": RunConfig, "data": DataConfig, "model": ModelSettings, "training": TrainingSettings}
+# What a trainer reads beside `TrainingSettings`: names and types of TRL's and Transformers' other fields.
+TRAINER_FIELDS: dict[str, list[str]] = json.loads(
+    (files("aapo") / "recipe" / "trainer_fields.json").read_text(encoding="utf-8")
+)
+TRAINER_TYPES = {
+    "bool": bool, "int": int, "float": float, "str": str, "dict": dict, "list[str]": list[str], "none": None,
+    "any": Any,
 }  # fmt: skip
 # The recipe whose fields this one starts from.
 EXTENDS = "extends"
-# What only a bank reads.
-BANK_FIELDS = (
-    "reference_bank", "num_reference_samples", "reference_seed", "reference_model_name_or_path",
-    "reference_model_revision",
-)  # fmt: skip
-# What chooses prompts by the reference model's pass rates, with or without a margin.
-CHOICE_FIELDS = ("weighted_sample", "curriculum", "min_reference_pass_rate", "max_reference_pass_rate")
 # What the run uses, which algorithm and defaults may have changed or filled in.
 BATCH_FIELDS = (
     "num_generations", "per_device_train_batch_size", "gradient_accumulation_steps", "generation_batch_size",
     "max_refill_rounds",
 )  # fmt: skip
-# Set from the run directory; a recipe that set them would be overruled.
-FIXED = {"rollouts_dir": "rollouts are always written to the run directory"}
 
 
 @dataclass(frozen=True)
@@ -102,8 +100,9 @@ class Recipe:
         given: The fields that were written, flags included, each of its type; enough to resolve it again.
         run: Our own settings.
         data: Where prompts come from.
-        model: TRL's ModelConfig.
-        training: The trainer's configuration.
+        model: The model, and how it is loaded.
+        training: The algorithm and what it learns from.
+        trainer: Settings that only the trainer reads, such as the optimizer's, by TRL's names.
         base_model: Settings of the base model that is made here, or None.
     """
 
@@ -111,8 +110,9 @@ class Recipe:
     given: dict[str, Any]
     run: RunConfig
     data: DataConfig
-    model: ModelConfig
-    training: AAPOConfig
+    model: ModelSettings
+    training: TrainingSettings
+    trainer: dict[str, Any]
     base_model: BaseModelConfig | None
 
     @property
@@ -122,16 +122,13 @@ class Recipe:
 
     @property
     def uses_bank(self) -> bool:
-        """Whether training reads a reference bank: for its margin, its choice of prompts, or a filter by pass rate.
-
-        Prompts drawn by weight alone read one only if the recipe says which.
-        """
+        """Whether training reads a reference bank: for its margin, its choice of prompts, or a filter by pass rate."""
         training = self.training
         return (
             (training.objective.needs_reference and training.reference == "bank")
             or training.curriculum is not None
             or self.filters_prompts
-            or (training.weighted_sample and any(self.given.get(key) is not None for key in BANK_FIELDS))
+            or training.sample_prior == "bank"
         )
 
     @property
@@ -149,7 +146,7 @@ class Recipe:
     def resolved(self) -> dict[str, Any]:
         """What the recipe sets, the batch it makes and every field of ours, for `recipe.yaml` and `--dry-run`."""
         ours = {**asdict(self.run), **asdict(self.data), "base_model": self.base_model and asdict(self.base_model)}
-        point = {"algorithm": self.training.algorithm, **self.training.objective.describe()}
+        point = {"algorithm": self.training.algorithm, **self.training.named.describe()}
         batch = {name: getattr(self.training, name) for name in BATCH_FIELDS}
         return {"recipe": self.name, "fields": self.given, "objective": point, "batch": batch, "with_defaults": ours}
 
@@ -196,21 +193,46 @@ def load_recipe(source: str, flags: Sequence[str] = ()) -> Recipe:
     """
     name, given = _read(source)
     for path, value in parse_flags(flags).items():
-        _set(given, path, value)
+        set_field(given, path, value)
     return resolve(name, given)
 
 
-def resolve(name: str, given: dict[str, Any]) -> Recipe:
-    """The recipe that the fields in `given` make."""
-    given, parts = dict(given), {part: {} for part in PARTS}
-    types_of = {key: (part, kind) for part, config in PARTS.items() for key, kind in field_types(config).items()}
+def resolve(name: str, given: dict[str, Any], *, drop: bool = False) -> Recipe:
+    """The recipe that the fields in `given` make.
+
+    Args:
+        name: Of the recipe.
+        given: Its fields.
+        drop: Leave out fields that have no effect with the others, instead of refusing them.
+
+    Raises:
+        InputError: A field is unknown or of the wrong type, or settings do not go together.
+    """
+    recipe = _made(name, given)
+    while found := without_effect(recipe):
+        if not drop:
+            refuse(found, recipe.given)
+        recipe = _made(name, {key: value for key, value in recipe.given.items() if key not in found})
+    _check_together(recipe)
+    return recipe
+
+
+def known_fields() -> dict[str, tuple[str, Any]]:
+    """Every field that a recipe can set, with the part that it belongs to and its type."""
+    ours = {key: (part, kind) for part, config in PARTS.items() for key, kind in field_types(config).items()}
+    kinds = {key: [TRAINER_TYPES[name] for name in names] for key, names in TRAINER_FIELDS.items()}
+    return {**{key: ("trainer", reduce(or_, options)) for key, options in kinds.items()}, **ours}
+
+
+def _made(name: str, given: dict[str, Any]) -> Recipe:
+    """The recipe of these fields, each checked by itself."""
+    given, parts = dict(given), {part: {} for part in (*PARTS, "trainer")}
+    types_of = known_fields()
     for key, value in given.items():
         if value is None:
             continue
         if key not in types_of:
             raise InputError(f"unknown field {key!r}{nearest(key, types_of)}")
-        if key in FIXED:
-            raise InputError(f"{key} cannot be set, because {FIXED[key]}; remove it")
         part, kind = types_of[key]
         given[key] = parts[part][key] = typed(key, value, kind)
     run = RunConfig(**parts["run"])
@@ -218,32 +240,21 @@ def resolve(name: str, given: dict[str, Any]) -> Recipe:
     prompts.pop("choice_template", None)  # training prompts have no lettered options
     data = DataConfig(**prompts)
     run.reward_kwargs = with_convention(run.reward_funcs, run.reward_kwargs, pinned(data).answer_convention)
-    model = ModelConfig(**parts["model"])
-    try:
-        training = AAPOConfig(**{**TRAINER_DEFAULTS, "use_cpu": not accelerator_available(), **parts["training"]})
-    except InputError:
-        raise
-    except (ValueError, TypeError) as error:
-        raise InputError(str(error).replace("\n", " ")) from error
+    model, training = ModelSettings(**parts["model"]), TrainingSettings(**parts["training"])
     base = None if run.base_model is None else make(BaseModelConfig, run.base_model, "base_model.")
-    recipe = Recipe(name, given, run, data, model, training, base)
-    _check_together(recipe, given)
-    return recipe
+    return Recipe(name, given, run, data, model, training, parts["trainer"], base)
 
 
-def _check_together(recipe: Recipe, given: dict[str, Any]) -> None:
-    """Refuse what is missing and what has no effect in this combination."""
+def _check_together(recipe: Recipe) -> None:
+    """Refuse what is missing in this combination, and what does not go together."""
     if recipe.base_model is None and not recipe.model.model_name_or_path:
         raise InputError("model_name_or_path is missing; name a local folder or Hub model, or set base_model")
     if recipe.base_model is not None and recipe.model.model_name_or_path:
         raise InputError("model_name_or_path and base_model are both set; the model can only be one, remove the other")
     if recipe.base_model is not None and not recipe.data.is_generated:
         raise InputError("base_model needs a generated task to learn from; set dataset_name to reasoning_gym:TASK")
-    if not recipe.uses_bank:
-        why = "reference is live" if recipe.training.objective.needs_reference else "the objective has no margin"
-        for key in BANK_FIELDS:
-            if given.get(key) is not None:
-                raise InputError(f"{key} has no effect, because {why}; remove it, or set it to null")
+    if recipe.model.load_in_4bit and recipe.model.load_in_8bit:
+        raise InputError("load_in_4bit and load_in_8bit are both true; set one of them")
     low, high = recipe.run.min_reference_pass_rate, recipe.run.max_reference_pass_rate
     bounds = (0.0 if low is None else low, 1.0 if high is None else high)
     if not 0 <= bounds[0] <= bounds[1] <= 1:
@@ -261,16 +272,10 @@ def _check_together(recipe: Recipe, given: dict[str, Any]) -> None:
             "1e-6 moves next to none; set bf16 to true, which computes in 16 bits from float32 weights, or dtype to "
             "float32"
         )
-    if recipe.training.use_liger_kernel:
-        raise InputError("use_liger_kernel has no effect with this trainer's losses; remove it")
-    if recipe.data.num_eval_prompts == 0:
-        for key in ("eval_num_samples", "eval_seed", "eval_temperature"):
-            if given.get(key) is not None:
-                raise InputError(f"{key} has no effect, because num_eval_prompts is 0; remove it, or set it to null")
     if recipe.data.num_eval_prompts == 0 and recipe.training.eval_strategy != "no":
         raise InputError("eval_strategy has no prompts to evaluate on, because num_eval_prompts is 0; set one of them")
     names = [reward_name(function) for function in recipe.reward_funcs]
-    check_judge(recipe.training, names, filters=recipe.filters_prompts)
+    recipe.training.check_judge(names, filters=recipe.filters_prompts)
     if recipe.run.num_reference_samples < 1 or recipe.run.eval_num_samples < 1:
         raise InputError("num_reference_samples and eval_num_samples must be >= 1")
     weights = recipe.training.reward_weights
@@ -325,7 +330,7 @@ def _named(source: str) -> tuple[str, str]:
     return name, text
 
 
-def _set(given: dict[str, Any], path: str, value: Any) -> None:
+def set_field(given: dict[str, Any], path: str, value: Any) -> None:
     """Set a field, or an entry of a mapping field by `field.entry`."""
     key, _, entry = path.partition(".")
     if not entry:

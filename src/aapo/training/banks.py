@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from datasets import Dataset
 
 from aapo.bank import (
@@ -21,6 +20,7 @@ from aapo.bank import (
 from aapo.engines import LazyEngine, model_identity, tokenizer_identity
 from aapo.errors import InputError
 from aapo.progress import told_progress
+from aapo.ranks import launched
 from aapo.recipe import Recipe
 from aapo.records import Engine
 from aapo.runs import cache_folder
@@ -66,13 +66,13 @@ def prepare_bank(
     if recipe.run.reference_bank is not None and output is None:
         return _named_bank(recipe, tokenizer)
     identity = identity_of_bank(recipe, tokenizer, engine)
-    path, state = output or bank_path(recipe, identity), PartialState()
+    path, ranks = output or bank_path(recipe, identity), launched()
 
     def load() -> Engine:
         return make_engine(recipe, *reference_model(recipe), tokenizer, recipe.training.sampling, engine)
 
     lazy = LazyEngine(tokenizer, load, recipe.run.generation_batch_limit)
-    with told_progress("reference bank", visible=state.is_main_process) as tell:
+    with told_progress("reference bank", visible=ranks.is_main) as tell:
         return ReferenceBank.build(
             path,
             prompts,
@@ -81,9 +81,7 @@ def prepare_bank(
             identity,
             template_options=recipe.training.template_options,
             on_batch=tell,
-            rank=state.process_index,
-            num_ranks=state.num_processes,
-            barrier=state.wait_for_everyone,
+            ranks=ranks,
         )
 
 

@@ -12,14 +12,13 @@ from typing import Any, Literal
 import torch
 import yaml
 from transformers import AutoConfig, AutoModelForCausalLM
-from trl.kernels.chunked_logprob import TOKEN_CHUNK_SIZE
 
 from aapo.errors import InputError
 from aapo.recipe import Recipe
 
 GIB = 2**30
 # TRL's output layer makes the logits of so many tokens and so much of the vocabulary at a time.
-LOGITS_TOKENS, LOGITS_VOCABULARY = TOKEN_CHUNK_SIZE, 32768
+LOGITS_TOKENS, LOGITS_VOCABULARY = 4096, 32768
 # What is trained is float32 under every launcher: as loaded, or as the launcher keeps it beside 16 bits.
 MASTER_BYTES = 4.0
 # NF4: half a byte, and a float32 scale for every 64 weights, itself quantized to about an eighth of that.

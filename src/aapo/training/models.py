@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from trl import get_quantization_config
+from transformers import BitsAndBytesConfig
 
-from aapo.base import WarmupState, base_path, build_base
+from aapo.base.cache import base_path, build_base
+from aapo.base.warmup import WarmupState
 from aapo.engines import TransformersEngine, load_model, load_tokenizer
 from aapo.engines.vllm import VLLMEngine
 from aapo.errors import InputError
 from aapo.progress import progress
+from aapo.ranks import launched
 from aapo.recipe import Recipe
+from aapo.recipe.model import ModelSettings
 from aapo.records import Engine
 from aapo.sampling import SamplingSettings
 
@@ -32,8 +35,8 @@ def model_path(recipe: Recipe) -> str:
 def prepare_model(recipe: Recipe) -> str:
     """`model_path`, after making the base model if the recipe asks for one and the cache lacks it."""
     check_packages(recipe)
-    path, state = model_path(recipe), PartialState()
-    if recipe.base_model is not None and not Path(path).exists() and state.is_main_process:
+    path, ranks = model_path(recipe), launched()
+    if recipe.base_model is not None and not Path(path).exists() and ranks.is_main:
         steps = recipe.base_model.warmup_max_steps
         with progress("base model", steps) as update:
 
@@ -41,7 +44,7 @@ def prepare_model(recipe: Recipe) -> str:
                 update(warmup.step, f"loss {warmup.loss:.2f}  sampled accuracy {warmup.accuracy:.2f}")
 
             build_base(recipe.base_model, recipe.data, recipe.training.sampling.max_completion_length, show)
-    state.wait_for_everyone()
+    ranks.wait()
     return path
 
 
@@ -72,9 +75,24 @@ def model_options(recipe: Recipe) -> dict[str, Any]:
         "attn_implementation": recipe.model.attn_implementation,
         "trust_remote_code": recipe.training.trust_remote_code,
     }
-    if (quantization := get_quantization_config(recipe.model)) is not None:
+    if (quantization := quantization_config(recipe.model)) is not None:
         options["quantization_config"] = quantization
-    return {**options, **(recipe.training.model_init_kwargs or {})}  # type: ignore[dict-item]
+    return {**options, **(recipe.training.model_init_kwargs or {})}
+
+
+def quantization_config(model: ModelSettings) -> BitsAndBytesConfig | None:
+    """How bitsandbytes quantizes the weights as they are loaded; None where they are not quantized."""
+    if model.load_in_8bit:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    if not model.load_in_4bit:
+        return None
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_compute_dtype=model.dtype,
+        bnb_4bit_quant_type=model.bnb_4bit_quant_type,
+        bnb_4bit_use_double_quant=model.use_bnb_nested_quant,
+        bnb_4bit_quant_storage=model.bnb_4bit_quant_storage,
+    )
 
 
 def training_options(recipe: Recipe) -> dict[str, Any]:
@@ -85,7 +103,7 @@ def training_options(recipe: Recipe) -> dict[str, Any]:
     masters by itself (DeepSpeed, FSDP2 in mixed precision) or `model_init_kwargs` say the dtype.
     """
     options = model_options(recipe)
-    given = (recipe.training.model_init_kwargs or {}).get("dtype")  # type: ignore[union-attr]
+    given = (recipe.training.model_init_kwargs or {}).get("dtype")
     spread = recipe.training.deepspeed or recipe.training.fsdp or any(map(os.environ.get, LAUNCHED_SPREAD))
     if given is None and not recipe.model.use_peft and not spread:
         options["dtype"] = "float32"
@@ -133,6 +151,6 @@ def make_engine(
             trust_remote_code=recipe.training.trust_remote_code,
         )
     model: Any = load_model(source, revision, **model_options(recipe))
-    if get_quantization_config(recipe.model) is None:  # a quantized model is placed as it is loaded
+    if quantization_config(recipe.model) is None:  # a quantized model is placed as it is loaded
         model = model.to(PartialState().device)
     return TransformersEngine(model, tokenizer, settings, recipe.run.generation_batch_limit)

@@ -1,23 +1,16 @@
 """Run a recipe: base model, prompts, reference bank, training, evaluation; every part reused where it exists."""
 
-import gc
 import re
 import shutil
 import time
-from copy import copy
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import PartialState
 from datasets import Dataset
-from transformers import PrinterCallback
-from trl import get_peft_config
 
-from aapo.backends.trl.recorder import Budget, Recorder, newest_checkpoint, remove_partial_checkpoints
-from aapo.backends.trl.trainer import AAPOTrainer
+from aapo.backends import TrainingJob, load_backend
 from aapo.bank import ReferenceBank, bank_identity, constant_rewards
 from aapo.engines import LazyEngine, model_identity, tokenizer_identity
 from aapo.errors import InputError
@@ -31,7 +24,8 @@ from aapo.evaluation import (
     save_results,
 )
 from aapo.grading import reward_name
-from aapo.progress import console, progress, told_progress
+from aapo.progress import console, told_progress
+from aapo.ranks import launched
 from aapo.recipe import Recipe
 from aapo.records import Engine
 from aapo.runs import RunDirectory, cache_folder
@@ -67,7 +61,9 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False) -> TrainingResu
         InputError: The folder holds another run, or something the recipe names is missing or does not match.
         AapoError: Something failed while running.
     """
-    run, state = RunDirectory(output), PartialState()
+    run, ranks = RunDirectory(output), launched()
+    backend = load_backend(recipe.run.backend)
+    backend.check_recipe(recipe)
     check_output(run, recipe, resume=resume)
     path = prepare_model(recipe)
     _check_space(recipe, output, path)
@@ -75,16 +71,16 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False) -> TrainingResu
     checked = checked_prompts(recipe, tokenizer)
     prompts = checked.rows
     held_out = loaded_prompts(recipe, "test") if recipe.data.num_eval_prompts else None
-    if state.is_main_process and not resume:
+    if ranks.is_main and not resume:
         run.write_recipe(recipe.resolved())
-    if state.is_main_process:
+    if ranks.is_main:
         names = [reward_name(function) for function in recipe.reward_funcs]
         judge = recipe.training.judgement
         for note in (*checked.notes(), *([] if judge.known(names) else [f"right answers: {judge.describe(names)}"])):
             console.print(note, markup=False)
         checked.write_unparseable(run.unparseable_golds)
     bank = prepare_bank(recipe, prompts, tokenizer) if recipe.uses_bank else None
-    if bank is not None and state.is_main_process:
+    if bank is not None and ranks.is_main:
         for name, value in constant_rewards(bank).items():
             console.print(
                 f"reward function {name} pays {value:g} to all samples of the reference bank: as long as it pays all "
@@ -93,10 +89,20 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False) -> TrainingResu
             )
     if bank is not None and recipe.filters_prompts:
         prompts = by_pass_rate(recipe, bank, prompts, tokenizer)
-    if state.is_main_process:
+    if ranks.is_main:
         run.write_manifest(**_facts(recipe, path, bank, checked, len(prompts)))
-    interrupted = _train(recipe, run, path, tokenizer, prompts, held_out, bank)
-    if interrupted:
+    job = TrainingJob(
+        recipe,
+        run,
+        path,
+        {**training_options(recipe), "revision": recipe.model.model_revision},
+        tokenizer,
+        prompts,
+        held_out if recipe.training.eval_strategy != "no" else None,
+        bank,
+        planned_steps(recipe, len(prompts)),
+    )
+    if backend.train_policy(job):
         return TrainingResult(run, [], True)
     evaluations = evaluate_run(recipe, run, path, held_out) if held_out is not None else []
     return TrainingResult(run, evaluations, False)
@@ -127,61 +133,7 @@ def check_output(run: RunDirectory, recipe: Recipe, *, resume: bool) -> None:
         raise InputError(f"{run.path} has no run to resume; leave --resume out, or name a run directory")
     if run.path.exists() and any(run.path.iterdir()):
         raise InputError(f"{run.path} is not empty and not a run directory; choose another --output_dir")
-    PartialState().wait_for_everyone()  # before the first process writes into the folder that the others look at
-
-
-def _train(
-    recipe: Recipe,
-    run: RunDirectory,
-    path: str,
-    tokenizer: Any,
-    prompts: Dataset,
-    held_out: Dataset | None,
-    bank: ReferenceBank | None,
-) -> bool:
-    """Train and save the model; whether Ctrl-C ended it early."""
-    args = copy(recipe.training)
-    args.output_dir, args.rollouts_dir = str(run.checkpoints), str(run.samples)
-    args.model_init_kwargs = {**training_options(recipe), "revision": recipe.model.model_revision}
-    reads_margin = args.objective.needs_reference and args.reference == "bank"
-    trainer = AAPOTrainer(
-        model=path,
-        reward_funcs=recipe.reward_funcs,
-        args=args,
-        train_dataset=prompts,
-        eval_dataset=held_out if args.eval_strategy != "no" else None,
-        processing_class=tokenizer,
-        reference_bank=bank if reads_margin or args.chooses_prompts else None,
-        peft_config=get_peft_config(recipe.model),
-    )
-    trainer.remove_callback(PrinterCallback)
-    state = PartialState()
-    if state.is_main_process:
-        remove_partial_checkpoints(run.checkpoints)
-    state.wait_for_everyone()
-    checkpoint = newest_checkpoint(run.checkpoints)
-    done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
-    total = planned_steps(recipe, len(prompts))
-    if checkpoint and state.is_main_process:
-        console.print(f"going on from step {done}")
-    with progress(f"{args.algorithm} training", total, start=done, visible=state.is_main_process) as update:
-        recorder = Recorder(run, update, Budget(recipe.run.max_generated_tokens, recipe.run.max_training_seconds))
-        trainer.add_callback(recorder)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if recorder.interrupted:
-        return True
-    partial = run.path / ".model.tmp"
-    trainer.save_model(str(partial))
-    if state.is_main_process:
-        tokenizer.save_pretrained(partial)
-        shutil.rmtree(run.model, ignore_errors=True)
-        partial.replace(run.model)
-    state.wait_for_everyone()
-    # The patched model refers to itself: without a collection its memory would stay taken during the evaluation.
-    del trainer
-    gc.collect()
-    torch.cuda.empty_cache()
-    return False
+    launched().wait()  # before the first process writes into the folder that the others look at
 
 
 def planned_steps(recipe: Recipe, num_prompts: int) -> int:
@@ -230,7 +182,7 @@ def evaluate_run(recipe: Recipe, run: RunDirectory, path: str, prompts: Dataset)
     protocol = recipe_protocol(recipe)
     sources = [ModelSource("base", path, recipe.model.model_revision), ModelSource("trained", str(run.model))]
     evaluations = [evaluate_model(recipe, source, held_out_task(recipe), prompts, protocol) for source in sources]
-    if PartialState().is_main_process:
+    if launched().is_main:
         differences = difference_rows(evaluations[1:], evaluations[:1])
         save_results(run.evaluation, evaluations, result_rows(evaluations), differences, protocol.describe())
     return evaluations
@@ -266,7 +218,7 @@ def evaluate_model(recipe: Recipe, source: ModelSource, task: str, prompts: Data
         prompts: Columns `prompt` and `answer`, and what the reward functions read.
         protocol: The recipe's.
     """
-    state = PartialState()
+    ranks = launched()
     tokenizer = load_recipe_tokenizer(recipe, source.path, source.revision)
 
     def load() -> Engine:
@@ -292,8 +244,8 @@ def evaluate_model(recipe: Recipe, source: ModelSource, task: str, prompts: Data
         recipe.training.judgement,
         recipe.training.template_options,
     )
-    with told_progress(f"evaluating {source.name}", visible=state.is_main_process) as tell:
-        job.sample(tell, rank=state.process_index, num_ranks=state.num_processes, barrier=state.wait_for_everyone)
+    with told_progress(f"evaluating {source.name}", visible=ranks.is_main) as tell:
+        job.sample(tell, ranks=ranks)
     return job.collect()
 
 
@@ -309,7 +261,7 @@ def _facts(
         "num_train_prompts": num_prompts,
         **checked.describe(),
         "reference_bank": None if bank is None else {"path": str(bank.path), "identity": bank.identity},
-        "num_processes": PartialState().num_processes,
+        "num_processes": launched().count,
     }
 
 

@@ -1,6 +1,6 @@
 """Whether TRL's trainer, with the engine, the rewards and the data of a run, can do what its settings ask for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,26 +25,6 @@ def kept_from_trl(args: AAPOConfig) -> Iterator[None]:
         yield
     finally:
         args.importance_sampling_level, args.sync_ref_model = level, follows
-
-
-def check_judge(args: AAPOConfig, names: Sequence[str], *, filters: bool = False) -> None:
-    """Check that these reward functions can be judged by as the settings say.
-
-    Args:
-        args: The settings.
-        names: The reward functions, in their order.
-        filters: Whether prompts are chosen by how often the reference model solves them.
-
-    Raises:
-        InputError: They cannot, or nothing says which completions are right where prompts are chosen by it.
-    """
-    args.judgement.check(names)
-    chooses = filters or args.curriculum is not None or args.sample_strategy not in (None, "uniform")
-    if chooses and not args.judgement.known(names):
-        raise InputError(
-            f"prompts are chosen by how often they are solved, and none of the reward functions, {', '.join(names)}, "
-            "is known to say so; set judge to the one that logs verdicts, or judge and judge_threshold"
-        )
 
 
 def check_groups(trainer: Any) -> None:
@@ -80,7 +60,7 @@ def check_refill(trainer: Any) -> None:
     Raises:
         InputError: Completions are more than one turn of text, which is drawn here ahead of TRL.
     """
-    if trainer.objective.min_live_frac == 0:
+    if trainer.args.collection.min_live_frac == 0:
         return
     reasons = {
         "tools": trainer.tools,
@@ -92,6 +72,6 @@ def check_refill(trainer: Any) -> None:
     for reason, there in reasons.items():
         if there:
             raise InputError(
-                f"min_live_frac is {trainer.objective.min_live_frac}, and dead groups cannot be drawn again with "
+                f"min_live_frac is {trainer.args.collection.min_live_frac}, and dead groups cannot be drawn again with "
                 f"{reason}; set min_live_frac to 0"
             )

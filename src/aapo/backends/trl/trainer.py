@@ -28,7 +28,7 @@ from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
-from aapo.backends.trl.checks import check_groups, check_judge, check_refill, keep_masters, kept_from_trl
+from aapo.backends.trl.checks import check_groups, check_refill, keep_masters, kept_from_trl
 from aapo.backends.trl.config import AAPOConfig
 from aapo.backends.trl.guards import MovedWeights, check_finite, check_trainable
 from aapo.backends.trl.order import EpochOrder, EpochSampler
@@ -61,6 +61,7 @@ from aapo.objective import (
     signal_diagnostics,
     silent_groups,
 )
+from aapo.ranks import launched
 from aapo.records import Notes
 from aapo.sampling import sample_seed
 from aapo.scoring import as_notes, check_finite_rewards, grading_shares
@@ -145,7 +146,7 @@ class AAPOTrainer(GRPOTrainer):
                 **kwargs,
             )
         self.objective = point
-        check_judge(args, self.reward_func_names)
+        args.check_judge(self.reward_func_names)
         check_groups(self)
         check_refill(self)
         check_trainable(self.model)
@@ -385,7 +386,7 @@ class AAPOTrainer(GRPOTrainer):
             return output
         if self._choice is not None:
             inputs = self._chosen(len(inputs))
-        if self.objective.min_live_frac > 0:
+        if self.args.collection.min_live_frac > 0:
             inputs, reference = self._refilled(inputs)
         else:
             reference = self._reference(inputs)
@@ -444,11 +445,12 @@ class AAPOTrainer(GRPOTrainer):
         result = refill(
             self._roll_out(inputs, self._positions(len(inputs))),
             num_generations=self.num_generations,
-            min_live_frac=self.objective.min_live_frac,
+            min_live_frac=self.args.collection.min_live_frac,
             max_rounds=self.args.max_refill_rounds,
             silent=lambda scores: silent_groups(self._advantages(scores).augmented_PG),
             fresh=fresh.take,
             roll_out=self._roll_out,
+            ranks=launched(),
         )
         metrics, num_groups = self._metrics["train"], len(keys) // self.num_generations
         metrics["rollout/refill_rounds"].append(result.num_rounds)

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import yaml
 
 from aapo.errors import InputError, nearest
-from aapo.fields import field_types
 from aapo.recipe.importing.keys import (
     COSINE,
     DATASETS,
@@ -21,7 +20,7 @@ from aapo.recipe.importing.keys import (
     REWARDS,
 )
 from aapo.recipe.importing.sources import FORMATS, Source, recognise
-from aapo.recipe.recipe import PARTS, resolve
+from aapo.recipe.recipe import known_fields, resolve
 
 SIMPLERL = "simplelr_"
 
@@ -91,7 +90,7 @@ def import_config(
     _algorithm(found, settings, exact)
     _data(found, settings)
     _rewards(found, settings, exact)
-    known = {key for config in PARTS.values() for key in field_types(config)}
+    known = set(known_fields())
     for key, value in settings.items():
         _one(found, key, value, known)
     for source in sources:

@@ -1,0 +1,74 @@
+"""Training a recipe's policy with TRL's trainer."""
+
+import gc
+import shutil
+from dataclasses import asdict
+
+import torch
+from transformers import PrinterCallback
+from trl import ModelConfig, get_peft_config
+
+from aapo.backends import TrainingJob
+from aapo.backends.trl.config import trainer_config
+from aapo.backends.trl.recorder import Budget, Recorder, newest_checkpoint, remove_partial_checkpoints
+from aapo.backends.trl.trainer import AAPOTrainer
+from aapo.progress import console, progress
+from aapo.ranks import launched
+from aapo.recipe import Recipe
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Check the settings that only TRL and Transformers know.
+
+    Raises:
+        InputError: They refuse one; the message is theirs.
+    """
+    trainer_config(recipe)
+
+
+def train_policy(job: TrainingJob) -> bool:
+    """Train from the newest whole checkpoint and save the model; whether Ctrl-C ended it early."""
+    recipe, run, ranks = job.recipe, job.run, launched()
+    args = trainer_config(
+        recipe,
+        output_dir=str(run.checkpoints),
+        rollouts_dir=str(run.samples),
+        model_init_kwargs=dict(job.model_options),
+    )
+    reads_margin = args.objective.needs_reference and args.reference == "bank"
+    trainer = AAPOTrainer(
+        model=job.model,
+        reward_funcs=recipe.reward_funcs,
+        args=args,
+        train_dataset=job.prompts,
+        eval_dataset=job.held_out,
+        processing_class=job.tokenizer,
+        reference_bank=job.bank if reads_margin or args.chooses_prompts else None,
+        peft_config=get_peft_config(ModelConfig(**asdict(recipe.model))),
+    )
+    trainer.remove_callback(PrinterCallback)
+    if ranks.is_main:
+        remove_partial_checkpoints(run.checkpoints)
+    ranks.wait()
+    checkpoint = newest_checkpoint(run.checkpoints)
+    done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+    if checkpoint and ranks.is_main:
+        console.print(f"going on from step {done}")
+    with progress(f"{args.algorithm} training", job.num_steps, start=done, visible=ranks.is_main) as update:
+        recorder = Recorder(run, update, Budget(recipe.run.max_generated_tokens, recipe.run.max_training_seconds))
+        trainer.add_callback(recorder)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if recorder.interrupted:
+        return True
+    partial = run.path / ".model.tmp"
+    trainer.save_model(str(partial))
+    if ranks.is_main:
+        job.tokenizer.save_pretrained(partial)
+        shutil.rmtree(run.model, ignore_errors=True)
+        partial.replace(run.model)
+    ranks.wait()
+    # The patched model refers to itself: without a collection its memory would stay taken during the evaluation.
+    del trainer
+    gc.collect()
+    torch.cuda.empty_cache()
+    return False

@@ -1,0 +1,53 @@
+"""The processes of a launch by `torchrun` or `accelerate launch`: which one this is, what they tell each other."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all.
+
+    Attributes:
+        index: Which one it is, from 0.
+        count: How many there are.
+        wait: Returns once all processes have called it.
+        gather: The items of all processes, in their order; all call it.
+    """
+
+    index: int = 0
+    count: int = 1
+    wait: Callable[[], None] = lambda: None
+    gather: Callable[[list[Any]], list[Any]] = lambda items: items
+
+    @property
+    def is_main(self) -> bool:
+        """Whether it is the one that prints and writes what is there once."""
+        return self.index == 0
+
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """This process's part of `items`, all parts of nearly the same size."""
+        return items[self.index :: self.count]
+
+
+ALONE = Ranks()
+
+
+def num_launched() -> int:
+    """How many processes were launched."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def launched(*, cpu: bool = False) -> Ranks:
+    """This process of the launch; with `cpu` what is shared is no work for an accelerator."""
+    if num_launched() == 1:
+        return ALONE
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+
+    state = PartialState(cpu=True) if cpu else PartialState()
+    return Ranks(state.process_index, state.num_processes, state.wait_for_everyone, gather_object)
