@@ -18,7 +18,6 @@ of the gradient, advantage set to zero, where the effect is not hidden behind th
 
 import argparse
 import tempfile
-from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +27,7 @@ from scipy import stats
 from torch import Tensor
 
 from aapo.backends.trl import AAPOTrainer
+from aapo.backends.trl.config import trainer_config
 from aapo.files import write_json
 from aapo.objective import Objective, augmented_advantages
 from aapo.progress import progress
@@ -35,7 +35,7 @@ from aapo.recipe import load_recipe
 from aapo.runs import RunDirectory, environment
 from aapo.sampling import sample_seed
 from aapo.training.banks import prepare_bank
-from aapo.training.models import load_recipe_tokenizer, model_options, prepare_model
+from aapo.training.models import model_spec, prepare_model
 from aapo.training.prompts import training_prompts
 
 PARTS = ("whole", "margin")
@@ -71,11 +71,10 @@ def main() -> None:
 
 
 def _trainer(recipe: Any, path: str, base: str) -> AAPOTrainer:
-    tokenizer = load_recipe_tokenizer(recipe, base, recipe.model.model_revision)
+    tokenizer = model_spec(recipe, base, recipe.model.model_revision).load_tokenizer()
     prompts = training_prompts(recipe, tokenizer)
-    args = copy(recipe.training)
-    args.output_dir, args.eval_strategy = tempfile.mkdtemp(), "no"
-    args.model_init_kwargs = {**model_options(recipe), "revision": recipe.model.model_revision}
+    options = {**model_spec(recipe, path).from_pretrained(), "revision": recipe.model.model_revision}
+    args = trainer_config(recipe, output_dir=tempfile.mkdtemp(), eval_strategy="no", model_init_kwargs=options)
     bank = prepare_bank(recipe, prompts, tokenizer)
     trainer = AAPOTrainer(
         model=path, reward_funcs=recipe.reward_funcs, args=args, train_dataset=prompts, processing_class=tokenizer,

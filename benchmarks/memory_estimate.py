@@ -13,15 +13,17 @@ import resource
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from transformers import Qwen2Config, Qwen2ForCausalLM
-from trl import get_peft_config
+from trl import ModelConfig, get_peft_config
 
 from aapo.backends.trl import AAPOTrainer
+from aapo.backends.trl.config import trainer_config
 from aapo.base.model import train_tokenizer
 from aapo.files import write_json
 from aapo.progress import console
@@ -87,10 +89,10 @@ def _train(case: dict[str, Any], shape: dict[str, Any]) -> MemoryEstimate:
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     AAPOTrainer(
-        model=Qwen2ForCausalLM(config), args=recipe.training, processing_class=tokenizer,
+        model=Qwen2ForCausalLM(config), args=trainer_config(recipe), processing_class=tokenizer,
         reward_funcs=lambda completions, **columns: [float(i % 2) for i in range(len(completions))],
         train_dataset=Dataset.from_list([{"prompt": PROMPT, "answer": "1"}] * 4),
-        peft_config=get_peft_config(recipe.model),
+        peft_config=get_peft_config(ModelConfig(**asdict(recipe.model))),
     ).train()  # fmt: skip
     return estimate(recipe, ModelShape.of(config), len(tokenizer(PROMPT)["input_ids"]))
 

@@ -1,6 +1,7 @@
 """The processes of a launch by `torchrun` or `accelerate launch`: which one this is, what they tell each other."""
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -40,6 +41,16 @@ ALONE = Ranks()
 def num_launched() -> int:
     """How many processes were launched."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def finish() -> None:
+    """Take leave of the other processes; a process that ends without may abort while they are still there."""
+    if "torch" not in sys.modules:
+        return
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def launched(*, cpu: bool = False) -> Ranks:

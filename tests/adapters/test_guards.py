@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import TrainerCallback
 
 from aapo.backends.trl import AAPOConfig, AAPOTrainer
+from aapo.backends.trl.config import trainer_config
 from aapo.backends.trl.guards import MOVED, NUM_STEPS
 from aapo.cli.app import run as aapo
 from aapo.engines import load_model, load_tokenizer
@@ -346,7 +347,7 @@ def test_planned_rollouts_are_those_that_are_drawn(tiny_folder, tmp_path, num_pr
     recipe.training.output_dir = str(tmp_path)
     data = Dataset.from_list([{"prompt": f"{n}?", "answer": "1"} for n in range(num_prompts)])
     trainer = Counting(
-        model=load_model(str(tiny_folder)), reward_funcs=recipe.reward_funcs, args=recipe.training,
+        model=load_model(str(tiny_folder)), reward_funcs=recipe.reward_funcs, args=trainer_config(recipe),
         train_dataset=data, processing_class=load_tokenizer(str(tiny_folder)),
     )  # fmt: skip
     trainer.train()
@@ -379,7 +380,7 @@ def test_planned_steps_are_transformers(tiny_folder, tmp_path):
                     continue
                 recipe.training.output_dir = str(tmp_path)
                 trainer = AAPOTrainer(
-                    model=load_model(str(tiny_folder)), reward_funcs=recipe.reward_funcs, args=recipe.training,
+                    model=load_model(str(tiny_folder)), reward_funcs=recipe.reward_funcs, args=trainer_config(recipe),
                     train_dataset=data, processing_class=load_tokenizer(str(tiny_folder)),
                 )  # fmt: skip
                 steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())[-1]

@@ -662,6 +662,7 @@ HELD_OUT_SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
 import torch
+from aapo.ranks import finish
 from test_trainer import AAPOTrainer, config, evenness, late, load_model, load_tokenizer, reference_column, sums
 logs = []
 for num_problems, num_generations in ((10, 1), (5, 2)):  # 10 completions, 4 a batch of all processes
@@ -682,6 +683,7 @@ for num_problems, num_generations in ((10, 1), (5, 2)):  # 10 completions, 4 a b
     logs.append((trainer.state.log_history[-1], lengths, right))
 if trainer.accelerator.is_main_process:
     torch.save(logs, sys.argv[2])
+finish()
 """
 
 
@@ -860,6 +862,7 @@ import json, sys
 sys.path.insert(0, {tests!r})
 import torch
 from datasets import Dataset
+from aapo.ranks import finish
 from test_trainer import Spy, config, evenness, load_model, load_tokenizer, noted, reference_column
 rows = [
     {{"prompt": [{{"role": "user", "content": f"Calculate {{n}} + {{n}}."}}], "answer": str(2 * n)}}
@@ -884,6 +887,7 @@ assert trainer.accelerator.num_processes == int(sys.argv[1])
 if trainer.accelerator.is_main_process:
     weights = torch.cat([p.detach().flatten() for p in trainer.accelerator.unwrap_model(trainer.model).parameters()])
     torch.save({{"weights": weights, "log": trainer.state.log_history[0]}}, sys.argv[2])
+finish()
 """
 
 
@@ -919,6 +923,7 @@ REFILL_SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
 import torch
+from aapo.ranks import finish
 from test_trainer import Spy, config, even_sum_or_dead, flat, load_model, load_tokenizer, sums
 results = []
 for name, changes in (("dapo", {{"algorithm": "dapo", "max_refill_rounds": 4}}),
@@ -934,6 +939,7 @@ for name, changes in (("dapo", {{"algorithm": "dapo", "max_refill_rounds": 4}}),
     results.append((flat(trainer.accelerator.unwrap_model(trainer.model)), reference, trainer.state.log_history))
 if trainer.accelerator.is_main_process:
     torch.save(results, sys.argv[2])
+finish()
 """
 
 

@@ -161,7 +161,7 @@ def test_other_reward_functions_score_the_cached_samples_without_the_model(train
     def never(*arguments):
         raise AssertionError("the model is not needed")
 
-    monkeypatch.setattr("aapo.training.banks.make_engine", never)
+    monkeypatch.setattr("aapo.engines.transformers.TransformersEngine", never)
     shown = lines_of(capsys, "bank", "build", "small.yaml", *flags)
     assert "reference bank: 48/48" in shown and len([x for x in shown.splitlines() if "of 16 prompts" in x]) == 2
     assert "(reused: 16 prompts)" in lines_of(capsys, "train", "small.yaml", "--dry-run", *flags)

@@ -256,7 +256,7 @@ def test_its_files_are_plain_parquet(tmp_path, engine, identity, addition):
 
 def test_a_recipes_bank_can_be_sampled_by_vllm(tiny_folder, tmp_path, cache, monkeypatch, capsys):
     from aapo.cli.app import run as aapo
-    from aapo.training import models
+    from aapo.engines import vllm
 
     made = []
 
@@ -265,7 +265,7 @@ def test_a_recipes_bank_can_be_sampled_by_vllm(tiny_folder, tmp_path, cache, mon
             made.append((name, options))
             super().__init__(load_model(name), tokenizer, settings)
 
-    monkeypatch.setattr(models, "VLLMEngine", Counting)
+    monkeypatch.setattr(vllm, "VLLMEngine", Counting)
     (tmp_path / "rows.jsonl").write_text('{"question": "1?", "answer": "1"}\n{"question": "2?", "answer": "2"}\n')
     (tmp_path / "recipe.yaml").write_text(
         f"model_name_or_path: {tiny_folder}\ndataset_name: {tmp_path / 'rows.jsonl'}\nnum_eval_prompts: 0\n"
@@ -273,7 +273,9 @@ def test_a_recipes_bank_can_be_sampled_by_vllm(tiny_folder, tmp_path, cache, mon
     )
     command = ["bank", "build", str(tmp_path / "recipe.yaml"), "--output", str(tmp_path / "bank")]
     assert aapo([*command, "--engine", "vllm"]) == 0
-    assert made == [(str(tiny_folder), {"revision": "main", "dtype": "float32", "trust_remote_code": False})]
+    assert made == [
+        (str(tiny_folder), {"revision": "main", "dtype": "float32", "trust_remote_code": False, "batch_size": 256})
+    ]
     bank = ReferenceBank.open(tmp_path / "bank")
     assert len(bank) == 2 and bank.identity["model"]["engine"] == "vllm"
     # It is no bank that Transformers sampled, but a run that names it takes it.
@@ -283,4 +285,7 @@ def test_a_recipes_bank_can_be_sampled_by_vllm(tiny_folder, tmp_path, cache, mon
     assert aapo([*plan, "--reference_bank", str(tmp_path / "bank")]) == 0
     assert f"bank: {tmp_path / 'bank'} (reused: 2 prompts)" in capsys.readouterr().out.replace("\n", "")
     assert aapo([*command, "--engine", "sglang"]) == 2
-    assert "--engine is 'sglang'; it must be transformers or vllm" in capsys.readouterr().err
+    assert (
+        "engine is 'sglang'; it must be transformers or vllm, or your own as path/to/file.py:NAME"
+        in capsys.readouterr().err
+    )

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aapo.base.config import BaseModelConfig
-from aapo.base.warmup import WarmupState, warm_up
 from aapo.files import write_folder, write_json
 from aapo.runs import cache_folder
 from aapo.tasks import DataConfig
+
+if TYPE_CHECKING:
+    from aapo.base.warmup import WarmupState
 
 FORMAT = 1
 # What of the data changes a base model; the numbers of prompts do not.
@@ -35,7 +38,7 @@ def build_base(
     config: BaseModelConfig,
     data: DataConfig,
     max_completion_length: int,
-    on_step: Callable[[WarmupState], None] = lambda state: None,
+    on_step: Callable[["WarmupState"], None] = lambda state: None,
 ) -> Path:
     """The folder of the base model, made if the cache does not have it.
 
@@ -45,6 +48,8 @@ def build_base(
     path = base_path(config, data, max_completion_length)
     if path.exists():
         return path
+    from aapo.base.warmup import warm_up
+
     base = warm_up(config, data, max_completion_length, on_step)
 
     def fill(folder: Path) -> None:

@@ -14,9 +14,9 @@ from typing import Annotated
 import typer
 
 from aapo.errors import AapoError, InputError, nearest
+from aapo.ranks import finish
 
 FLAGS = {"allow_extra_args": True, "ignore_unknown_options": True}
-ENGINES = ("transformers", "vllm")
 RECIPE_HELP = "A shipped recipe's name, a .yaml file, or a run directory."
 
 app = typer.Typer(
@@ -79,8 +79,6 @@ def bank_build(
     """
     from aapo.cli import banks
 
-    if engine not in ENGINES:
-        raise InputError(f"--engine is {engine!r}; it must be {' or '.join(ENGINES)}")
     banks.build(recipe, context.args, output, engine)
 
 
@@ -138,8 +136,10 @@ def evaluate(
     dev_tasks: Annotated[str, typer.Option("--dev-tasks", help="Tasks that choose among checkpoints.")] = "",
     against: Annotated[str | None, typer.Option(help="A model, a result, or of a run: base.")] = None,
     revision: Annotated[str | None, typer.Option(help="Revision of a Hub model.")] = None,
-    engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
-    dtype: Annotated[str, typer.Option(help="Precision of the weights.")] = "auto",
+    engine: Annotated[str, typer.Option(help="transformers, vllm, or your own as file.py:NAME.")] = "transformers",
+    dtype: Annotated[
+        str | None, typer.Option(help="Precision of the weights; by default a run's own, else the model's.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Sequences sampled at once.")] = None,
     tensor_parallel_size: Annotated[int, typer.Option("--tensor-parallel-size", min=1, help="GPUs a model.")] = 1,
     share: Annotated[
@@ -178,8 +178,6 @@ def evaluate(
         trust_remote_code=trust_remote_code,
         output=output,
     )
-    if engine not in ENGINES:
-        raise InputError(f"--engine is {engine!r}; it must be {' or '.join(ENGINES)}")
     evaluation.evaluate_models([model, *_listed(also or "")], options, context.args)
 
 
@@ -453,7 +451,10 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if not debug:
         _quiet()
-    sys.exit(run(arguments, debug=debug))
+    code = run(arguments, debug=debug)
+    if code == 0:  # a process that failed does not wait for the others
+        finish()
+    sys.exit(code)
 
 
 def run(arguments: list[str], *, debug: bool = False) -> int:

@@ -22,14 +22,15 @@ from aapo.bank import (
     score_sets,
     summarize,
 )
+from aapo.engines.opening import engine_maker
 from aapo.errors import InputError
 from aapo.fields import parse_flags
-from aapo.grading import Judge, RewardFunction
+from aapo.grading import Judge, RewardFunction, reward_functions
 from aapo.progress import console, told_progress
 from aapo.ranks import launched
-from aapo.recipe import load_recipe, reward_functions
+from aapo.recipe import load_recipe
 from aapo.training.banks import prepare_bank
-from aapo.training.models import load_recipe_tokenizer, prepare_model
+from aapo.training.models import model_spec, prepare_model
 from aapo.training.prompts import training_prompts
 
 transformers_logging.disable_progress_bar()
@@ -39,13 +40,14 @@ datasets.disable_progress_bars()
 def build(source: str, flags: Sequence[str], output: Path | None, engine: str = "transformers") -> None:
     """Build the recipe's bank and print its folder and summary."""
     recipe = load_recipe(source, flags)
+    engine_maker(engine)  # which says at once that there is none of this name
     if not recipe.uses_bank:
         raise InputError(
             f"recipe {source} reads no bank: its objective has no margin or its reference is live, and it neither "
             "filters prompts nor orders them by pass rate"
         )
     path = prepare_model(recipe)
-    tokenizer = load_recipe_tokenizer(recipe, path, recipe.model.model_revision)
+    tokenizer = model_spec(recipe, path, recipe.model.model_revision).load_tokenizer()
     named = Path(recipe.run.reference_bank) if recipe.run.reference_bank else None
     bank = prepare_bank(recipe, training_prompts(recipe, tokenizer), tokenizer, output or named, engine)
     if launched().is_main:

@@ -10,7 +10,7 @@ import torch
 from transformers import TextStreamer
 from transformers.utils import logging as transformers_logging
 
-from aapo.engines import generate_ids, load_model, load_tokenizer
+from aapo.engines import end_tokens, generate_ids
 from aapo.errors import InputError
 from aapo.evaluation import model_sources
 from aapo.messages import last_question
@@ -66,7 +66,7 @@ class Conversation:
         self.turns += 1
         (answer,) = generate_ids(
             self.model, [ids], [sample_seed(self.seed, "chat", self.turns)], self.settings,
-            eos_token_ids=[self.tokenizer.eos_token_id], pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_ids=end_tokens(self.model, self.tokenizer), pad_token_id=self.tokenizer.pad_token_id,
             tokenizer=self.tokenizer, streamer=Printed(self.tokenizer, skip_prompt=True, skip_special_tokens=True),
         )  # fmt: skip
         if isinstance(prompt, list):
@@ -140,11 +140,10 @@ def _begin(model: str, temperature: float | None, max_completion_length: int | N
         recipe = load_recipe(model)
         data, settings, options = recipe.data, recipe.training.sampling, recipe.training.template_options
         style = PromptStyle(data.system_prompt, data.prompt_template, conversational=data.conversational)
-    tokenizer = load_tokenizer(source.path, source.revision)
+    tokenizer = source.load_tokenizer()
     if tokenizer.chat_template is None:
         style = PromptStyle(style.system_prompt, style.prompt_template, conversational=False)
     changes = {"temperature": temperature, "max_completion_length": max_completion_length}
     given = {name: value for name, value in changes.items() if value is not None}
-    loaded: Any = load_model(source.path, source.revision, dtype="auto")
-    loaded = loaded.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    loaded = source.load("cuda" if torch.cuda.is_available() else "cpu").eval()
     return Conversation(loaded, tokenizer, style, SamplingSettings(**{**vars(settings), **given}), options, seed)

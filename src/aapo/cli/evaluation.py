@@ -4,28 +4,26 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import datasets
-from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from datasets import Dataset
 from rich import box
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
-from aapo.bank import bank_identity, digest
-from aapo.engines import LazyEngine, TransformersEngine, load_model, load_tokenizer, model_identity, tokenizer_identity
+from aapo.bank import digest
+from aapo.engines.spec import ModelSpec
 from aapo.errors import InputError, nearest
 from aapo.evaluation import (
     DEFAULT,
     Evaluation,
     EvaluationJob,
-    ModelSource,
     Protocol,
     ScoreTable,
+    Task,
+    benchmark_task,
     check_protocols,
     difference_rows,
     difference_table,
@@ -39,6 +37,7 @@ from aapo.evaluation import (
     read_evaluations,
     read_results,
     result_rows,
+    sample_evaluations,
     save_results,
     score_table,
     select,
@@ -48,26 +47,21 @@ from aapo.evaluation.results import RESULTS, Row, Selection, headline_difference
 from aapo.evaluation.tables import difference_sentence
 from aapo.fields import field_types, parse_flags, typed
 from aapo.files import write_text
-from aapo.grading import Judge, RewardFunction, check_isolation, reward_name, with_convention
-from aapo.progress import console, told_progress
+from aapo.progress import console
 from aapo.ranks import Ranks, launched
-from aapo.recipe import Recipe, load_recipe, reward_functions
-from aapo.records import Engine
+from aapo.recipe import Recipe, load_recipe
 from aapo.reporting import write_report
-from aapo.runs import RunDirectory, cache_folder
-from aapo.scoring import check_columns
-from aapo.tasks import Benchmark, find_benchmark, pinned, tasks_of
-from aapo.training.prompts import loaded_prompts
-from aapo.training.run import held_out_task, recipe_protocol
+from aapo.runs import RunDirectory
+from aapo.tasks import Benchmark
+from aapo.training.held_out import held_out_task, recipe_protocol
+from aapo.training.models import model_spec
 
 transformers_logging.disable_progress_bar()
 datasets.disable_progress_bars()
 
 HELD_OUT = "held_out"
-GRADING_FIELDS = ("reward_funcs", "reward_kwargs", "judge", "judge_threshold")
 WIDE_COLUMNS = 4
 NAME_COLUMNS, WORD_COLUMNS = ("model", "task"), ("task", "verdict")
-VLLM_BATCH, TRANSFORMERS_BATCH = 1024, 256
 FORMATS = ("terminal", "markdown", "latex", "json")
 
 
@@ -84,7 +78,7 @@ class Options:
     against: str | None
     revision: str | None
     engine: str
-    dtype: str
+    dtype: str | None
     batch_size: int | None
     tensor_parallel_size: int
     share: tuple[int, int] | None
@@ -95,31 +89,33 @@ class Options:
     output: Path | None
 
 
-@dataclass(frozen=True)
-class Task:
-    """Problems ready to be put to a model, and how their completions are graded."""
-
-    name: str
-    prompts: Dataset
-    rewards: list[RewardFunction]
-    judge: Judge
-    num_samples: int
-
-
 def evaluate_models(models: Sequence[str], options: Options, flags: Sequence[str]) -> None:
     """Evaluate models on tasks, print the tables and write the evaluation folder."""
     recipe = _recipe(models[0])
     protocol, changes = _protocol(recipe, options, parse_flags(flags))
-    sources = [source for model in models for source in model_sources(model, options.revision, options.checkpoints)]
-    _check_names(sources)
+    sources = [
+        _as_loaded(source, _recipe(model), options)
+        for model in models
+        for source in model_sources(model, options.revision, options.checkpoints)
+    ]
     published = published_rows(options.published) if options.published else []
     others = _against(options, models[0], protocol)
     if twice := set(options.tasks) & set(options.dev_tasks):
         raise InputError(f"{twice.pop()} is among --tasks and --dev-tasks; choose checkpoints on other problems")
     tasks = [_task(name, recipe, protocol, changes) for name in options.tasks]
     dev_tasks = [_task(name, recipe, protocol, changes) for name in options.dev_tasks]
-    candidates = [*sources, *([others] if isinstance(others, ModelSource) and others not in sources else [])]
-    jobs = [job for source in candidates for job in Candidate(source, protocol, options).sample([*tasks, *dev_tasks])]
+    candidates = [*sources, *([others] if isinstance(others, ModelSpec) and others not in sources else [])]
+    ranks = launched() if options.share is None else Ranks(*options.share)
+    jobs = sample_evaluations(
+        candidates,
+        [*tasks, *dev_tasks],
+        protocol,
+        ranks=ranks,
+        engine=options.engine,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        engine_options={"tensor_parallel_size": options.tensor_parallel_size} if options.engine == "vllm" else {},
+    )
     if not launched().is_main:
         return
     if options.share is not None:
@@ -185,14 +181,7 @@ def _task_fields() -> list[str]:
     return [item.name for item in fields(Benchmark) if item.name not in ("name", "dataset_name", "num_samples")]
 
 
-def _check_names(sources: Sequence[ModelSource]) -> None:
-    names = [source.name for source in sources]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"two models are called {name}; rename a folder, since results are stored by name")
-
-
-def _against(options: Options, model: str, protocol: Protocol) -> list[Evaluation] | ModelSource | None:
+def _against(options: Options, model: str, protocol: Protocol) -> list[Evaluation] | ModelSpec | None:
     """What the models are held against: stored evaluations, or a model yet to evaluate.
 
     Raises:
@@ -211,8 +200,8 @@ def _against(options: Options, model: str, protocol: Protocol) -> list[Evaluatio
             )
         return found
     if options.against == "base":
-        return model_sources(model, None, "base")[0]
-    return model_sources(options.against)[0]
+        return _as_loaded(model_sources(model, None, "base")[0], _recipe(model), options)
+    return _as_loaded(model_sources(options.against)[0], _recipe(options.against), options)
 
 
 def _task(name: str, recipe: Recipe | None, protocol: Protocol, changes: dict[str, Any]) -> Task:
@@ -220,125 +209,22 @@ def _task(name: str, recipe: Recipe | None, protocol: Protocol, changes: dict[st
 
     `held_out`, and the data set that a run was trained on, are the run's held-out prompts.
     """
+    kinds = field_types(Benchmark)
+    changes = {key: typed(key, value, kinds[key]) for key, value in changes.items()}
     if recipe is not None and name in (HELD_OUT, recipe.data.dataset_name):
-        if not recipe.data.num_eval_prompts:
-            raise InputError(f"the run holds no prompts out (num_eval_prompts is 0), so there is no task {name}")
-        asked = {key: value for key, value in _typed(changes).items() if key in GRADING_FIELDS}
-        names, kwargs, failure = recipe.run.reward_funcs, recipe.run.reward_kwargs, recipe.run.reward_failure
-        judge = recipe.training.judgement
-        if asked:
-            names, kwargs, failure = asked.get("reward_funcs", names), asked.get("reward_kwargs"), "fail"
-            judge = Judge(asked.get("judge"), asked.get("judge_threshold"))
-        convention = protocol.answer_convention or pinned(recipe.data).answer_convention
-        rewards = reward_functions(names, with_convention(names, kwargs, convention), failure)
-        judge.check([reward_name(function) for function in rewards])
-        prompts = loaded_prompts(replace_style(recipe, protocol), "test")
-        check_columns(rewards, prompts.column_names)
-        check_isolation(rewards, tasks_of(prompts))
-        limit = _typed(changes).get("num_problems")
-        prompts = prompts.select(range(min(limit, len(prompts)))) if limit else prompts
-        return Task(held_out_task(recipe), prompts, rewards, judge, protocol.num_samples)
+        return held_out_task(recipe, protocol, changes)
     if name == HELD_OUT:
         raise InputError(
             "held_out is the held-out side of a run's data, and the model is not a run directory; name a task"
         )
-    benchmark = replace(find_benchmark(name), **_typed(changes))
-    names, kwargs = benchmark.rewards
-    rewards = reward_functions(names, with_convention(names, kwargs, protocol.answer_convention), "fail")
-    judge = Judge(benchmark.judge, benchmark.judge_threshold)
-    judge.check([reward_name(function) for function in rewards])
-    prompts = benchmark.load(protocol.style)
-    check_columns(rewards, prompts.column_names)
-    check_isolation(rewards, tasks_of(prompts))
-    return Task(benchmark.name, prompts, rewards, judge, protocol.samples(benchmark.name, benchmark.num_samples))
+    return benchmark_task(name, protocol, changes)
 
 
-def replace_style(recipe: Recipe, protocol: Protocol) -> Recipe:
-    """The recipe with its prompts put as the protocol says."""
-    style = protocol.style
-    data = replace(
-        recipe.data,
-        system_prompt=style.system_prompt,
-        prompt_template=style.prompt_template,
-        conversational=style.conversational,
-    )
-    return replace(recipe, data=data)
-
-
-def _typed(changes: dict[str, Any]) -> dict[str, Any]:
-    kinds = field_types(Benchmark)
-    return {key: typed(key, value, kinds[key]) for key, value in changes.items()}
-
-
-class Candidate:
-    """A model with its tokenizer, identity and engine, each made once, when it is needed."""
-
-    def __init__(self, source: ModelSource, protocol: Protocol, options: Options) -> None:
-        self.source = source
-        self.protocol = protocol
-        self.options = options
-        batch_size = options.batch_size or (VLLM_BATCH if options.engine == "vllm" else TRANSFORMERS_BATCH)
-        self.tokenizer = load_tokenizer(source.path, source.revision, trust_remote_code=options.trust_remote_code)
-        self.engine = LazyEngine(self.tokenizer, lambda: self._load(batch_size), batch_size)
-
-    @cached_property
-    def identity(self) -> dict[str, Any]:
-        """What is sampled from: the weights, their precision and the engine."""
-        engine = {} if self.options.engine == "transformers" else {"engine": self.options.engine}
-        return {
-            **model_identity(self.source.path, self.source.revision), "precision": self.options.dtype, **engine,
-        }  # fmt: skip
-
-    def job(self, task: Task) -> EvaluationJob:
-        """The model on a task."""
-        identity = bank_identity(
-            model=self.identity,
-            tokenizer=tokenizer_identity(self.tokenizer),
-            sampling=self.protocol.sampling.describe(),
-            reward_funcs=task.rewards,
-            num_samples=task.num_samples,
-            seed=self.options.seed,
-        )
-        return EvaluationJob(
-            self.source.name,
-            task.name,
-            self.protocol.label,
-            task.prompts,
-            self.engine,
-            task.rewards,
-            identity,
-            cache_folder() / "evaluations",
-            task.judge,
-            self.protocol.chat_template_kwargs,
-        )
-
-    def sample(self, tasks: Sequence[Task]) -> list[EvaluationJob]:
-        """The jobs of the tasks, after sampling what is missing; each process, or this call's share, does its part."""
-        jobs = [self.job(task) for task in tasks]
-        ranks = launched() if self.options.share is None else Ranks(*self.options.share)
-        for job in jobs:
-            with told_progress(f"{job.model} on {job.task}", visible=ranks.is_main) as tell:
-                job.sample(tell, ranks=ranks)
-        return jobs
-
-    def _load(self, batch_size: int) -> Engine:
-        source, options = self.source, self.options
-        if options.engine == "vllm":
-            from aapo.engines.vllm import VLLMEngine
-
-            return VLLMEngine(
-                source.path,
-                self.tokenizer,
-                self.protocol.sampling,
-                revision=source.revision,
-                dtype=options.dtype,
-                tensor_parallel_size=options.tensor_parallel_size,
-                trust_remote_code=options.trust_remote_code,
-            )
-        model: Any = load_model(
-            source.path, source.revision, dtype=options.dtype, trust_remote_code=options.trust_remote_code
-        )
-        return TransformersEngine(model.to(PartialState().device), self.tokenizer, self.protocol.sampling, batch_size)
+def _as_loaded(spec: ModelSpec, recipe: Recipe | None, options: Options) -> ModelSpec:
+    """The model with its weights read as the command line says, else as its run does."""
+    if recipe is not None and options.dtype is None:
+        return model_spec(recipe, spec.path, spec.revision, spec.name)
+    return replace(spec, dtype=options.dtype or "auto", trust_remote_code=options.trust_remote_code)
 
 
 def _default_output(model: str, protocol: Protocol, jobs: Sequence[EvaluationJob], options: Options) -> Path:

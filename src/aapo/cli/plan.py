@@ -19,7 +19,7 @@ from aapo.tasks.datasets import pinned
 from aapo.tasks.prompts import MissingSourceError
 from aapo.training.banks import bank_plan
 from aapo.training.memory import GIB, LAYOUTS, Layout, MemoryEstimate, device_memory, estimate, model_shape
-from aapo.training.models import load_recipe_tokenizer, model_path, training_options
+from aapo.training.models import model_path, model_spec, training_options
 from aapo.training.prompts import check_number, checked_prompts, loaded_prompts
 from aapo.training.run import check_output, planned_rollouts, planned_steps
 
@@ -59,7 +59,7 @@ def print_plan(recipe: Recipe, output: Path, *, resume: bool) -> None:
 def _tokenizer(recipe: Recipe, path: str, lines: dict[str, str]) -> Any | None:
     """The model's tokenizer; None, with a line that says so, where the Hub that has it cannot be reached."""
     try:
-        return load_recipe_tokenizer(recipe, path, recipe.model.model_revision)
+        return model_spec(recipe, path, recipe.model.model_revision).load_tokenizer()
     except InputError as error:
         if not is_hub_name(path):
             raise

@@ -5,13 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME, cached_file
-from transformers.utils.hub import extract_commit_hash
-
 from aapo.engines.loading import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_base, cannot_load
 from aapo.errors import InputError
 
 Identity = dict[str, Any]
+CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 # What configurations say of where they come from, and by which version.
 _SAYS_NOTHING = (
     "_name_or_path", "transformers_version", "_from_model_config", "base_model_name_or_path", "revision",
@@ -34,8 +32,8 @@ def model_identity(name: str, revision: str | None = None) -> Identity:
     if (base := adapter_base(name)) is None:
         return {
             "weights": _hash_files(sorted(folder.glob("*.safetensors"))),
-            "config": _hash_json(folder / CONFIG_NAME),
-            "generation_config": _hash_json(folder / GENERATION_CONFIG_NAME),
+            "config": _hash_json(folder / CONFIG),
+            "generation_config": _hash_json(folder / GENERATION_CONFIG),
         }
     return {
         "weights": _hash_files([folder / ADAPTER_WEIGHTS]),
@@ -50,8 +48,10 @@ def hub_commit(name: str, revision: str | None = None) -> str:
     Raises:
         InputError: The model is neither there nor here.
     """
+    from transformers.utils.hub import cached_file, extract_commit_hash
+
     try:
-        file = cached_file(name, CONFIG_NAME, revision=revision)
+        file = cached_file(name, CONFIG, revision=revision)
     except (OSError, ValueError) as error:
         raise InputError(cannot_load("model", name, error)) from error
     commit = extract_commit_hash(file, None)

@@ -5,13 +5,15 @@ An adapter is a folder as PEFT saves it: adapter_config.json, which names the ba
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aapo.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -87,6 +89,8 @@ def load_tokenizer(name: str, revision: str | None = None, *, trust_remote_code:
     Raises:
         InputError: It is missing or cannot be loaded.
     """
+    from transformers import AutoTokenizer
+
     check_model_folder(name)
     if (base := adapter_base(name)) is not None and not any(Path(name).glob("tokenizer*")):
         name, revision = base
@@ -101,7 +105,7 @@ def load_tokenizer(name: str, revision: str | None = None, *, trust_remote_code:
     return tokenizer
 
 
-def load_model(name: str, revision: str | None = None, **options: Any) -> PreTrainedModel:
+def load_model(name: str, revision: str | None = None, **options: Any) -> "PreTrainedModel":
     """The causal language model of a local folder or Hub name, from safetensors only.
 
     An adapter is merged into its base, or stands beside it where `options` quantize that.
@@ -109,6 +113,8 @@ def load_model(name: str, revision: str | None = None, **options: Any) -> PreTra
     Raises:
         InputError: It, or the base model of an adapter, is missing or cannot be loaded.
     """
+    from transformers import AutoModelForCausalLM
+
     check_model_folder(name)
     if (base := adapter_base(name)) is not None:
         return _load_merged(name, base, options)
@@ -118,7 +124,9 @@ def load_model(name: str, revision: str | None = None, **options: Any) -> PreTra
         raise InputError(cannot_load("model", name, error)) from error
 
 
-def _load_merged(name: str, base: Base, options: dict[str, Any]) -> PreTrainedModel:
+def _load_merged(name: str, base: Base, options: dict[str, Any]) -> "PreTrainedModel":
+    from peft import PeftModel
+
     try:
         model = load_model(base.name, base.revision, **options)
     except InputError as error:
@@ -136,6 +144,23 @@ def _load_merged(name: str, base: Base, options: dict[str, Any]) -> PreTrainedMo
         if parameter.is_floating_point():
             parameter.requires_grad_(True)
     return merged
+
+
+@contextmanager
+def whole_weights() -> Iterator[None]:
+    """Models that are loaded and sampled here are whole on every process.
+
+    A trainer under DeepSpeed's ZeRO-3 leaves Transformers told to split all that it loads, and to generate in step with
+    the other processes; models that are only sampled have no DeepSpeed engine that would put them together.
+    """
+    from transformers.integrations import deepspeed
+
+    told = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = told
 
 
 def _no_base(adapter: str | Path, base: Base, error: Exception) -> str:

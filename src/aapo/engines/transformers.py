@@ -7,9 +7,11 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from aapo.engines.generation import generate_ids
+from aapo.engines.loading import whole_weights
+from aapo.engines.spec import ModelSpec
 from aapo.errors import AapoError, InputError
 from aapo.progress import console
-from aapo.records import Completion
+from aapo.records import Completion, Engine
 from aapo.sampling import SamplingSettings, as_completion
 
 
@@ -110,15 +112,16 @@ class TransformersEngine:
     def _generate_batch(self, prompt_ids: Sequence[Sequence[int]], seeds: list[int]) -> list[list[int]] | None:
         """Completions of one batch, or None when it did not fit and the batch size was halved."""
         try:
-            return generate_ids(
-                self.model,
-                prompt_ids,
-                seeds,
-                self.settings,
-                eos_token_ids=self.eos_token_ids,
-                pad_token_id=self.pad_token_id,
-                tokenizer=self.tokenizer,
-            )
+            with whole_weights():
+                return generate_ids(
+                    self.model,
+                    prompt_ids,
+                    seeds,
+                    self.settings,
+                    eos_token_ids=self.eos_token_ids,
+                    pad_token_id=self.pad_token_id,
+                    tokenizer=self.tokenizer,
+                )
         except RuntimeError as error:  # of which torch.OutOfMemoryError is one
             if not _out_of_memory(error):
                 raise
@@ -136,3 +139,10 @@ def _out_of_memory(error: RuntimeError) -> bool:
     """Whether a device or, by its allocator's words, the machine has no memory left."""
     words = ("not enough memory", "can't allocate memory")
     return isinstance(error, torch.OutOfMemoryError) or any(part in str(error) for part in words)
+
+
+def open_transformers(spec: ModelSpec, tokenizer: Any, settings: SamplingSettings, batch_size: int) -> Engine:
+    """The engine of a model, on this process's device."""
+    from accelerate import PartialState
+
+    return TransformersEngine(spec.load(PartialState().device), tokenizer, settings, batch_size)

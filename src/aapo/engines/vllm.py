@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 from transformers import AutoConfig, GenerationConfig
 
 from aapo.engines.loading import adapter_base, check_model_folder, load_model
+from aapo.engines.spec import ModelSpec
 from aapo.engines.transformers import check_context, configured_end_tokens
 from aapo.errors import InputError
-from aapo.records import Completion
+from aapo.records import Completion, Engine
 from aapo.sampling import SamplingSettings, as_completion
 
 
@@ -140,6 +141,13 @@ class VLLMEngine:
             on_batch(len(drawn))
         return completions
 
+    def close(self) -> None:
+        """Stop vLLM, which gives its share of the GPU back."""
+        core = getattr(getattr(self._llm, "llm_engine", None), "engine_core", None)
+        if core is not None:
+            core.shutdown()
+        del self._llm
+
 
 class _VLLM(NamedTuple):
     """What is used of vLLM, and the error by which it refuses sampling parameters."""
@@ -183,3 +191,23 @@ def _generation_config(model: str, revision: str | None, trust_remote_code: bool
     except OSError:
         config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
         return GenerationConfig.from_model_config(config)
+
+
+def open_vllm(spec: ModelSpec, tokenizer: Any, settings: SamplingSettings, batch_size: int, **options: Any) -> Engine:
+    """The engine of a model; `options` are those of `VLLMEngine`.
+
+    Raises:
+        InputError: The weights are to be quantized as they are loaded, which is bitsandbytes' and not vLLM's.
+    """
+    if spec.quantization is not None:
+        raise InputError(f"{spec.path} is loaded in {spec.precision}, which vLLM cannot; sample it with transformers")
+    return VLLMEngine(
+        spec.path,
+        tokenizer,
+        settings,
+        revision=spec.revision,
+        dtype=spec.dtype,
+        trust_remote_code=spec.trust_remote_code,
+        batch_size=batch_size,
+        **options,
+    )

@@ -1,7 +1,9 @@
 """Models on problems, every number with its interval."""
 
 from aapo.evaluation.estimates import CONFIDENCE, Estimate, score, share_interval, student_reach
-from aapo.evaluation.evaluate import Evaluation, EvaluationJob, EvaluationStore
+from aapo.evaluation.evaluate import Task, benchmark_task, evaluate, sample_evaluations
+from aapo.evaluation.evaluation import Evaluation
+from aapo.evaluation.job import EvaluationJob, EvaluationStore
 from aapo.evaluation.protocol import DEFAULT, Protocol, load_protocol, shipped_protocols
 from aapo.evaluation.published import Published, published_rows, published_table
 from aapo.evaluation.results import (
@@ -16,7 +18,7 @@ from aapo.evaluation.results import (
     save_results,
     select,
 )
-from aapo.evaluation.sources import ModelSource, model_sources
+from aapo.evaluation.sources import model_sources
 from aapo.evaluation.tables import (
     ScoreTable,
     difference_table,
@@ -34,15 +36,17 @@ __all__ = [
     "Evaluation",
     "EvaluationJob",
     "EvaluationStore",
-    "ModelSource",
     "Protocol",
     "Published",
     "ScoreTable",
     "Selection",
     "StoredEvaluation",
+    "Task",
+    "benchmark_task",
     "check_protocols",
     "difference_rows",
     "difference_table",
+    "evaluate",
     "latex",
     "load_protocol",
     "markdown",
@@ -55,6 +59,7 @@ __all__ = [
     "read_evaluations",
     "read_results",
     "result_rows",
+    "sample_evaluations",
     "save_results",
     "score",
     "score_table",

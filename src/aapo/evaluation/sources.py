@@ -1,30 +1,13 @@
 """The models that a text on the command line names."""
 
-from dataclasses import dataclass
-from pathlib import Path
-
+from aapo.engines.spec import ModelSpec
 from aapo.errors import InputError
 from aapo.runs import RunDirectory
 
 BASE, FINAL, ALL = "base", "final", "all"
 
 
-@dataclass(frozen=True)
-class ModelSource:
-    """A model to evaluate.
-
-    Attributes:
-        name: What it is called in results.
-        path: Folder or Hub name; a folder may hold a LoRA adapter.
-        revision: Revision of a Hub model.
-    """
-
-    name: str
-    path: str
-    revision: str | None = None
-
-
-def model_sources(model: str, revision: str | None = None, checkpoints: str | None = None) -> list[ModelSource]:
+def model_sources(model: str, revision: str | None = None, checkpoints: str | None = None) -> list[ModelSpec]:
     """The models that `model` stands for: itself, or those of a run directory.
 
     Args:
@@ -42,23 +25,23 @@ def model_sources(model: str, revision: str | None = None, checkpoints: str | No
             raise InputError(
                 f"--checkpoints is {checkpoints}, and {model} is not a run directory; name one, or drop it"
             )
-        return [ModelSource(Path(model).name, model, revision)]
+        return [ModelSpec(model, revision)]
     name = run.path.resolve().name
     found = {int(folder.name.split("-")[1]): folder for folder in run.checkpoints.glob("checkpoint-*")}
     steps = sorted(step for step, folder in found.items() if (folder / "whole").exists())
     sources = []
     for wanted in (checkpoints or FINAL).split(","):
         if wanted == ALL:
-            sources += [ModelSource(f"{name}@{step}", str(found[step])) for step in steps]
+            sources += [ModelSpec(str(found[step]), name=f"{name}@{step}") for step in steps]
         if wanted in (ALL, FINAL):
             if not run.model.exists():
                 raise InputError(f"{model} has no final model yet; finish it with `aapo train {model} --resume`")
-            sources.append(ModelSource(name, str(run.model)))
+            sources.append(ModelSpec(str(run.model), name=name))
         elif wanted == BASE:
             started = run.manifest()["model"]
-            sources.append(ModelSource(f"{name}@base", started["name_or_path"], started.get("revision")))
+            sources.append(ModelSpec(started["name_or_path"], started.get("revision"), f"{name}@base"))
         elif wanted.isdecimal() and int(wanted) in steps:
-            sources.append(ModelSource(f"{name}@{int(wanted)}", str(found[int(wanted)])))
+            sources.append(ModelSpec(str(found[int(wanted)]), name=f"{name}@{int(wanted)}"))
         else:
             kept = ", ".join(map(str, steps)) or "none"
             raise InputError(f"{model} has no checkpoint {wanted!r}; it has {kept}; besides them: all, base, final")

@@ -104,6 +104,31 @@ def reward_name(function: RewardFunction) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
+def reward_functions(names: Sequence[str], kwargs: Mapping[str, Any] | None, failure: str) -> list[RewardFunction]:
+    """The reward functions of these names.
+
+    Args:
+        names: Shipped ones, `package.module:function` or `path/to/file.py:function`.
+        kwargs: Parameters by name as in `names`.
+        failure: fail or skip.
+
+    Raises:
+        InputError: One is unknown, or does not take these parameters; or parameters are for none of them.
+    """
+    for name, parameters in (kwargs or {}).items():
+        if name not in names:
+            raise InputError(
+                f"reward_kwargs has parameters for {name!r}{nearest(name, names)}; reward_funcs are {', '.join(names)}"
+            )
+        if not isinstance(parameters, dict):
+            raise InputError(
+                f"reward_kwargs.{name} is {parameters!r}; it must be a mapping of parameters, such as {{max_len: 4096}}"
+            )
+    functions = [reward_function(name, (kwargs or {}).get(name), failure) for name in names]
+    check_reward_names(functions)
+    return functions
+
+
 def check_reward_names(functions: Sequence[RewardFunction]) -> None:
     """Check that the functions can be told apart by name.
 

@@ -1,7 +1,7 @@
 """Recipes: YAML with TRL's and Transformers' field names and ours, resolved into checked configuration objects."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
 from importlib.resources import files
@@ -14,7 +14,7 @@ import yaml
 from aapo.base.config import BaseModelConfig
 from aapo.errors import InputError, nearest
 from aapo.fields import field_types, make, parse_flags, read_mapping, typed
-from aapo.grading import RewardFunction, check_reward_names, reward_function, reward_name, with_convention
+from aapo.grading import RewardFunction, reward_functions, reward_name, with_convention
 from aapo.recipe.effects import refuse, without_effect
 from aapo.recipe.model import ModelSettings
 from aapo.recipe.training import TrainingSettings
@@ -149,31 +149,6 @@ class Recipe:
         point = {"algorithm": self.training.algorithm, **self.training.named.describe()}
         batch = {name: getattr(self.training, name) for name in BATCH_FIELDS}
         return {"recipe": self.name, "fields": self.given, "objective": point, "batch": batch, "with_defaults": ours}
-
-
-def reward_functions(names: Sequence[str], kwargs: Mapping[str, Any] | None, failure: str) -> list[RewardFunction]:
-    """The reward functions of these names.
-
-    Args:
-        names: Shipped ones, `package.module:function` or `path/to/file.py:function`.
-        kwargs: Parameters by name as in `names`.
-        failure: fail or skip.
-
-    Raises:
-        InputError: One is unknown, or does not take these parameters; or parameters are for none of them.
-    """
-    for name, parameters in (kwargs or {}).items():
-        if name not in names:
-            raise InputError(
-                f"reward_kwargs has parameters for {name!r}{nearest(name, names)}; reward_funcs are {', '.join(names)}"
-            )
-        if not isinstance(parameters, dict):
-            raise InputError(
-                f"reward_kwargs.{name} is {parameters!r}; it must be a mapping of parameters, such as {{max_len: 4096}}"
-            )
-    functions = [reward_function(name, (kwargs or {}).get(name), failure) for name in names]
-    check_reward_names(functions)
-    return functions
 
 
 def shipped_recipes() -> dict[str, str]:

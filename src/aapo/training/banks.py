@@ -17,23 +17,21 @@ from aapo.bank import (
     sample_files,
     sample_identity,
 )
-from aapo.engines import LazyEngine, model_identity, tokenizer_identity
+from aapo.engines.identity import tokenizer_identity
+from aapo.engines.opening import open_engine
+from aapo.engines.spec import TRANSFORMERS
 from aapo.errors import InputError
 from aapo.progress import told_progress
 from aapo.ranks import launched
 from aapo.recipe import Recipe
-from aapo.records import Engine
 from aapo.runs import cache_folder
-from aapo.training.models import make_engine, precision, reference_model
-
-TRANSFORMERS = "transformers"
+from aapo.training.models import reference_spec
 
 
 def identity_of_bank(recipe: Recipe, tokenizer: Any, engine: str = TRANSFORMERS) -> BankIdentity:
     """The identity of the bank that the recipe needs, sampled by this engine, whose noise is its own."""
-    model = {**model_identity(*reference_model(recipe)), "precision": precision(recipe)}
     return bank_identity(
-        model=model if engine == TRANSFORMERS else {**model, "engine": engine},
+        model=reference_spec(recipe).identity(engine),
         tokenizer=tokenizer_identity(tokenizer),
         sampling=recipe.training.sampling.describe(),
         reward_funcs=recipe.reward_funcs,
@@ -68,15 +66,18 @@ def prepare_bank(
     identity = identity_of_bank(recipe, tokenizer, engine)
     path, ranks = output or bank_path(recipe, identity), launched()
 
-    def load() -> Engine:
-        return make_engine(recipe, *reference_model(recipe), tokenizer, recipe.training.sampling, engine)
-
-    lazy = LazyEngine(tokenizer, load, recipe.run.generation_batch_limit)
-    with told_progress("reference bank", visible=ranks.is_main) as tell:
+    opened = open_engine(
+        reference_spec(recipe),
+        recipe.training.sampling,
+        engine,
+        tokenizer=tokenizer,
+        batch_size=recipe.run.generation_batch_limit,
+    )
+    with opened, told_progress("reference bank", visible=ranks.is_main) as tell:
         return ReferenceBank.build(
             path,
             prompts,
-            lazy,
+            opened,
             recipe.reward_funcs,
             identity,
             template_options=recipe.training.template_options,

@@ -1,24 +1,17 @@
-"""The models of a recipe: where they are, how they are loaded, and engines that sample them."""
+"""The models of a recipe: where they are, and how they are loaded."""
 
 import importlib.util
 import os
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-from transformers import BitsAndBytesConfig
-
 from aapo.base.cache import base_path, build_base
-from aapo.base.warmup import WarmupState
-from aapo.engines import TransformersEngine, load_model, load_tokenizer
-from aapo.engines.vllm import VLLMEngine
+from aapo.engines.spec import ModelSpec
 from aapo.errors import InputError
 from aapo.progress import progress
 from aapo.ranks import launched
 from aapo.recipe import Recipe
 from aapo.recipe.model import ModelSettings
-from aapo.records import Engine
-from aapo.sampling import SamplingSettings
 
 # Set by `accelerate launch` where DeepSpeed or FSDP spreads the weights and keeps float32 ones.
 LAUNCHED_SPREAD = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")
@@ -40,7 +33,7 @@ def prepare_model(recipe: Recipe) -> str:
         steps = recipe.base_model.warmup_max_steps
         with progress("base model", steps) as update:
 
-            def show(warmup: WarmupState) -> None:
+            def show(warmup: Any) -> None:
                 update(warmup.step, f"loss {warmup.loss:.2f}  sampled accuracy {warmup.accuracy:.2f}")
 
             build_base(recipe.base_model, recipe.data, recipe.training.sampling.max_completion_length, show)
@@ -68,89 +61,63 @@ def check_packages(recipe: Recipe) -> None:
         raise InputError(f"{field} is {value} and needs bitsandbytes; pip install 'aapo[quantization]'")
 
 
-def model_options(recipe: Recipe) -> dict[str, Any]:
-    """Arguments of `from_pretrained` that the recipe sets."""
-    options: dict[str, Any] = {
-        "dtype": recipe.model.dtype,
-        "attn_implementation": recipe.model.attn_implementation,
-        "trust_remote_code": recipe.training.trust_remote_code,
-    }
-    if (quantization := quantization_config(recipe.model)) is not None:
-        options["quantization_config"] = quantization
-    return {**options, **(recipe.training.model_init_kwargs or {})}
+def model_spec(recipe: Recipe, path: str, revision: str | None = None, name: str = "") -> ModelSpec:
+    """A model as the recipe loads models.
 
-
-def quantization_config(model: ModelSettings) -> BitsAndBytesConfig | None:
-    """How bitsandbytes quantizes the weights as they are loaded; None where they are not quantized."""
-    if model.load_in_8bit:
-        return BitsAndBytesConfig(load_in_8bit=True)
-    if not model.load_in_4bit:
-        return None
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_compute_dtype=model.dtype,
-        bnb_4bit_quant_type=model.bnb_4bit_quant_type,
-        bnb_4bit_use_double_quant=model.use_bnb_nested_quant,
-        bnb_4bit_quant_storage=model.bnb_4bit_quant_storage,
+    Args:
+        recipe: Says how.
+        path: Folder or Hub name.
+        revision: Of a Hub model.
+        name: What it is called in results.
+    """
+    return ModelSpec(
+        path,
+        revision,
+        name,
+        recipe.model.dtype or "auto",
+        quantization(recipe.model),
+        recipe.training.trust_remote_code,
+        {"attn_implementation": recipe.model.attn_implementation, **(recipe.training.model_init_kwargs or {})},
     )
 
 
-def training_options(recipe: Recipe) -> dict[str, Any]:
-    """Arguments of `from_pretrained` for the model that is trained: `model_options`, with float32 master weights.
+def quantization(model: ModelSettings) -> dict[str, Any] | None:
+    """How bitsandbytes quantizes the weights as they are loaded; None where they are not quantized."""
+    if model.load_in_8bit:
+        return {"load_in_8bit": True}
+    if not model.load_in_4bit:
+        return None
+    return {
+        "load_in_4bit": True,
+        "bnb_4bit_compute_dtype": model.dtype,
+        "bnb_4bit_quant_type": model.bnb_4bit_quant_type,
+        "bnb_4bit_use_double_quant": model.use_bnb_nested_quant,
+        "bnb_4bit_quant_storage": model.bnb_4bit_quant_storage,
+    }
+
+
+def trained_dtype(recipe: Recipe) -> str:
+    """Number format in which the weights that are trained are loaded: that of the recipe, or float32 master weights.
 
     An update of 1e-6 is smaller than the spacing of most weights in 16 bits, which would stay what they are. So weights
     that are trained are loaded in float32 and computed with in 16 bits by autocast, unless the launcher keeps float32
     masters by itself (DeepSpeed, FSDP2 in mixed precision) or `model_init_kwargs` say the dtype.
     """
-    options = model_options(recipe)
     given = (recipe.training.model_init_kwargs or {}).get("dtype")
     spread = recipe.training.deepspeed or recipe.training.fsdp or any(map(os.environ.get, LAUNCHED_SPREAD))
     if given is None and not recipe.model.use_peft and not spread:
-        options["dtype"] = "float32"
-    return options
+        return "float32"
+    return str(given or recipe.model.dtype)
 
 
-def precision(recipe: Recipe) -> str:
-    """Number format of the weights, which changes what is sampled."""
-    quantized = "4bit" if recipe.model.load_in_4bit else "8bit" if recipe.model.load_in_8bit else None
-    return quantized or str(recipe.model.dtype or "auto")
+def training_options(recipe: Recipe) -> dict[str, Any]:
+    """Arguments of `from_pretrained` for the model that is trained."""
+    options = model_spec(recipe, model_path(recipe)).from_pretrained()
+    return {**options, "dtype": trained_dtype(recipe), "revision": recipe.model.model_revision}
 
 
-def load_recipe_tokenizer(recipe: Recipe, path: str, revision: str | None = None) -> Any:
-    """The tokenizer at `path`, with remote code only where the recipe asks for it."""
-    return load_tokenizer(path, revision, trust_remote_code=recipe.training.trust_remote_code)
-
-
-def reference_model(recipe: Recipe) -> tuple[str, str | None]:
-    """Name and revision of the frozen reference model."""
+def reference_spec(recipe: Recipe) -> ModelSpec:
+    """The frozen reference model."""
     if recipe.run.reference_model_name_or_path is not None:
-        return recipe.run.reference_model_name_or_path, recipe.run.reference_model_revision
-    return model_path(recipe), recipe.model.model_revision
-
-
-def make_engine(
-    recipe: Recipe,
-    source: str,
-    revision: str | None,
-    tokenizer: Any,
-    settings: SamplingSettings,
-    engine: str = "transformers",
-) -> Engine:
-    """A sampling engine for the model at `source`, loaded as the trainer loads it, on this process's device.
-
-    Raises:
-        InputError: The engine is vllm, and it is not installed or has no equivalent of a setting.
-    """
-    if engine == "vllm":
-        return VLLMEngine(
-            source,
-            tokenizer,
-            settings,
-            revision=revision,
-            dtype=recipe.model.dtype or "auto",
-            trust_remote_code=recipe.training.trust_remote_code,
-        )
-    model: Any = load_model(source, revision, **model_options(recipe))
-    if quantization_config(recipe.model) is None:  # a quantized model is placed as it is loaded
-        model = model.to(PartialState().device)
-    return TransformersEngine(model, tokenizer, settings, recipe.run.generation_batch_limit)
+        return model_spec(recipe, recipe.run.reference_model_name_or_path, recipe.run.reference_model_revision)
+    return model_spec(recipe, model_path(recipe), recipe.model.model_revision)

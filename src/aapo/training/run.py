@@ -8,30 +8,26 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
-
 from aapo.backends import TrainingJob, load_backend
-from aapo.bank import ReferenceBank, bank_identity, constant_rewards
-from aapo.engines import LazyEngine, model_identity, tokenizer_identity
+from aapo.bank import ReferenceBank, constant_rewards
+from aapo.engines import model_identity
 from aapo.errors import InputError
 from aapo.evaluation import (
     Evaluation,
-    EvaluationJob,
-    ModelSource,
-    Protocol,
+    Task,
     difference_rows,
+    evaluate,
     result_rows,
     save_results,
 )
 from aapo.grading import reward_name
-from aapo.progress import console, told_progress
+from aapo.progress import console
 from aapo.ranks import launched
 from aapo.recipe import Recipe
-from aapo.records import Engine
-from aapo.runs import RunDirectory, cache_folder
-from aapo.tasks.prompts import FILE_TYPES, GENERATED
+from aapo.runs import RunDirectory
 from aapo.training.banks import prepare_bank
-from aapo.training.models import load_recipe_tokenizer, make_engine, precision, prepare_model, training_options
+from aapo.training.held_out import held_out_task, recipe_protocol
+from aapo.training.models import model_spec, prepare_model, training_options
 from aapo.training.prompts import CheckedPrompts, by_pass_rate, checked_prompts, loaded_prompts
 
 # A checkpoint holds the weights and two Adam moments of the same size.
@@ -67,7 +63,7 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False) -> TrainingResu
     check_output(run, recipe, resume=resume)
     path = prepare_model(recipe)
     _check_space(recipe, output, path)
-    tokenizer = load_recipe_tokenizer(recipe, path, recipe.model.model_revision)
+    tokenizer = model_spec(recipe, path, recipe.model.model_revision).load_tokenizer()
     checked = checked_prompts(recipe, tokenizer)
     prompts = checked.rows
     held_out = loaded_prompts(recipe, "test") if recipe.data.num_eval_prompts else None
@@ -95,7 +91,7 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False) -> TrainingResu
         recipe,
         run,
         path,
-        {**training_options(recipe), "revision": recipe.model.model_revision},
+        training_options(recipe),
         tokenizer,
         prompts,
         held_out if recipe.training.eval_strategy != "no" else None,
@@ -104,7 +100,7 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False) -> TrainingResu
     )
     if backend.train_policy(job):
         return TrainingResult(run, [], True)
-    evaluations = evaluate_run(recipe, run, path, held_out) if held_out is not None else []
+    evaluations = evaluate_run(recipe, run, path, held_out_task(recipe)) if held_out is not None else []
     return TrainingResult(run, evaluations, False)
 
 
@@ -177,76 +173,18 @@ def _uses_of_a_batch(recipe: Recipe) -> int:
     return args.steps_per_generation * args.num_iterations
 
 
-def evaluate_run(recipe: Recipe, run: RunDirectory, path: str, prompts: Dataset) -> list[Evaluation]:
+def evaluate_run(recipe: Recipe, run: RunDirectory, path: str, task: Task) -> list[Evaluation]:
     """Evaluate the model before and after training on the held-out prompts and store the results."""
     protocol = recipe_protocol(recipe)
-    sources = [ModelSource("base", path, recipe.model.model_revision), ModelSource("trained", str(run.model))]
-    evaluations = [evaluate_model(recipe, source, held_out_task(recipe), prompts, protocol) for source in sources]
+    before = model_spec(recipe, path, recipe.model.model_revision, "base")
+    after = model_spec(recipe, str(run.model), name="trained")
+    evaluations = evaluate(
+        [before, after], task, protocol, seed=recipe.run.eval_seed, batch_size=recipe.run.generation_batch_limit
+    )
     if launched().is_main:
         differences = difference_rows(evaluations[1:], evaluations[:1])
         save_results(run.evaluation, evaluations, result_rows(evaluations), differences, protocol.describe())
     return evaluations
-
-
-def held_out_task(recipe: Recipe) -> str:
-    """What the recipe's held-out prompts are called in results."""
-    name = recipe.data.dataset_name or ""
-    return Path(name).stem if Path(name).suffix in FILE_TYPES else name.removeprefix(GENERATED)
-
-
-def recipe_protocol(recipe: Recipe) -> Protocol:
-    """How the recipe puts, samples and grades its held-out prompts."""
-    data, sampling = recipe.data, recipe.eval_sampling
-    return Protocol(
-        name="recipe",
-        system_prompt=data.system_prompt,
-        prompt_template=data.prompt_template,
-        conversational=data.conversational,
-        chat_template_kwargs=recipe.training.template_options,
-        num_samples=recipe.run.eval_num_samples,
-        **{**vars(sampling), "stop": list(sampling.stop)},
-    )
-
-
-def evaluate_model(recipe: Recipe, source: ModelSource, task: str, prompts: Dataset, protocol: Protocol) -> Evaluation:
-    """One model on held-out prompts, each process a share of them.
-
-    Args:
-        recipe: Says how models are loaded and completions graded.
-        source: The model.
-        task: What the prompts are called in the results.
-        prompts: Columns `prompt` and `answer`, and what the reward functions read.
-        protocol: The recipe's.
-    """
-    ranks = launched()
-    tokenizer = load_recipe_tokenizer(recipe, source.path, source.revision)
-
-    def load() -> Engine:
-        return make_engine(recipe, source.path, source.revision, tokenizer, protocol.sampling)
-
-    identity = bank_identity(
-        model={**model_identity(source.path, source.revision), "precision": precision(recipe)},
-        tokenizer=tokenizer_identity(tokenizer),
-        sampling=protocol.sampling.describe(),
-        reward_funcs=recipe.reward_funcs,
-        num_samples=recipe.run.eval_num_samples,
-        seed=recipe.run.eval_seed,
-    )
-    job = EvaluationJob(
-        source.name,
-        task,
-        protocol.label,
-        prompts,
-        LazyEngine(tokenizer, load, recipe.run.generation_batch_limit),
-        recipe.reward_funcs,
-        identity,
-        cache_folder() / "evaluations",
-        recipe.training.judgement,
-        recipe.training.template_options,
-    )
-    with told_progress(f"evaluating {source.name}", visible=ranks.is_main) as tell:
-        job.sample(tell, ranks=ranks)
-    return job.collect()
 
 
 def _facts(
