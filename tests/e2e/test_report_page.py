@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from aapo.evaluation import Evaluation, difference_rows, result_rows, save_results
-from aapo.evaluation.evaluate import SAMPLE_COLUMNS
+from aapo.evaluation.evaluation import SAMPLE_COLUMNS
 from aapo.files import write_json, write_parquet
 from aapo.reporting import write_report
 from aapo.runs import RunDirectory

@@ -14,7 +14,7 @@ import yaml
 
 from aapo.errors import InputError
 from aapo.evaluation import Evaluation, result_rows, save_results
-from aapo.evaluation.evaluate import SAMPLE_COLUMNS
+from aapo.evaluation.evaluation import SAMPLE_COLUMNS
 from aapo.experiments import execute, make_plan, write_plan, write_summary
 from aapo.experiments.plan import Variant
 from aapo.reporting import write_report

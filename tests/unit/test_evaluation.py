@@ -19,7 +19,7 @@ from aapo.evaluation import (
     save_results,
     select,
 )
-from aapo.evaluation.evaluate import SAMPLE_COLUMNS
+from aapo.evaluation.evaluation import SAMPLE_COLUMNS
 from aapo.evaluation.votes import answer_classes
 from aapo.grading import BY_VERDICT, Judge, accuracy, format
 from aapo.ranks import Ranks

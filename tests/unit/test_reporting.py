@@ -10,7 +10,7 @@ import pytest
 
 from aapo.errors import InputError
 from aapo.evaluation import Evaluation, difference_rows, result_rows, save_results
-from aapo.evaluation.evaluate import SAMPLE_COLUMNS
+from aapo.evaluation.evaluation import SAMPLE_COLUMNS
 from aapo.evaluation.results import clear_leaders
 from aapo.files import write_json
 from aapo.reporting import write_report

@@ -71,7 +71,7 @@ def prepare_bank(
         recipe.training.sampling,
         engine,
         tokenizer=tokenizer,
-        batch_size=recipe.run.generation_batch_limit,
+        batch_size=recipe.run.generation_batch_limit if engine == TRANSFORMERS else None,
     )
     with opened, told_progress("reference bank", visible=ranks.is_main) as tell:
         return ReferenceBank.build(
