@@ -138,9 +138,7 @@ def sample_evaluations(
         with opened:
             model, tokenizer = spec.identity(engine), tokenizer_identity(opened.tokenizer)
             for task in problems:
-                identity = bank_identity(
-                    model, tokenizer, protocol.sampling.describe(), task.rewards, task.num_samples, seed
-                )
+                identity = bank_identity(model, tokenizer, protocol.sampling.describe(), task.rewards, seed)
                 job = EvaluationJob(
                     spec.name,
                     task.name,
@@ -149,6 +147,7 @@ def sample_evaluations(
                     opened,
                     task.rewards,
                     identity,
+                    task.num_samples,
                     cache_folder() / "evaluations",
                     task.judge,
                     protocol.chat_template_kwargs,

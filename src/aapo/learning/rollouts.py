@@ -51,6 +51,14 @@ class RolloutWriter:
         self.teacher = teacher
         self._step = -1
 
+    def keys_until(self, step: int) -> list[str]:
+        """Keys of the prompts of the stored steps up to this one, each once."""
+        found: dict[str, None] = {}
+        for file in sorted(self.folder.glob("step-*.parquet")):
+            if int(file.stem.removeprefix("step-")) <= step:
+                found.update(dict.fromkeys(pq.read_table(file, columns=["prompt_key"])["prompt_key"].to_pylist()))
+        return list(found)
+
     def write(
         self,
         step: int,

@@ -10,7 +10,8 @@ batch over all processes, b those of this process.
 import copy
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -37,23 +38,25 @@ from aapo.backends.trl.references import (
     KEY_COLUMN,
     REFERENCE_COLUMN,
     as_reference,
+    check_reference,
     live_reference,
     load_reference,
     save_reference,
-    with_reference,
+    with_keys,
 )
 from aapo.bank import ReferenceBank
-from aapo.engines import generate_ids, load_tokenizer
+from aapo.engines import TransformersEngine, generate_ids, load_tokenizer
 from aapo.errors import InputError, nearest
+from aapo.learning.bank_cost import BankCost
 from aapo.learning.batch import BatchScores, Lesson, Reference, Teacher
 from aapo.learning.curriculum import PromptChoice, known_records
 from aapo.learning.held_out import HeldOutBatch, held_out_metrics
 from aapo.learning.refill import FreshPrompts, Rollouts, refill
 from aapo.learning.rollouts import Rollout, RolloutWriter
 from aapo.ranks import launched
-from aapo.records import Notes
+from aapo.records import Engine, Notes, Prompt
 from aapo.sampling import sample_seed
-from aapo.scoring import as_notes, check_finite_rewards
+from aapo.scoring import as_notes, as_prompts, check_finite_rewards
 from aapo.tasks import encode_prompt, prompt_key, prompt_opening, render_prompt
 
 logger = logging.getLogger(__name__)
@@ -96,6 +99,8 @@ class AAPOTrainer(GRPOTrainer):
         processing_class: Any = None,
         *,
         reference_bank: ReferenceBank | None = None,
+        grow_bank: Callable[[Sequence[Prompt], Engine | None], ReferenceBank] | None = None,
+        whole_bank: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         """Take what GRPOTrainer takes, and a bank.
@@ -105,12 +110,17 @@ class AAPOTrainer(GRPOTrainer):
             reward_funcs: As in TRL; the bank's, in the same order.
             args: Configuration.
             train_dataset: Columns `prompt`, `answer` and what the reward functions read. A column
-                `reference_rewards` (K floats a row) is used as it is when no bank is given.
+                `reference_rewards` (K floats a row) is used as it is when no bank is given, and a column `prompt_key`
+                as the keys by which a bank has the prompts.
             eval_dataset: As in TRL; needs no bank, since a margin only matters to training.
             processing_class: Tokenizer; the model's own by default.
-            reference_bank: Reference rewards of every training prompt. Tokenizer, template, sampling settings and
+            reference_bank: Reference rewards of the training prompts. Tokenizer, template, sampling settings and
                 rewards must be the run's; which model was sampled is the caller's choice, any frozen one can be the
                 reference.
+            grow_bank: Gives the bank with further prompts; without it the bank must have all from the start. It is
+                called by all processes alike, with the prompts that are met and not there, and with an engine of the
+                policy without its adapters, where it has some.
+            whole_bank: Keys of prompts whose reference samples were needed before the first step, for the cost.
             **kwargs: Passed on to GRPOTrainer (`peft_config`, `callbacks`, `optimizers`, ...).
 
         Raises:
@@ -123,7 +133,12 @@ class AAPOTrainer(GRPOTrainer):
             name = model if isinstance(model, str) else model.config._name_or_path
             processing_class = load_tokenizer(name)
         functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
-        train_dataset = with_reference(_required(train_dataset), args, processing_class, functions, reference_bank)
+        train_dataset = _required(train_dataset)
+        check_reference(train_dataset, args, processing_class, functions, reference_bank)
+        if reference_bank is not None:
+            train_dataset, prompts = with_keys(train_dataset, args, processing_class)
+            if grow_bank is None:
+                reference_bank.require_prompts(prompts)
         with kept_from_trl(args):
             super().__init__(
                 model=model,
@@ -168,6 +183,8 @@ class AAPOTrainer(GRPOTrainer):
         self._epoch_order = EpochOrder()
         self.add_callback(self._epoch_order)
         self._silent_steps = 0
+        self._bank, self._grow_bank = reference_bank, grow_bank
+        self._bank_cost = BankCost(whole_bank)
         self._choice = self._prompt_choice() if args.chooses_prompts else None
         self._generated_tokens = 0
         self._held_out: list[HeldOutBatch] = []
@@ -187,10 +204,11 @@ class AAPOTrainer(GRPOTrainer):
         rows, args = self.train_dataset, self.args
         if not isinstance(rows, Dataset):
             raise InputError("weighted_sample and curriculum need a data set that is not streamed; leave them out")
-        correct_PK = rows[CORRECT_COLUMN] if CORRECT_COLUMN in rows.column_names else [[]] * len(rows)
+        keys = [self._key(dict(row)) for row in rows]
+        bank = self._bank if args.chooses_by_bank else None
         return PromptChoice(
-            [self._key(dict(row)) for row in rows],
-            known_records(correct_PK),
+            keys,
+            known_records([[]] * len(keys) if bank is None else [bank.correct(key, args.judgement) for key in keys]),
             strategy=args.sample_strategy or "uniform",
             curriculum=args.curriculum,
             seed=args.seed,
@@ -230,6 +248,12 @@ class AAPOTrainer(GRPOTrainer):
             self._generated_tokens += sum(map(len, token_ids)) if self.model.training else 0
             return token_ids, extra
         purpose = "rollout" if self.model.training else "eval-rollout"
+        with self._generating() as model:
+            return self._draw(model, prompt_ids, purpose, positions), None
+
+    @contextmanager
+    def _generating(self) -> Iterator[Any]:
+        """The policy as it is sampled from, whatever it is spread over."""
         with (
             unwrap_model_for_generation(
                 self.model_wrapped,
@@ -239,7 +263,7 @@ class AAPOTrainer(GRPOTrainer):
             ) as model,
             self._dist.summon_full_params(self.model_wrapped, recurse=False),
         ):
-            return self._draw(model, prompt_ids, purpose, positions), None
+            yield model
 
     def _tokenize_prompts(self, prompts: list) -> tuple[Any, Any, dict[str, Any]]:
         """Text prompts as bank and evaluation encode them; TRL encodes what has images or tools."""
@@ -450,14 +474,40 @@ class AAPOTrainer(GRPOTrainer):
             return None
         if self._reference_model is not None:
             return self._live(inputs, positions)
-        # Data may bring reference rewards of its own, without verdicts.
-        unknown = [None] * len(inputs[0][REFERENCE_COLUMN])
-        columns = (
-            [row[REFERENCE_COLUMN] for row in inputs],
-            [row.get(CORRECT_COLUMN, unknown) for row in inputs],
-        )
+        if self._bank is not None:
+            columns = self._banked(inputs)
+        else:  # data may bring reference rewards of its own, without verdicts
+            unknown = [None] * len(inputs[0][REFERENCE_COLUMN])
+            columns = (
+                [row[REFERENCE_COLUMN] for row in inputs],
+                [row.get(CORRECT_COLUMN, unknown) for row in inputs],
+            )
         tensors_bK = (self._with_nan(values) for values in columns)
         return Reference(*(_gather(values_bK)[:: self.num_generations] for values_bK in tensors_bK))
+
+    def _banked(self, inputs: list[dict[str, Any]]) -> tuple[list[list[float]], list[list[float | None]]]:
+        """Weighted reference rewards of the rows' prompts, and which samples are right; the bank grows if it must."""
+        assert self._bank is not None
+        keys = [self._key(row) for row in inputs]
+        if self._grow_bank is not None:
+            lacking = {key: row for key, row in zip(keys, inputs, strict=True) if key not in self._bank}
+            if of_all := {self._key(row): row for row in gather_object(list(lacking.values()))}:
+                self._bank = self._grown(list(of_all.values()))
+        self._bank_cost.meet(self._bank, gather_object(keys))
+        names = self.teacher.reward_names
+        weights = self._bank.weights(dict(zip(names, self.reward_weights.tolist(), strict=True)))
+        return [self._bank.totals(key, weights) for key in keys], [
+            self._bank.correct(key, self.args.judgement) for key in keys
+        ]
+
+    def _grown(self, rows: list[dict[str, Any]]) -> ReferenceBank:
+        """The bank with the prompts of these rows, the same on all processes."""
+        assert self._grow_bank is not None
+        prompts = as_prompts(rows, self._tokenizer, **self.args.template_options)
+        if not isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
+            return self._grow_bank(prompts, None)
+        with self._generating() as model, as_reference(model) as reference:
+            return self._grow_bank(prompts, TransformersEngine(reference, self._tokenizer, self.args.sampling))
 
     def _with_nan(self, values: list) -> Tensor:
         """The values as a tensor, None as NaN."""
@@ -470,6 +520,9 @@ class AAPOTrainer(GRPOTrainer):
         # A total, which is not averaged over the batches of a step.
         generated = torch.tensor([self._generated_tokens], device=self.accelerator.device)
         self._metrics["train"]["rollout/generated_tokens"] = [int(_gather(generated).sum())]
+        if self._bank is not None:
+            for key, value in self._bank_cost.metrics(self._bank).items():
+                self._metrics["train"][key] = [value]
         augmented = lesson.advantages.augmented_PG.flatten().tolist()
         logged = list(self._logs["advantages"])[: -len(augmented)]
         self._logs["advantages"].clear()
@@ -540,6 +593,9 @@ class AAPOTrainer(GRPOTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
+        if self._bank is not None and self._writer is not None and checkpoint is not None:
+            met = [key for key in self._writer.keys_until(self.state.global_step) if key in self._bank]
+            self._bank_cost.meet(self._bank, met)
         if self._choice is not None and checkpoint is not None:
             self._choice.load(Path(checkpoint))
 
