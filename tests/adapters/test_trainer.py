@@ -322,10 +322,10 @@ def test_the_trainer_takes_a_bank_and_refuses_one_that_does_not_match(tiny_folde
     def bank(name, **settings):
         sampling = SamplingSettings(max_completion_length=MAX_TOKENS, **settings)
         identity = bank_identity(
-            model_identity(str(tiny_folder)), tokenizer_identity(tokenizer), sampling.describe(), [evenness], 2, 0
+            model_identity(str(tiny_folder)), tokenizer_identity(tokenizer), sampling.describe(), [evenness], 0
         )
         engine = TransformersEngine(load_model(str(tiny_folder)), tokenizer, sampling)
-        return ReferenceBank.build(tmp_path / name, addition, engine, [evenness], identity)
+        return ReferenceBank.build(tmp_path / name, addition, engine, [evenness], identity, num_samples=2)
 
     def trainer(reference_bank, **changes):
         return AAPOTrainer(

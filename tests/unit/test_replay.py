@@ -297,9 +297,9 @@ def banked(tmp_path):
     sampling = SamplingSettings(max_completion_length=MAX_TOKENS)
     data = Dataset.from_list([{"prompt": "first", "answer": "1"}, {"prompt": "second", "answer": "2"}])
     function = reward_function(name)
-    identity = bank_identity({"m": 1}, {"t": 1}, sampling.describe(), [function], 3, 0)
+    identity = bank_identity({"m": 1}, {"t": 1}, sampling.describe(), [function], 0)
     engine = Scripted(["yes", "no", "yes", "no", "no", "no"])
-    bank = ReferenceBank.build(tmp_path / "bank", data, engine, [function], identity)
+    bank = ReferenceBank.build(tmp_path / "bank", data, engine, [function], identity, num_samples=3)
     keys = [prompt_key("first", "1"), prompt_key("second", "2")]
     batches = [(1, [[1.0, 0.0], [0.0, 0.0]], [[NAN], [NAN]], [[5, 5], [5, 5]])]
 

@@ -26,6 +26,8 @@ from aapo.records import Engine, Prompt, Scores
 from aapo.scoring import as_prompts, check_columns, sample, score_groups
 
 PROMPTS_PER_FILE = 64
+# K by default; docs/log.md compares numbers of samples.
+NUM_SAMPLES = 4
 # Files of which the rows are kept while a store is read.
 NUM_OPEN = 8
 
@@ -159,7 +161,7 @@ class SampleStore:
         reward_funcs: Sequence[RewardFunction],
         identity: BankIdentity,
         *,
-        num_samples: int,
+        num_samples: int = NUM_SAMPLES,
         template_options: dict[str, Any] | None = None,
         on_batch: OnDone = lambda done, total: None,
         prompts_per_file: int | None = None,

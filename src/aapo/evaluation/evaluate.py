@@ -152,7 +152,7 @@ def sample_evaluations(
                     task.judge,
                     protocol.chat_template_kwargs,
                 )
-                with told_progress(f"{job.model} on {job.task}", visible=ranks.is_main) as tell:
+                with told_progress(f"evaluating {job.model} on {job.task}", visible=ranks.is_main) as tell:
                     job.sample(tell, ranks=ranks)
                 jobs.append(job)
     return jobs

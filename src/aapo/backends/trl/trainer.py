@@ -10,7 +10,7 @@ batch over all processes, b those of this process.
 import copy
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -205,14 +205,21 @@ class AAPOTrainer(GRPOTrainer):
         if not isinstance(rows, Dataset):
             raise InputError("weighted_sample and curriculum need a data set that is not streamed; leave them out")
         keys = [self._key(dict(row)) for row in rows]
-        bank = self._bank if args.chooses_by_bank else None
         return PromptChoice(
             keys,
-            known_records([[]] * len(keys) if bank is None else [bank.correct(key, args.judgement) for key in keys]),
+            known_records(self._known(rows, keys)),
             strategy=args.sample_strategy or "uniform",
             curriculum=args.curriculum,
             seed=args.seed,
         )
+
+    def _known(self, rows: Dataset, keys: list[str]) -> Iterable[Sequence[float | None]]:
+        """What the reference's samples of each prompt say beforehand, by the bank or by columns that the data bring."""
+        if not self.args.chooses_by_bank:
+            return [[]] * len(keys)
+        if self._bank is not None:
+            return [self._bank.correct(key, self.args.judgement) for key in keys]
+        return rows[CORRECT_COLUMN] if CORRECT_COLUMN in rows.column_names else [[]] * len(keys)
 
     def _chosen(self, size: int) -> list[dict[str, Any]]:
         """This process's rows of a batch whose prompts are drawn."""
