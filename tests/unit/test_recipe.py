@@ -60,8 +60,8 @@ def test_a_run_directory_is_a_recipe(tmp_path):
     ("changes", "message"),
     [
         ({"learning_rat": 1}, r"unknown field 'learning_rat' \(did you mean learning_rate\?\)"),
-        ({"margin_low": 0.3}, r"margin_low is 0.3; it must be <= 0 \(AAPO uses -0.2\)"),
-        ({"margin_low": -0.1, "margin_high": -0.2}, "margin_high is -0.2; it must be >= 0"),
+        ({"margin_low": 0.3}, r"margin_low is 0.3; it must be a finite number <= 0 \(AAPO uses -0.2\)"),
+        ({"margin_low": -0.1, "margin_high": -0.2}, "margin_high is -0.2; it must be a finite number >= 0"),
         ({"algorithm": "ppo"}, "algorithm is 'ppo'; it must be one of aapo, aapo-paired, grpo"),
         (
             {"algorithm": "grpo", "margin_low": -0.1},
