@@ -1,11 +1,13 @@
 """Kinds of declarations of what a setting may be: numbers between bounds, names, texts, lists, mappings."""
 
+import json
 import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from os import PathLike
+from pathlib import Path
 from typing import Any, Protocol
 
 from aapo.errors import nearest
@@ -53,7 +55,7 @@ class Number:
         """Whether it is such a number; NaN and infinities are not."""
         if value in self.also:
             return True
-        if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
+        if not _is_a(Integral if self.whole else Real, value):
             return False
         low = self.low < value if self.above else self.low <= value
         return bool(low and (value < self.high if self.below else value <= self.high))
@@ -85,7 +87,7 @@ class Steps:
 
     def admits(self, value: Any) -> bool:
         """Whether it is a share or a whole number."""
-        if isinstance(value, bool) or not isinstance(value, Real):
+        if not _is_a(Real, value):
             return False
         return 0 < value < 1 or (1 <= value <= MANY and value == int(value)) or (self.zero and value == 0)
 
@@ -194,21 +196,26 @@ class Items:
 
 @dataclass(frozen=True)
 class Entries:
-    """A mapping, or what stands for one; the numbers in it are finite.
+    """A mapping, also as JSON, or an object that stands for one.
 
     Attributes:
+        file: Whether it may be named by its file.
         numbers: Whether a text in it that could be a number is none, since YAML takes `1e-7` for text.
     """
 
+    file: bool = False
     numbers: bool = False
 
     def admits(self, value: Any) -> bool:
-        """Whether no number is written as text."""
-        return not self.numbers or not isinstance(value, Mapping) or not any(map(_is_number, value.values()))
+        """Whether it is one."""
+        if isinstance(value, (str, PathLike)):
+            return _is_json_mapping(str(value)) or (self.file and _is_file(str(value)))
+        return not (self.numbers and isinstance(value, Mapping) and any(map(_is_number, value.values())))
 
     def words(self) -> str:
-        """How numbers are written."""
-        return "a mapping whose numbers are finite and written as YAML reads them, such as 1.0e-7"
+        """What it may be, and how numbers are written."""
+        kind = "a mapping or an existing file" if self.file else "a mapping"
+        return kind + (" whose numbers are written as YAML reads them, such as 1.0e-7" if self.numbers else "")
 
 
 @dataclass(frozen=True)
@@ -246,6 +253,25 @@ class Elsewhere:
 def whole(low: int, high: int, *, also: tuple[Any, ...] = (), note: str = "") -> Number:
     """Whole numbers from `low` to `high`; see `Number`."""
     return Number(low, high, whole=True, also=also, note=note)
+
+
+def _is_a(kind: type, value: Any) -> bool:
+    """Whether a value is a number of this kind, which true and false are not."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _is_json_mapping(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # such as a name that is too long
+        return False
 
 
 def _is_number(value: Any) -> bool:

@@ -239,10 +239,11 @@ RANGES: dict[str, Allowed] = {
         blanks=True,
     ),
     **_each(
-        "activation_checkpointing_kwargs gradient_checkpointing_kwargs liger_kernel_config accelerator_config "
-        "deepspeed fsdp_config transformers_continuous_batching_config",
+        "activation_checkpointing_kwargs gradient_checkpointing_kwargs liger_kernel_config "
+        "transformers_continuous_batching_config",
         Entries(),
     ),
+    **_each("accelerator_config deepspeed fsdp_config", Entries(file=True)),
     "parallelism_config": Object("an accelerate ParallelismConfig"),
     **_each("torch_empty_cache_steps ddp_bucket_cap_mb ddp_timeout", COUNT),
     "dataloader_num_workers": whole(0, 1024),

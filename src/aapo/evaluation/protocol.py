@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aapo.errors import InputError, nearest
-from aapo.fields import field_types, make, read_mapping, typed
+from aapo.fields import checked, field_types, make, read_mapping
 from aapo.grading import GRADER_VERSION
 from aapo.ranges import check, check_all
 from aapo.sampling import SamplingSettings
@@ -132,7 +132,7 @@ class Protocol:
         for key in given:
             if key not in kinds or key == "name":
                 raise InputError(f"unknown protocol setting {key!r}{nearest(key, [*kinds, STYLE_FIELD])}")
-        values = {key: typed(key, value, kinds[key]) for key, value in given.items()}
+        values = {key: checked(key, value, kinds[key]) for key, value in given.items()}
         if "num_samples" in values and "benchmark_samples" not in values:
             values["benchmark_samples"] = {}
         made = replace(self, **values)

@@ -141,7 +141,7 @@ def by_pass_rate(recipe: Recipe, bank: ReferenceBank, rows: Dataset, tokenizer: 
     judge, options = recipe.training.judgement, recipe.training.template_options
     records = known_records(bank.attach(rows, tokenizer, judge=judge, **options)[CORRECT_COLUMN])
     kept = within(records, run.min_reference_pass_rate, run.max_reference_pass_rate)
-    console.print(f"{len(kept)} of {len(rows)} prompts have a reference pass rate within the bounds", markup=False)
+    console.print(f"{len(kept)} of {len(rows)} prompts have a reference pass rate within the bounds")
     check_number(recipe, len(kept))
     return rows.select(kept)
 
