@@ -85,11 +85,12 @@ DTYPES = Names(("auto", "float32", "bfloat16", "float16"))
 RANGES: dict[str, Allowed] = {
     # our own: what a run is made of
     **_each(
-        "backend prompt_style answer_convention reward_failure algorithm baseline margin loss aggregation "
+        "backend prompt_style reward_failure algorithm baseline margin loss aggregation "
         "sample_strategy sample_prior curriculum reference judge scale_rewards importance_sampling_level loss_type "
         "multi_objective_aggregation grader",
         Elsewhere(),
     ),
+    "answer_convention": Names(("choice", "hashes", "final_answer")),
     "reward_funcs": Items(NAME, least=1),
     **_each("base_model reward_kwargs generation_kwargs chat_template_kwargs dataset_settings", Entries()),
     **_each("num_reference_samples eval_num_samples", FEW),
@@ -218,7 +219,7 @@ RANGES: dict[str, Allowed] = {
         "resume_from_checkpoint length_column_name log_completions_hub_repo",
         TEXT,
     ),
-    "trackio_static_space_id": Elsewhere(),
+    "trackio_static_space_id": Names((False,), pattern=r"\S+", note="the name of a Space"),
     # precision, devices and processes
     "torch_compile_backend": Names((
         "no", "eager", "aot_eager", "inductor", "aot_ts_nvfuser", "nvprims_nvfuser", "cudagraphs", "ofi", "fx2trt",
