@@ -54,11 +54,17 @@ def parse_flags(flags: Sequence[str]) -> dict[str, Any]:
             value = items.pop(0)
         name, dot, entry = key.partition(".")
         key = name.replace("-", "_") + dot + entry  # an entry may be a file's name, whose dashes are its own
-        try:
-            result[key] = yaml.safe_load(value) if value.strip() else value  # an empty text is no null
-        except (yaml.YAMLError, ValueError):  # such as 2025-13-01, which is no date
-            result[key] = value
+        result[key] = _flag_value(value)
     return result
+
+
+def _flag_value(text: str) -> Any:
+    """What a flag's text stands for; a mapping or a list only where it has its brackets, as in `{max_len: 4096}`."""
+    try:
+        value = yaml.safe_load(text) if text.strip() else text  # an empty text is no null
+    except (yaml.YAMLError, ValueError):  # such as 2025-13-01, which is no date
+        return text
+    return text if isinstance(value, (dict, list)) and text.lstrip()[0] not in "{[" else value
 
 
 def read_mapping(text: str, what: str) -> dict[str, Any]:

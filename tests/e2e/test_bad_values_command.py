@@ -61,8 +61,8 @@ def test_train_names_the_package_that_a_report_needs(capsys, workplace, monkeypa
 
 
 def test_markup_in_a_name_is_printed_as_it_is(capsys):
-    assert run(["train", "quickstart", "--dry-run", "--output_dir", "a[/b]:smile:"]) == 0
-    assert "writes: a[/b]:smile: (new)" in capsys.readouterr().out
+    assert run(["train", "quickstart", "--dry-run", "--output_dir", "a[/b] :smile:"]) == 0
+    assert "writes: a[/b] :smile: (new)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -61,13 +61,6 @@ def wrong(allowed):
             return [{"a": 1}]
 
 
-CASES = [
-    (name, value)
-    for name, (_, kind) in known_fields().items()
-    for value in (*wrong(RANGES[name]), *(["no such name"] if name in REGISTERED else []))
-]
-
-
 def refusal(call):
     with pytest.raises(InputError) as error:
         call()
@@ -83,10 +76,10 @@ def test_every_setting_is_declared():
     assert {item.name for item in fields(AAPOConfig) if item.init} <= {*RANGES}
 
 
-@pytest.mark.parametrize(("name", "value"), CASES)
-def test_a_recipe_refuses_what_is_not_allowed(name, value):
-    message = refusal(lambda: resolve("bad", {**BASICS, name: value}))
-    assert name in message
+@pytest.mark.parametrize("name", known_fields())
+def test_a_recipe_refuses_what_is_not_allowed(name):
+    for value in (*wrong(RANGES[name]), *(["no such name"] if name in REGISTERED else [])):
+        assert name in refusal(lambda value=value: resolve("bad", {**BASICS, name: value}))
 
 
 @pytest.mark.parametrize("name", field_types(BaseModelConfig))
