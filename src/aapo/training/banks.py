@@ -11,7 +11,6 @@ from aapo.bank import (
     ReferenceBank,
     bank_identity,
     digest,
-    find_score_set,
     missing,
     read_identity,
     sample_identity,
@@ -144,12 +143,9 @@ class RecipeBank:
         lacks, wanted = self.lacks(prompts), len({prompt.key for prompt in prompts}) * self.num_samples
         added = lacks.num_samples(self.num_samples)
         limit = self.recipe.training.sampling.max_completion_length
-        scored = find_score_set(self.path, self.identity["rewards"])
-        again = f", scores {lacks.num_unscored:,} anew" if lacks.num_unscored and not added else ""
-        new = "" if scored is not None or added else " by other reward functions"
-        return f"{self.path}: {cost_line(added, wanted - added, num_rollouts)}{again}{new}" + (
-            f"; at most {added * limit:,} tokens, sampled by {self.engine}" if added else ""
-        )
+        again = f", {lacks.num_unscored:,} of them to be scored" if lacks.num_unscored else ""
+        drawn = f"; at most {added * limit:,} tokens, sampled by {self.engine}" if added else ""
+        return f"{self.path}: {cost_line(added, wanted - added, num_rollouts)}{again}{drawn}"
 
 
 def cost_line(added: int, found: int, num_rollouts: int) -> str:
