@@ -18,9 +18,8 @@ def test_the_python_of_the_readme_runs(tiny_folder, tmp_path, monkeypatch):
     tasks = '["math_500", "reasoning_gym:basic_arithmetic"]'
     assert tasks in code  # which are elsewhere, and long
     quick = "Protocol(max_completion_length=4, num_samples=2)"
-    code = "from aapo import Protocol
-" + code.replace(tasks, f'"my_problems.jsonl", {quick}')
-        "from aapo import", "import aapo.evaluation\nfrom aapo import"
+    code = code.replace(tasks, f'"my_problems.jsonl", {quick}').replace(
+        "import AAPOConfig", "import Protocol, AAPOConfig"
     )
     names: dict = {}
     exec(code.replace("max_completion_length=1024", small), names)
