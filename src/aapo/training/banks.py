@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
+
 from aapo.bank import (
     BankIdentity,
     Growth,
@@ -15,13 +17,16 @@ from aapo.bank import (
     read_identity,
     sample_identity,
 )
+from aapo.bank.store import NUM_SAMPLES
 from aapo.engines.identity import tokenizer_identity
 from aapo.engines.opening import OpenedEngine, open_engine
-from aapo.engines.spec import TRANSFORMERS
+from aapo.engines.spec import TRANSFORMERS, ModelSpec
 from aapo.errors import InputError
+from aapo.grading import RewardFunction
 from aapo.progress import told_progress
 from aapo.ranks import launched
 from aapo.recipe import Recipe
+from aapo.recipe.training import TrainingSettings
 from aapo.records import Engine, Prompt
 from aapo.runs import cache_folder
 from aapo.training.models import reference_spec
@@ -146,6 +151,53 @@ class RecipeBank:
         again = f", {lacks.num_unscored:,} of them to be scored" if lacks.num_unscored else ""
         drawn = f"; at most {added * limit:,} tokens, sampled by {self.engine}" if added else ""
         return f"{self.path}: {cost_line(added, wanted - added, num_rollouts)}{again}{drawn}"
+
+
+def build_bank(
+    path: str | Path,
+    model: str | ModelSpec,
+    prompts: Dataset,
+    reward_funcs: Sequence[RewardFunction],
+    args: TrainingSettings,
+    *,
+    num_samples: int = NUM_SAMPLES,
+    seed: int = 0,
+    engine: str = TRANSFORMERS,
+) -> ReferenceBank:
+    """A bank for training with `args`, from Python; what is there of it is kept.
+
+    Args:
+        path: Its folder.
+        model: The frozen reference.
+        prompts: Columns `prompt` and `answer`, and what the reward functions read.
+        reward_funcs: The training's, in the same order.
+        args: The training's; sampling settings and chat template options are read.
+        num_samples: K.
+        seed: Of the samples.
+        engine: As in `aapo.engines.open_engine`.
+
+    Raises:
+        InputError: The folder holds another bank, or a model or column is missing.
+    """
+    spec, ranks = ModelSpec(model) if isinstance(model, str) else model, launched()
+    with (
+        open_engine(spec, args.sampling, engine) as opened,
+        told_progress("reference bank", visible=ranks.is_main) as tell,
+    ):
+        identity = bank_identity(
+            spec.identity(engine), tokenizer_identity(opened.tokenizer), args.sampling.describe(), reward_funcs, seed
+        )
+        return ReferenceBank.build(
+            path,
+            prompts,
+            opened,
+            reward_funcs,
+            identity,
+            num_samples=num_samples,
+            template_options=args.template_options,
+            on_batch=tell,
+            ranks=ranks,
+        )
 
 
 def cost_line(added: int, found: int, num_rollouts: int) -> str:
