@@ -351,9 +351,10 @@ def report(
     output: Annotated[Path | None, typer.Option("--output", help="HTML file to write.")] = None,
 ) -> None:
     """Write the report of a run, an evaluation or a comparison, or of several on one page."""
-    from aapo.cli import commands
+    from aapo.progress import console
+    from aapo.reporting import write_report
 
-    commands.report(folders, output)
+    console.print(f"report {write_report(folders, output)}")
 
 
 @app.command()

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
-from accelerate.utils import broadcast_object_list
 from transformers.utils import logging as transformers_logging
 
-from aapo.cli.evaluation import print_table
 from aapo.cli.plan import print_plan
+from aapo.cli.tables import print_table
 from aapo.errors import AapoError, InputError
 from aapo.evaluation import result_rows, score_table
 from aapo.fields import parse_flags
@@ -56,7 +55,7 @@ def _output(recipe: Recipe, source: str, flags: Sequence[str], *, resume: bool) 
         return Path(recipe.given["output_dir"])
     if resume:
         return newest_run(recipe)
-    return broadcast_object_list([default_output(recipe)])[0]
+    return launched().gather([default_output(recipe)])[0]
 
 
 def base_build(source: str, flags: Sequence[str]) -> None:
@@ -65,8 +64,3 @@ def base_build(source: str, flags: Sequence[str]) -> None:
     if recipe.base_model is None:
         raise InputError(f"recipe {source} has no base_model; it starts from {recipe.model.model_name_or_path}")
     console.print(f"base model {prepare_model(recipe)}")
-
-
-def report(paths: Sequence[Path], output: Path | None) -> None:
-    """Write the report of runs and evaluations and print where it is."""
-    console.print(f"report {write_report(paths, output)}")

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from accelerate.utils import broadcast_object_list
-from rich import box
-from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
 from aapo.bank import digest
+from aapo.cli.tables import print_table
 from aapo.engines.spec import ModelSpec
 from aapo.errors import InputError, nearest
 from aapo.evaluation import (
@@ -21,7 +19,6 @@ from aapo.evaluation import (
     Evaluation,
     EvaluationJob,
     Protocol,
-    ScoreTable,
     Task,
     benchmark_task,
     check_protocols,
@@ -61,8 +58,6 @@ transformers_logging.disable_progress_bar()
 datasets.disable_progress_bars()
 
 HELD_OUT = "held_out"
-WIDE_COLUMNS = 4
-NAME_COLUMNS, WORD_COLUMNS = ("model", "task"), ("task", "verdict")
 FORMATS = ("terminal", "markdown", "latex", "json")
 
 
@@ -242,7 +237,7 @@ def _default_output(model: str, protocol: Protocol, jobs: Sequence[EvaluationJob
         asked = [options.against, options.published, options.ks, options.dev_tasks]
         return run.evaluation / f"{protocol.label.replace('@', '-')}-{digest([what, asked])[:6]}"
     name = f"{Path(model).resolve().name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return Path(broadcast_object_list([str(Path("evaluations") / name)])[0])
+    return launched().gather([Path("evaluations") / name])[0]
 
 
 def show_tables(paths: Sequence[Path], form: str, published: str | None, *, mix_protocols: bool) -> None:
@@ -260,19 +255,6 @@ def show_tables(paths: Sequence[Path], form: str, published: str | None, *, mix_
     else:
         table = score_table(rows, beside)
         print(markdown(table) if form == "markdown" else latex(table), end="")
-
-
-def print_table(table: ScoreTable) -> None:
-    """Print a table to the terminal."""
-    shown = Table(caption="\n".join(table.notes) or None, caption_justify="left", box=box.SIMPLE_HEAD)
-    narrow = len(table.columns) > WIDE_COLUMNS
-    for index, column in enumerate(table.columns):
-        words = index == 0 or column in WORD_COLUMNS
-        head = column if words or not narrow else column.replace(" x ", "x").replace(" ", "\n")
-        shown.add_column(head, justify="left" if words else "right", overflow="fold", no_wrap=column in NAME_COLUMNS)
-    for row in table.rows:
-        shown.add_row(*(cell.replace(" [", "\n[") if narrow else cell for cell in row))
-    console.print(shown)
 
 
 def _print_results(

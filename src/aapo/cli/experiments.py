@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import yaml
 
-from aapo.cli.evaluation import print_table
+from aapo.cli.tables import print_table
 from aapo.errors import AapoError, InputError
 from aapo.experiments import (
     Plan,
