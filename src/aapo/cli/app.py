@@ -46,6 +46,9 @@ def train(
         bool, typer.Option("--dry-run", help="Print what would be run, built, reused, written.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
+    show_samples: Annotated[
+        bool, typer.Option("--show-samples", help="Print three reference samples with their verdicts.")
+    ] = False,
 ) -> None:
     """Train a model by a recipe, evaluate it and write its report.
 
@@ -54,7 +57,7 @@ def train(
     """
     from aapo.cli import commands
 
-    commands.train(recipe, context.args, dry_run=dry_run, resume=resume)
+    commands.train(recipe, context.args, dry_run=dry_run, resume=resume, show_samples=show_samples)
 
 
 @base_app.command("build", context_settings=FLAGS)

@@ -22,6 +22,7 @@ from aapo.sampling import SamplingSettings
 from aapo.tasks import DataConfig, pinned, with_style
 
 SHIPPED = files("aapo") / "recipes"
+PREFLIGHTS = ("stop", "warn", "off")
 
 
 @dataclass
@@ -40,6 +41,8 @@ class RunConfig:
         reference_seed: Seed of the reference samples.
         reference_model_name_or_path: The frozen reference; by default the model that training starts from.
         reference_model_revision: Revision of a Hub reference model.
+        preflight: What is done where the bank says that nothing can be learnt: `stop` ends the run before its first
+            step, `warn` only says so, `off` neither looks nor prints.
         min_reference_pass_rate: Train on prompts that the reference model solves at least so often, in [0, 1].
         max_reference_pass_rate: Likewise at most so often.
         eval_num_samples: Samples per held-out prompt.
@@ -63,6 +66,7 @@ class RunConfig:
     reference_seed: int = 0
     reference_model_name_or_path: str | None = None
     reference_model_revision: str | None = None
+    preflight: str = "stop"
     min_reference_pass_rate: float | None = None
     max_reference_pass_rate: float | None = None
     eval_num_samples: int = 4
@@ -71,6 +75,18 @@ class RunConfig:
     generation_batch_limit: int = 256
     max_generated_tokens: int | None = None
     max_training_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check what is one of a few words.
+
+        Raises:
+            InputError: It is none of them.
+        """
+        if self.preflight == "no":  # YAML reads a bare `off` as false
+            self.preflight = "off"
+        if self.preflight not in PREFLIGHTS:
+            near = nearest(self.preflight, PREFLIGHTS)
+            raise InputError(f"preflight is {self.preflight!r}{near}; it must be one of {', '.join(PREFLIGHTS)}")
 
 
 PARTS = {"run": RunConfig, "data": DataConfig, "model": ModelSettings, "training": TrainingSettings}

@@ -28,6 +28,7 @@ from aapo.runs import RunDirectory
 from aapo.training.banks import prepare_bank
 from aapo.training.held_out import held_out_task, recipe_protocol
 from aapo.training.models import model_spec, prepare_model, training_options
+from aapo.training.preflight import preflight
 from aapo.training.prompts import CheckedPrompts, by_pass_rate, checked_prompts, loaded_prompts
 
 # A checkpoint holds the weights and two Adam moments of the same size.
@@ -45,16 +46,18 @@ class TrainingResult:
     interrupted: bool
 
 
-def train(recipe: Recipe, output: Path, *, resume: bool = False) -> TrainingResult:
+def train(recipe: Recipe, output: Path, *, resume: bool = False, show_samples: bool = False) -> TrainingResult:
     """Run the recipe into the folder `output`.
 
     Args:
         recipe: What to run.
         output: The run directory; new, or with `resume` that of the run to go on with.
         resume: Go on from the newest whole checkpoint.
+        show_samples: Print three samples of the reference bank before the first step.
 
     Raises:
-        InputError: The folder holds another run, or something the recipe names is missing or does not match.
+        InputError: The folder holds another run, something the recipe names is missing or does not match, or the bank
+            says that nothing can be learnt.
         AapoError: Something failed while running.
     """
     run, ranks = RunDirectory(output), launched()
@@ -85,8 +88,11 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False) -> TrainingResu
             )
     if bank is not None and recipe.filters_prompts:
         prompts = by_pass_rate(recipe, bank, prompts, tokenizer)
+    forecast = None
+    if bank is not None and recipe.run.preflight != "off":
+        forecast = preflight(recipe, bank, prompts, tokenizer, show_samples=show_samples).describe()
     if ranks.is_main:
-        run.write_manifest(**_facts(recipe, path, bank, checked, len(prompts)))
+        run.write_manifest(**_facts(recipe, path, bank, checked, len(prompts)), preflight=forecast)
     job = TrainingJob(
         recipe,
         run,
