@@ -45,9 +45,8 @@ def preflight(
     stops = bool(fatal) and recipe.run.preflight == "stop"
     if launched().is_main:
         lines = [HEAD, *(f"  {line}" for line in summary_lines(report))]
-        # What the run is ended by stands in the error, and what is constant was said when the bank was there.
-        shown = [item for item in findings if item.name != "constant" and not (stops and item.level == "error")]
-        lines += [line for finding in shown for line in finding.lines()]
+        # What the run is ended by stands in the error.
+        lines += [line for finding in findings if not stops or finding.level != "error" for line in finding.lines()]
         for line in [*lines, *(sample_lines(report) if show_samples else [])]:
             console.print(line, markup=False)
     if stops:
@@ -145,12 +144,10 @@ def _faults(report: BankReport, setting: Setting) -> Iterator[Finding]:
         share = _percent(report.unread_frac)
         text = f"{share} of the completions{whole} have no answer that the grader reads ({READABLE})"
         yield Finding("warning", "no answer", text, _form_advice(report, setting), "docs/grading.md")
-    for name, paid in report.constant.items():
-        judged = setting.judge.name or next(iter(setting.weights))
-        if setting.weights[name] and not (name == judged and rate in (0, 1)):
-            text = f"reward function {name} pays {paid:g} to all reference samples"
-            advice = "as long as it pays all completions the same it teaches nothing; mend it or take it out"
-            yield Finding("warning", "constant", text, advice, "docs/grading.md")
+    for name, paid in report.constant.items() if rate not in (0, 1) else ():  # there it is no wonder
+        text = f"reward function {name} pays {paid:g} to all samples of the reference bank"
+        advice = "as long as it pays all completions the same it teaches nothing; mend it or take it out"
+        yield Finding("warning", "constant", text, advice, "docs/grading.md")
     if rate == 0:
         yield from _none_right(report)
 

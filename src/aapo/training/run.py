@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aapo.backends import TrainingJob, load_backend
-from aapo.bank import ReferenceBank, constant_rewards
+from aapo.bank import ReferenceBank
 from aapo.engines import model_identity
 from aapo.errors import InputError
 from aapo.evaluation import (
@@ -79,13 +79,6 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, show_samples: b
             console.print(note, markup=False)
         checked.write_unparseable(run.unparseable_golds)
     bank = prepare_bank(recipe, prompts, tokenizer) if recipe.uses_bank else None
-    if bank is not None and ranks.is_main:
-        for name, value in constant_rewards(bank).items():
-            console.print(
-                f"reward function {name} pays {value:g} to all samples of the reference bank: as long as it pays all "
-                "completions the same it teaches nothing",
-                markup=False,
-            )
     if bank is not None and recipe.filters_prompts:
         prompts = by_pass_rate(recipe, bank, prompts, tokenizer)
     forecast = None
