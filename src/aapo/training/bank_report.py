@@ -75,6 +75,7 @@ class BankReport:
         unscored_frac: Share of samples that no reward function scored.
         grading: Shares of samples with no answer, a timeout or an unparseable gold; None without verdicts.
         unread_frac: Of the samples that are not cut, the share without an answer; NaN without verdicts or such samples.
+        judge: The reward function that says what is right; None where none does.
         spread: By reward function, the standard deviation of its weighted reward within a prompt, root mean square over
             prompts: how much it moves the advantage.
         constant: What the functions paid that paid all samples the same.
@@ -94,6 +95,7 @@ class BankReport:
     unscored_frac: float
     grading: GradingShares | None
     unread_frac: float
+    judge: str | None
     spread: dict[str, float]
     constant: dict[str, float]
     samples: tuple[Sample, ...]
@@ -148,6 +150,7 @@ def report_bank(bank: ReferenceBank, setting: Setting, keys: Collection[str] | N
         unscored_frac=_mean(np.isnan(found.rewards_PK)),
         grading=grading_shares(setting.judge, names, notes),
         unread_frac=_mean(unread_PK[whole_PK]) if column else float("nan"),
+        judge=column.removeprefix(VERDICT) if column else setting.judge.name,
         spread={name: _spread(setting.weights[name] * rewards[name]) for name in names},
         constant={
             name: float(paid[0])

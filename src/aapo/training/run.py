@@ -203,22 +203,30 @@ def _facts(
 
 
 def _check_space(recipe: Recipe, output: Path, model: str) -> None:
-    """Refuse to start a run that cannot be written.
+    """Refuse to start a run that cannot be written."""
+    free, needed = free_space(output), space_needed(recipe, model)
+    if free < needed:
+        raise InputError(
+            f"no disk space: {output} has {free / 2**30:.2f} GiB free and the run writes about {needed / 2**30:.2f} "
+            "GiB; free some or choose another --output_dir"
+        )
 
-    The kept checkpoints, one being written and the final model count, in copies of the weights; LoRA writes next to
-    nothing, and the size of a Hub model is not known here.
+
+def free_space(folder: Path) -> int:
+    """Bytes that can be written into a folder, which need not exist yet."""
+    return shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
+
+
+def space_needed(recipe: Recipe, model: str) -> float:
+    """Bytes that a run writes: the kept checkpoints, one being written and the final model, in copies of the weights.
+
+    LoRA writes next to nothing, and the size of a Hub model is not known here.
     """
     args = recipe.training
     weights = sum(file.stat().st_size for file in Path(model).glob("*.safetensors"))
     checkpoints = 0 if args.save_strategy == "no" else (args.save_total_limit or 2) + 1
     copies = 0 if recipe.model.use_peft else 1 + checkpoints * (1 if args.save_only_model else COPIES_PER_CHECKPOINT)
-    existing = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
-    free, needed = shutil.disk_usage(existing).free, copies * weights + SLACK_BYTES
-    if free < needed:
-        raise InputError(
-            f"no disk space: {existing} has {free / 2**30:.2f} GiB free and the run writes about {needed / 2**30:.2f} "
-            "GiB; free some or choose another --output_dir"
-        )
+    return copies * weights + SLACK_BYTES
 
 
 def default_output(recipe: Recipe) -> Path:
