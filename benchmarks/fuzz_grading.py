@@ -19,9 +19,9 @@ import atheris
 with atheris.instrument_imports(include=["aapo.grading"]):  # type: ignore[reportAttributeAccessIssue]
     from aapo.grading.equality import equal
     from aapo.grading.extraction import CONVENTIONS, extract_answer, gold_answer
-    from aapo.grading.forms import read
     from aapo.grading.limits import MAX_CHARACTERS, MAX_NESTING, is_costly, nesting
     from aapo.grading.notation import normalize
+    from aapo.grading.reading import read
 
 CASES = Path(__file__).parents[1] / "tests" / "unit" / "grading_cases.json"
 MAX_SECONDS = 1.0

@@ -34,9 +34,9 @@ from aapo.progress import progress
 from aapo.recipe import load_recipe
 from aapo.runs import RunDirectory, environment
 from aapo.sampling import sample_seed
-from aapo.training.banks import prepare_bank
+from aapo.training.banks import RecipeBank
 from aapo.training.models import model_spec, prepare_model
-from aapo.training.prompts import training_prompts
+from aapo.training.prompts import checked_prompts
 
 PARTS = ("whole", "margin")
 
@@ -72,12 +72,12 @@ def main() -> None:
 
 def _trainer(recipe: Any, path: str, base: str) -> AAPOTrainer:
     tokenizer = model_spec(recipe, base, recipe.model.model_revision).load_tokenizer()
-    prompts = training_prompts(recipe, tokenizer)
+    checked = checked_prompts(recipe, tokenizer)
     options = {**model_spec(recipe, path).from_pretrained(), "revision": recipe.model.model_revision}
     args = trainer_config(recipe, output_dir=tempfile.mkdtemp(), eval_strategy="no", model_init_kwargs=options)
-    bank = prepare_bank(recipe, prompts, tokenizer)
+    bank = RecipeBank(recipe, tokenizer).grow(checked.prompts)
     trainer = AAPOTrainer(
-        model=path, reward_funcs=recipe.reward_funcs, args=args, train_dataset=prompts, processing_class=tokenizer,
+        model=path, reward_funcs=recipe.reward_funcs, args=args, train_dataset=checked.rows, processing_class=tokenizer,
         reference_bank=bank,
     )  # fmt: skip
     trainer.current_gradient_accumulation_steps = 1  # set by the training loop, which is not run here
@@ -87,7 +87,14 @@ def _trainer(recipe: Any, path: str, base: str) -> AAPOTrainer:
 def _measure(trainer: AAPOTrainer, num_batches: int, update: Any) -> dict[str, list[Moments]]:
     """The moments of each batch's gradients: of the whole advantage, and of the margin alone."""
     trainer.model.train()
-    batches = iter(trainer.get_train_dataloader())
+    batches, taken, take = iter(trainer.get_train_dataloader()), [], trainer._take_scored
+
+    def remember() -> Any:
+        scores, notes = take()
+        taken.append(scores)
+        return scores, notes
+
+    trainer._take_scored = remember
     moments: dict[str, list[Moments]] = {part: [] for part in PARTS}
     for place in range(num_batches):
         trainer.state.global_step = place  # other noise for every batch
@@ -95,8 +102,9 @@ def _measure(trainer: AAPOTrainer, num_batches: int, update: Any) -> dict[str, l
         if inputs is None:
             batches = iter(trainer.get_train_dataloader())
             inputs = next(batches)
+        taken.clear()
         output = trainer._generate_and_score_completions(inputs)
-        rewards_PG = trainer._total(trainer._captured["rewards_BF"]).view(-1, trainer.num_generations)
+        rewards_PG = trainer.teacher.total(taken[0].rewards_BF).view(-1, trainer.num_generations)
         reference = trainer._reference(inputs)
         assert reference is not None
         for part in PARTS:

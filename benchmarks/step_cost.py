@@ -175,11 +175,12 @@ def bank_of(bench: Bench, config: AAPOConfig) -> ReferenceBank:
         tokenizer=tokenizer_identity(bench.tokenizer),
         sampling=config.sampling.describe(),
         reward_funcs=[even_digits],
-        num_samples=NUM_REFERENCE_SAMPLES,
         seed=0,
     )
     engine = TransformersEngine(model, bench.tokenizer, config.sampling)
-    return ReferenceBank.build(bench.folder / "bank", bench.prompts, engine, [even_digits], identity)
+    return ReferenceBank.build(
+        bench.folder / "bank", bench.prompts, engine, [even_digits], identity, num_samples=NUM_REFERENCE_SAMPLES
+    )
 
 
 def timed_steps(trainer: GRPOTrainer) -> list[float]:

@@ -52,23 +52,26 @@ class ScriptedEngine:
         return answers
 
 
+def never(place: int, k: int) -> bool:
+    return False
+
+
 def write_recipe(
-    folder: Path, model: Path, text: Callable[[int, int], str], cut: Callable[[int, int], bool] = lambda place, k: False,
-    **fields,
-) -> Path:  # fmt: skip
+    folder: Path, model: Path, text: Callable[[int, int], str], cut: Callable[[int, int], bool] = never, **fields
+) -> Path:
     """A recipe in `folder`, beside its data and its bank; the working directory must be `folder`."""
     rows = [
         {"question": f"What is {n} + {n}? #{n}#", "answer": str(2 * n), "source": f"book-{n}"}
         for n in range(1, NUM_PROMPTS + 1)
     ]
     (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "recipe.yaml").write_text(yaml.safe_dump({**SMALL, "model_name_or_path": str(model), **fields}))
     path = folder / "scripted.yaml"
-    (folder / "recipe.yaml").rename(path)
+    path.write_text(yaml.safe_dump({**SMALL, "model_name_or_path": str(model), **fields}))
     recipe = load_recipe(str(path))
     if recipe.uses_bank:
         tokenizer = model_spec(recipe, str(model)).load_tokenizer()
         engine = ScriptedEngine(tokenizer, text, cut)
-        prompts = checked_prompts(recipe, tokenizer).rows
-        ReferenceBank.build("bank", prompts, engine, recipe.reward_funcs, identity_of_bank(recipe, tokenizer))
+        prompts = checked_prompts(recipe, tokenizer).prompts
+        identity = identity_of_bank(recipe, tokenizer)
+        ReferenceBank.build("bank", prompts, engine, recipe.reward_funcs, identity, num_samples=NUM_SAMPLES)
     return path

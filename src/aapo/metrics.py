@@ -48,6 +48,11 @@ METRICS: dict[str, Metric] = {
     "rollout/generated_tokens": Metric(
         "tokens", "Completion tokens generated for training since its start, refills and live references included."
     ),
+    "bank/prompts": Metric("prompts", "Prompts whose reference samples were read so far; absent without a bank."),
+    "bank/generated_tokens": Metric(
+        "tokens", "Completion tokens of their samples, whichever run drew them; beside `rollout/generated_tokens`."
+    ),
+    "bank/seconds": Metric("seconds", "What drawing them took."),
     "rollout/tokens_per_second": Metric(
         "tokens / s", "Prompt and completion tokens rolled out and trained on, per second."
     ),

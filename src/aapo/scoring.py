@@ -38,6 +38,11 @@ def as_prompt(row: dict[str, Any], tokenizer: Any, **template_options: Any) -> P
     return Prompt(prompt_key(rendered, gold), rendered, ids, gold, row)
 
 
+def as_prompts(rows: Iterable[Any], tokenizer: Any, **template_options: Any) -> list[Prompt]:
+    """Each row of a data set as a prompt; its key and tokens are made here, once for all that reads them."""
+    return [as_prompt(dict(row), tokenizer, **template_options) for row in rows]
+
+
 def sample(
     prompts: Sequence[Prompt],
     engine: Engine,
@@ -45,6 +50,7 @@ def sample(
     num_samples: int,
     seed: int,
     purpose: str,
+    first: int = 0,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> list[list[Completion]]:
     """K samples of each prompt, in order.
@@ -58,10 +64,11 @@ def sample(
         num_samples: K.
         seed: The user's seed.
         purpose: Separates streams, such as `reference` and `evaluation`.
+        first: The k of the first of them.
         on_batch: Called with the number of completions in each finished batch.
     """
     prompt_ids = [prompt.ids for prompt in prompts for _ in range(num_samples)]
-    seeds = [sample_seed(seed, purpose, prompt.key, k) for prompt in prompts for k in range(num_samples)]
+    seeds = [sample_seed(seed, purpose, prompt.key, k) for prompt in prompts for k in range(first, first + num_samples)]
     flat = engine.generate(prompt_ids, seeds, on_batch)
     return [flat[i * num_samples : (i + 1) * num_samples] for i in range(len(prompts))]
 

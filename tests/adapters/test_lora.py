@@ -43,10 +43,10 @@ def test_only_adapters_learn_and_the_base_stays_the_reference(tiny_folder, tmp_p
     tokenizer, settings = load_tokenizer(str(tiny_folder)), SamplingSettings(max_completion_length=MAX_TOKENS)
     base = load_model(str(tiny_folder))
     identity = bank_identity(
-        model_identity(str(tiny_folder)), tokenizer_identity(tokenizer), settings.describe(), [evenness], 3, 0
+        model_identity(str(tiny_folder)), tokenizer_identity(tokenizer), settings.describe(), [evenness], 0
     )
     bank = ReferenceBank.build(
-        tmp_path / "bank", addition, TransformersEngine(base, tokenizer, settings), [evenness], identity
+        tmp_path / "bank", addition, TransformersEngine(base, tokenizer, settings), [evenness], identity, num_samples=3
     )
     args = AAPOConfig(
         output_dir=str(tmp_path), num_generations=4, per_device_train_batch_size=16, max_steps=2, learning_rate=0.1,

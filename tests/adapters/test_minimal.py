@@ -107,12 +107,19 @@ def trainer_step(model, tokenizer, questions, folder):
     seen = {}
     generate = trainer._generate_and_score_completions
 
+    take = trainer._take_scored
+
     def remember(inputs):
         output = generate(inputs)
-        seen.update(inputs=inputs, output=output, rewards_BF=trainer._captured["rewards_BF"])
+        seen.update(inputs=inputs, output=output)
         return output
 
-    trainer._generate_and_score_completions = remember
+    def scored():
+        scores, notes = take()
+        seen["rewards_BF"] = scores.rewards_BF
+        return scores, notes
+
+    trainer._generate_and_score_completions, trainer._take_scored = remember, scored
     trainer.train()
     return seen, gradients.by_name
 

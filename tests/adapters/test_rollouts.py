@@ -28,9 +28,9 @@ class Spy(AAPOTrainer):
 
     results: list
 
-    def _log_signal(self, result, *rest):
-        self.results = [*getattr(self, "results", []), result]
-        return super()._log_signal(result, *rest)
+    def _log_lesson(self, lesson):
+        self.results = [*getattr(self, "results", []), lesson.advantages]
+        return super()._log_lesson(lesson)
 
 
 def train(folder, path, data, **changes):

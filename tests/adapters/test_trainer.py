@@ -75,8 +75,13 @@ class Spy(AAPOTrainer):
 
     def _generate_and_score_completions(self, inputs):
         output = super()._generate_and_score_completions(inputs)
-        self.batches = [*getattr(self, "batches", []), (self.rows, output, self._captured)]
+        self.batches = [*getattr(self, "batches", []), (self.rows, output, self.taken)]
         return output
+
+    def _take_scored(self):
+        scored = super()._take_scored()
+        self.taken = scored[0]
+        return scored
 
     def _draw(self, model, prompt_ids, purpose, positions=None):
         self.num_drawn += len(prompt_ids)
@@ -136,12 +141,12 @@ def expected_advantages(trainer, batch):
     groups = (-1, trainer.num_generations)
     return augmented_advantages(
         trainer.objective,
-        captured["rewards_BF"].sum(1).view(groups),
+        captured.rewards_BF.sum(1).view(groups),
         torch.tensor([row["reference_rewards"] for row in rows[:: trainer.num_generations]]),
         shift=0,
-        correct_PG=(captured["rewards_BF"][:, 0] >= 0.5).float().view(groups),
-        lengths_PG=captured["tokens_B"].view(groups),
-        truncated_PG=captured["truncated_B"].view(groups),
+        correct_PG=(captured.rewards_BF[:, 0] >= 0.5).float().view(groups),
+        lengths_PG=captured.tokens_B.view(groups),
+        truncated_PG=captured.truncated_B.view(groups),
         max_completion_length=MAX_TOKENS,
     )
 
@@ -317,10 +322,10 @@ def test_the_trainer_takes_a_bank_and_refuses_one_that_does_not_match(tiny_folde
     def bank(name, **settings):
         sampling = SamplingSettings(max_completion_length=MAX_TOKENS, **settings)
         identity = bank_identity(
-            model_identity(str(tiny_folder)), tokenizer_identity(tokenizer), sampling.describe(), [evenness], 2, 0
+            model_identity(str(tiny_folder)), tokenizer_identity(tokenizer), sampling.describe(), [evenness], 0
         )
         engine = TransformersEngine(load_model(str(tiny_folder)), tokenizer, sampling)
-        return ReferenceBank.build(tmp_path / name, addition, engine, [evenness], identity)
+        return ReferenceBank.build(tmp_path / name, addition, engine, [evenness], identity, num_samples=2)
 
     def trainer(reference_bank, **changes):
         return AAPOTrainer(
@@ -412,7 +417,7 @@ def test_a_refill_reads_the_reference_rewards_of_fresh_prompts(tiny_folder, tmp_
     numbers = [number_of(row) for row in rows[::4]]
     assert all(number % 4 for number in numbers) and trainer.state.log_history[0]["rollout/refilled_group_frac"] > 0
     reference_PK = torch.tensor([[0.0 if number % 4 == 2 else 1.0] * 3 for number in numbers])
-    rewards_PG = captured["rewards_BF"][:, 0].view(4, 4)
+    rewards_PG = captured.rewards_BF[:, 0].view(4, 4)
     expected = augmented_advantages(trainer.objective, rewards_PG, reference_PK).augmented_PG.flatten()
     torch.testing.assert_close(output["advantages"], expected, atol=1e-6, rtol=0)
 
@@ -443,7 +448,7 @@ def test_a_refill_samples_a_live_reference_once_a_rollout(tiny_folder, tmp_path)
     # Policy and reference are scored in turn, on the same prompts.
     for policy, reference in zip(calls[:-1:2], calls[1:-1:2], strict=True):
         assert policy[0] == reference[0]
-    assert captured["rewards_BF"].shape == (16, 1)
+    assert captured.rewards_BF.shape == (16, 1)
 
 
 def test_a_refill_hands_on_what_another_engine_says_of_its_completions(tiny_folder, tmp_path, monkeypatch):
@@ -601,7 +606,7 @@ def test_live_reference_scores_the_references_own_completions(tiny_folder, tmp_p
     assert len(seen) == 4 and seen[0] != seen[1]
     for (_, output, captured), reference_ids in zip(trainer.batches, (seen[0], seen[2]), strict=True):
         reference_PK = torch.tensor([float(sum(ids) % 2 == 0) for ids in reference_ids]).view(-1, 4)
-        rewards_PG = captured["rewards_BF"][:, 0].view(-1, 4)
+        rewards_PG = captured.rewards_BF[:, 0].view(-1, 4)
         expected = augmented_advantages(trainer.objective, rewards_PG, reference_PK)
         torch.testing.assert_close(output["advantages"], expected.augmented_PG.flatten(), atol=1e-6, rtol=0)
 

@@ -29,7 +29,7 @@ def test_prompts_that_are_always_right_are_not_drawn_again(tiny_folder, tmp_path
         weighted = {answer for answer, values in seen.items() if not values or 0 < sum(values) < len(values)}
         assert len(set(batch)) == 3, "no prompt twice in a batch"
         assert set(batch) <= weighted or len(weighted) < 3, "weight 0 at a mean of 0 or 1"
-        for row, value in zip(rows, captured["rewards_BF"][:, 0].tolist(), strict=True):
+        for row, value in zip(rows, captured.rewards_BF[:, 0].tolist(), strict=True):
             seen[row["answer"]].append(value)
     assert any(values and sum(values) == len(values) for values in seen.values()), "some were always right"
     log = trainer.state.log_history[0]

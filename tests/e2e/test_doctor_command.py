@@ -4,10 +4,10 @@ import json
 import re
 
 import pytest
-from scripted import mixed, right, write_recipe, wrong
 
 from aapo.cli.app import run
 from aapo.runs import RunDirectory
+from scripted import mixed, right, write_recipe, wrong
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,10 @@ STOPS = {
         {"text": right, "answer_column": "source"},
         r"no reference sample is right, though 100% have an answer \(gold 'book-1', answer '2'\); check answer_column",
     ),
-    "too hard": ({"text": wrong}, r"no reference sample is right, .*\(gold '2', answer '-1'\); check answer_column; if"),
+    "too hard": (
+        {"text": wrong},
+        r"no reference sample is right, .*\(gold '2', answer '-1'\); check answer_column; if the gold answers are",
+    ),
     "solved": ({"text": right}, r"all reference samples are right; take harder prompts"),
     "constant": (
         {"text": mixed, "reward_funcs": ["flat.py:flat"]},
@@ -77,14 +80,15 @@ def test_a_run_that_cannot_learn_is_ended_with_the_cause_and_the_fix(fault, reci
     assert err.startswith("aapo: nothing can be learnt: every group of 4 would be dead and its margin zero, because ")
     assert re.search(message, err), err
     assert "to train all the same set preflight to warn" in err
-    assert "groups of 4: 100% dead, 100% with the margin" in out and max(map(len, out.splitlines())) <= 80
+    said = out[out.index("preflight") :]
+    assert "groups of 4: 100% dead, 100% with the margin" in said and max(map(len, said.splitlines())) <= 80
     assert not RunDirectory("run").metrics()
 
     # The doctor names the same fault first, and says that training cannot work.
     code, out, _ = called(capsys, "doctor", path)
     assert code == 1 and out.startswith("error    ") and max(map(len, out.splitlines())) <= 80
     first = " ".join(out.split())[len("error ") :]
-    assert first[:40] == err.split("because ")[1][:40]
+    assert first.startswith(err.split("because ")[1][:30])
 
 
 def test_without_a_margin_there_is_none_to_speak_of(recipe, capsys):
@@ -114,7 +118,8 @@ def test_a_run_that_can_learn_is_told_what_to_expect_and_shows_samples_as_they_a
     code, out, err = called(capsys, "train", recipe(text), "--output_dir", "run", "--show-samples")
     assert code == 0, err
     head = out[out.index("preflight") : out.index("aapo training")]
-    assert max(map(len, head.splitlines())) <= 80 and len(head.split("sample (")[0].splitlines()) <= 6
+    assert max(map(len, head.splitlines())) <= 80
+    assert "warning  25% of the completions have no answer that the grader reads" in head
     assert len(head.split("sample (")) == 4 and "[red]no[/red] \N{REPLACEMENT CHARACTER}[31mword" in head
     for verdict in ("no answer, gold '2'", "correct, answer '2', gold '2'", "wrong, answer '-1', gold '2'"):
         assert f"sample (4 tokens): {verdict}" in head
@@ -127,7 +132,7 @@ def test_samples_are_not_asked_for_without_a_bank(recipe, capsys):
     code, _, err = called(capsys, "train", path, "--output_dir", "other", "--show-samples")
     assert code == 2 and "--show-samples has no effect, because the run has no reference bank" in err
     code, _, err = called(capsys, "train", path, "--output_dir", "other", "--preflight", "off")
-    assert code == 2 and "preflight is 'off' but has no effect, because the objective has no margin" in err
+    assert code == 2 and "preflight is 'no' but has no effect, because the objective has no margin" in err
     assert called(capsys, "doctor", path)[0] == 0
 
 

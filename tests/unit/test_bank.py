@@ -4,12 +4,14 @@ import os
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
 from aapo.bank import ReferenceBank, bank_identity, differences, find_score_set, sample_identity, summarize
+from aapo.bank.rows import read_row, write_row
 from aapo.bank.storage import MANIFEST, begin_score_set, claim, remove_leftovers
 from aapo.engines import TransformersEngine, load_model, load_tokenizer, model_identity, tokenizer_identity
 from aapo.errors import AapoError, InputError
@@ -43,12 +45,16 @@ def engine(tiny_folder):
 
 @pytest.fixture
 def identity(tiny_folder, engine):
-    def make(num_samples=3, seed=0, rewards=REWARDS, **sampling):
+    def make(seed=0, rewards=REWARDS, **sampling):
         settings = {**engine.settings.describe(), **sampling}
         tokenizer = tokenizer_identity(engine.tokenizer)
-        return bank_identity(model_identity(str(tiny_folder)), tokenizer, settings, rewards, num_samples, seed)
+        return bank_identity(model_identity(str(tiny_folder)), tokenizer, settings, rewards, seed)
 
     return make
+
+
+def built(*args, num_samples=3, **kwargs):
+    return ReferenceBank.build(*args, num_samples=num_samples, **kwargs)
 
 
 def contents(bank):
@@ -56,7 +62,7 @@ def contents(bank):
 
 
 def test_a_bank_holds_k_scored_samples_of_each_prompt_and_attaches_weighted_sums(tmp_path, engine, identity, addition):
-    bank = ReferenceBank.build(tmp_path / "bank", addition, engine, REWARDS, identity())
+    bank = built(tmp_path / "bank", addition, engine, REWARDS, identity())
     assert len(bank) == 8 and engine.sampled == 24
     attached = bank.attach(addition, engine.tokenizer, {"format": 0.5, "accuracy": 2.0})
     row = next(row for row in bank.rows() if row["key"] == attached[3]["prompt_key"])
@@ -72,18 +78,18 @@ def test_a_complete_bank_is_not_sampled_again_and_a_larger_data_set_adds_only_wh
     tmp_path, engine, identity, addition
 ):
     first = addition.select(range(5))
-    ReferenceBank.build(tmp_path / "bank", first, engine, REWARDS, identity())
-    ReferenceBank.build(tmp_path / "bank", first, engine, REWARDS, identity())
+    built(tmp_path / "bank", first, engine, REWARDS, identity())
+    built(tmp_path / "bank", first, engine, REWARDS, identity())
     assert engine.sampled == 15
-    grown = ReferenceBank.build(tmp_path / "bank", addition, engine, REWARDS, identity())
+    grown = built(tmp_path / "bank", addition, engine, REWARDS, identity())
     assert engine.sampled == 24
-    at_once = ReferenceBank.build(tmp_path / "other", addition, engine, REWARDS, identity())
+    at_once = built(tmp_path / "other", addition, engine, REWARDS, identity())
     assert contents(grown) == contents(at_once)
 
 
 def test_a_duplicate_prompt_is_sampled_once(tmp_path, engine, identity, addition):
     twice = Dataset.from_list([*addition, *addition])
-    bank = ReferenceBank.build(tmp_path / "bank", twice, engine, REWARDS, identity())
+    bank = built(tmp_path / "bank", twice, engine, REWARDS, identity())
     assert engine.sampled == 24 and len(bank) == 8
     rewards = bank.attach(twice, engine.tokenizer)["reference_rewards"]
     assert list(rewards)[:8] == list(rewards)[8:]
@@ -93,28 +99,26 @@ def test_a_killed_build_goes_on_where_it_stopped(tmp_path, engine, identity, add
     monkeypatch.setattr("aapo.bank.store.PROMPTS_PER_FILE", 2)
     engine.killed_after = 12
     with pytest.raises(KeyboardInterrupt):
-        ReferenceBank.build(tmp_path / "bank", addition, engine, REWARDS, identity())
+        built(tmp_path / "bank", addition, engine, REWARDS, identity())
     assert len(ReferenceBank.open(tmp_path / "bank")) == 4
     # what a kill in the middle of a write leaves: a temporary file that no reader looks at
     leftover = tmp_path / "bank" / ".samples-0123.parquet.x.tmp"
     leftover.write_bytes(b"PAR1 half a file")
     os.utime(leftover, (0, 0))
     engine.killed_after = None
-    bank = ReferenceBank.build(tmp_path / "bank", addition, engine, REWARDS, identity())
+    bank = built(tmp_path / "bank", addition, engine, REWARDS, identity())
     assert engine.sampled == 24 and not leftover.exists()
-    whole = ReferenceBank.build(tmp_path / "whole", addition, engine, REWARDS, identity())
+    whole = built(tmp_path / "whole", addition, engine, REWARDS, identity())
     assert contents(bank) == contents(whole)
 
 
 def test_two_processes_build_the_bank_of_one(tmp_path, engine, identity, addition):
-    one = ReferenceBank.build(tmp_path / "one", addition, engine, REWARDS, identity())
+    one = built(tmp_path / "one", addition, engine, REWARDS, identity())
     barrier = threading.Barrier(2, timeout=60)
     engines = [CountingEngine(engine.model, engine.tokenizer, engine.settings) for _ in range(2)]
 
     def build(rank):
-        return ReferenceBank.build(
-            tmp_path / "two", addition, engines[rank], REWARDS, identity(), ranks=Ranks(rank, 2, barrier.wait)
-        )
+        return built(tmp_path / "two", addition, engines[rank], REWARDS, identity(), ranks=Ranks(rank, 2, barrier.wait))
 
     with ThreadPoolExecutor(2) as threads:
         two, same = threads.map(build, range(2))
@@ -139,14 +143,14 @@ def test_processes_that_begin_a_bank_at_once_do_not_disturb_each_other(tmp_path,
 
 def test_another_bank_is_refused_with_every_difference(tmp_path, engine, identity, addition):
     path = tmp_path / "bank"
-    bank = ReferenceBank.build(path, addition, engine, REWARDS, identity())
+    bank = built(path, addition, engine, REWARDS, identity())
     with pytest.raises(InputError, match=r"sampling.temperature: bank has 1.0, run has 0.7; .*build another with"):
         bank.require(identity(temperature=0.7))
-    with pytest.raises(InputError, match="holds another bank: num_samples: bank has 3, run has 5; give another"):
-        ReferenceBank.build(path, addition, engine, REWARDS, identity(num_samples=5))
+    with pytest.raises(InputError, match="holds another bank: seed: bank has 0, run has 5; give another"):
+        built(path, addition, engine, REWARDS, identity(seed=5))
     with pytest.raises(InputError) as error:
-        bank.require(identity(num_samples=5, rewards=[accuracy]))
-    assert "num_samples: bank has 3, run has 5" in str(error.value)
+        bank.require(identity(seed=5, rewards=[accuracy]))
+    assert "seed: bank has 0, run has 5" in str(error.value)
     assert "rewards.format: bank has format-" in str(error.value)
     assert "build another with" in str(error.value)
     other = {**identity(), "model": {"weights": "0" * 32}, "tokenizer": {"vocabulary": "x", "chat_template": "y"}}
@@ -156,7 +160,7 @@ def test_another_bank_is_refused_with_every_difference(tmp_path, engine, identit
 
 
 def test_a_missing_prompt_is_named_with_the_command_that_adds_it(tmp_path, engine, identity, addition):
-    bank = ReferenceBank.build(tmp_path / "bank", addition.select(range(7)), engine, REWARDS, identity())
+    bank = built(tmp_path / "bank", addition.select(range(7)), engine, REWARDS, identity())
     with pytest.raises(
         InputError, match=r"1 of 8 prompts are not in the bank .*Calculate 8 \+ 8.*aapo bank build RECIPE"
     ):
@@ -177,7 +181,7 @@ def test_unscored_samples_are_nan_in_the_column(tmp_path, engine, identity, addi
     def picky(completions, answer, **columns):
         return [None if gold == "2" else 1.0 for gold in answer]
 
-    bank = ReferenceBank.build(tmp_path / "bank", addition, engine, [picky], identity(rewards=[picky]))
+    bank = built(tmp_path / "bank", addition, engine, [picky], identity(rewards=[picky]))
     column = bank.attach(addition, engine.tokenizer)["reference_rewards"]
     assert all(math.isnan(value) for value in column[0]) and list(column[1]) == [1.0, 1.0, 1.0]
     assert summarize(bank, Judge(threshold=1.0)).unscored_frac == 1 / 8
@@ -188,18 +192,90 @@ def test_what_is_not_a_bank_is_refused(tmp_path, engine, identity, addition):
         ReferenceBank.open(tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="is not empty and not a reference bank"):
-        ReferenceBank.build(tmp_path, addition, engine, REWARDS, identity())
-    bank = ReferenceBank.build(tmp_path / "bank", addition, engine, REWARDS, identity())
-    for pattern, again in (("samples-*", "build"), ("scores/*/scores-*", "rescore")):
-        (file,) = bank.path.glob(pattern)
-        file.write_bytes(file.read_bytes()[:50])
-        with pytest.raises(AapoError, match=f"is damaged .*delete it and run `aapo bank {again}` again"):
-            list(ReferenceBank.open(bank.path).rows())
+        built(tmp_path, addition, engine, REWARDS, identity())
+    bank = built(tmp_path / "bank", addition, engine, REWARDS, identity())
     manifest = json.loads((bank.path / MANIFEST).read_text())
     write_text(bank.path / MANIFEST, json.dumps({**manifest, "format": 1}))
-    for use in (ReferenceBank.open, lambda path: ReferenceBank.build(path, addition, engine, REWARDS, identity())):
-        with pytest.raises(InputError, match=r"another version of aapo \(its format is 1, this version reads 2\)"):
+    for use in (ReferenceBank.open, lambda path: built(path, addition, engine, REWARDS, identity())):
+        with pytest.raises(InputError, match=r"another version of aapo \(its format is 1, this version reads 3\)"):
             use(bank.path)
+
+
+def test_more_samples_of_a_prompt_are_added_and_the_first_of_many_are_read(tmp_path, engine, identity, addition):
+    built(tmp_path / "bank", addition.select(range(6)), engine, REWARDS, identity(), num_samples=2)
+    more = built(tmp_path / "bank", addition, engine, REWARDS, identity(), num_samples=5)
+    assert engine.sampled == 6 * 2 + 6 * 3 + 2 * 5 and more.num_samples == 5 and len(more) == 8
+    assert (more.grown.samples, more.grown.scored) == (28, 28)
+    at_once = built(tmp_path / "other", addition, engine, REWARDS, identity(), num_samples=5)
+    assert contents(more) == contents(at_once)
+    assert at_once.grown.tokens == sum(map(at_once.tokens, at_once._table))
+    fewer = built(tmp_path / "bank", addition, engine, REWARDS, identity(), num_samples=2)
+    assert fewer.grown.samples == 0 and fewer.num_samples == 2
+    for few, many in zip(fewer.rows(), more.rows(), strict=True):
+        for name in ("completions", "num_tokens", "reward/accuracy", "verdict/accuracy"):
+            assert few[name] == many[name][:2]
+        assert few["prompt"] == many["prompt"]
+    # What was killed between two prompts is read as far as all go, and asking for more takes those that have it.
+    built(tmp_path / "cut", addition, engine, REWARDS, identity(), num_samples=2)
+    built(tmp_path / "cut", addition.select(range(3)), engine, REWARDS, identity(), num_samples=4)
+    assert ReferenceBank.open(tmp_path / "cut").num_samples == 2 and len(ReferenceBank.open(tmp_path / "cut")) == 8
+    assert len(ReferenceBank.open(tmp_path / "cut", num_samples=4)) == 3
+
+
+def test_one_bank_serves_data_sets_with_other_columns(tmp_path, engine, identity, addition):
+    def leveled(completions, level, **columns):
+        return [float(value) for value in level]
+
+    hostile = Dataset.from_list([{**row, "extra": json.dumps({"$type": "evil"})} for row in addition.select(range(4))])
+    plain = built(tmp_path / "bank", hostile, engine, REWARDS, identity())
+    ours = Dataset.from_list([{**row, "level": index} for index, row in enumerate(addition.select(range(3, 8)))])
+    bank = built(tmp_path / "bank", ours, engine, [leveled], identity(rewards=[leveled]))
+    assert engine.sampled == 4 * 3 + 4 * 3  # one prompt of the five is there
+    assert [bank.rewards(key)["leveled"] for key in bank.attach(ours, engine.tokenizer)["prompt_key"]] == [
+        [float(level)] * 3 for level in range(5)
+    ]
+    assert len(bank) == 5 and len(plain) == 4
+
+
+def test_rows_of_any_values_make_the_round_trip():
+    row = {
+        "mark": {"$type": "evil", "$text": "x"}, "date": {"$type": "date", "$text": "no date"}, "nested": [{"a": {
+            "$type": "bytes", "$text": {"$type": "x", "$text": date(2020, 1, 2)}}}], "day": date(2021, 3, 4),
+        "raw": b"\x00\xff", "none": None, "text": "\u2028{}",
+    }  # fmt: skip
+    assert read_row(write_row(row)) == row
+
+
+def test_damage_costs_itself_only_and_is_named_with_what_to_delete(tmp_path, engine, identity, addition):
+    for pattern, again in (("samples-*", 12), ("scores/*/scores-*", 0)):
+        path = tmp_path / pattern[:6]
+        whole = contents(built(path, addition, engine, REWARDS, identity(), prompts_per_file=4))
+        file = sorted(path.glob(pattern))[0]
+        file.write_bytes(file.read_bytes()[:50])
+        with pytest.raises(AapoError, match=f"{file.name} is damaged .*delete it, and what it held is made again"):
+            list(ReferenceBank.open(path).rows())
+        file.unlink()
+        before = engine.sampled
+        assert contents(built(path, addition, engine, REWARDS, identity())) == whole
+        assert engine.sampled - before == again
+    (tmp_path / "sample" / MANIFEST).write_text('{"format": 3, "iden')
+    with pytest.raises(AapoError, match=r"manifest.json is damaged .*delete the folder"):
+        ReferenceBank.open(tmp_path / "sample")
+
+
+def test_a_bank_that_cannot_be_written_is_read_and_says_so_when_it_must_grow(
+    tmp_path, engine, identity, addition, monkeypatch
+):
+    built(tmp_path / "bank", addition.select(range(4)), engine, REWARDS, identity())
+
+    def denied(*arguments):
+        raise PermissionError(13, "Permission denied")
+
+    for name in ("write_parquet", "write_json"):
+        monkeypatch.setattr(f"aapo.bank.storage.{name}", denied)
+    assert len(built(tmp_path / "bank", addition.select(range(4)), engine, REWARDS, identity())) == 4
+    with pytest.raises(InputError, match=r"cannot be written to \(Permission denied\), .*copy it to a folder"):
+        built(tmp_path / "bank", addition, engine, REWARDS, identity())
 
 
 def test_the_summary_counts_by_hand(tmp_path, engine, identity, addition):
@@ -208,7 +284,7 @@ def test_the_summary_counts_by_hand(tmp_path, engine, identity, addition):
     def scripted(completions, **columns):
         return [next(rewards) for _ in completions]
 
-    bank = ReferenceBank.build(tmp_path / "bank", addition, engine, [scripted], identity(rewards=[scripted]))
+    bank = built(tmp_path / "bank", addition, engine, [scripted], identity(rewards=[scripted]))
     assert math.isnan(summarize(bank).pass_rate) and summarize(bank).unscored_frac == 1  # nothing says what is right
     summary = summarize(bank, Judge(threshold=1.0))
     assert summary.pass_rate == pytest.approx((1 + 0 + 1 / 3 + 5 * 2 / 3) / 8)
@@ -238,16 +314,15 @@ def test_rendered_prompts_and_golds_make_the_keys(engine, addition):
 
 
 def test_its_files_are_plain_parquet(tmp_path, engine, identity, addition):
-    bank = ReferenceBank.build(tmp_path / "bank", addition, engine, REWARDS, identity())
+    bank = built(tmp_path / "bank", addition, engine, REWARDS, identity())
     (samples,) = bank.path.glob("samples-*.parquet")
     assert pq.read_table(samples).column_names == [
-        "key", "prompt", "gold", "row", "completions", "token_ids", "num_tokens", "finish_reasons",
+        "key", "first", "prompt", "gold", "row", "completions", "token_ids", "num_tokens", "finish_reasons",
     ]  # fmt: skip
     (scores,) = bank.path.glob("scores/*/scores-*.parquet")
-    assert scores.name.removeprefix("scores-") == samples.name.removeprefix("samples-")
     columns = pq.read_table(scores).column_names
-    assert columns[:3] == ["key", "reward/accuracy", "reward/format"]
-    assert set(columns[3:]) >= {"verdict/accuracy", "extracted/accuracy", "rule/accuracy"}
+    assert columns[:4] == ["key", "first", "reward/accuracy", "reward/format"]
+    assert set(columns[4:]) >= {"verdict/accuracy", "extracted/accuracy", "rule/accuracy"}
     copy = tmp_path / "copy"
     shutil.copytree(bank.path, copy)
     assert contents(ReferenceBank.open(copy)) == contents(bank)
@@ -282,6 +357,6 @@ def test_a_recipes_bank_can_be_sampled_by_vllm(tiny_folder, tmp_path, cache, mon
     assert "model.engine: bank has vllm, run has None" in capsys.readouterr().err
     plan = ["train", str(tmp_path / "recipe.yaml"), "--dry-run", "--output_dir", str(tmp_path / "run")]
     assert aapo([*plan, "--reference_bank", str(tmp_path / "bank")]) == 0
-    assert f"bank: {tmp_path / 'bank'} (reused: 2 prompts)" in capsys.readouterr().out.replace("\n", "")
+    assert f"bank: {tmp_path / 'bank'}: +0 completions, found 8" in capsys.readouterr().out.replace("\n", "")
     assert aapo([*command, "--engine", "sglang"]) == 2
     assert "engine is 'sglang'; it must be transformers or vllm, or your own as path" in capsys.readouterr().err

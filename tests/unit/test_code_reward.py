@@ -17,7 +17,8 @@ import pytest
 from datasets import Dataset
 
 from aapo.errors import InputError
-from aapo.grading import sandbox
+from aapo.grading import bubblewrap, programs, sandbox
+from aapo.grading.programs import Execution, Limits
 from aapo.grading.rewards import code
 from aapo.grading.rewards.code import (
     equal_lines,
@@ -25,7 +26,7 @@ from aapo.grading.rewards.code import (
     extract_program,
     parse_cases,
 )
-from aapo.grading.sandbox import Execution, Limits, require_sandbox, run_program
+from aapo.grading.sandbox import require_sandbox, run_program
 from aapo.grading.seccomp import ARCHITECTURES, seccomp_filter
 
 module = importlib.import_module("aapo.grading.rewards.code")  # the package's `code` is the function
@@ -341,9 +342,9 @@ def test_a_bubblewrap_that_may_not_isolate_is_refused_with_its_words(tmp_path, m
     ],
 )
 def test_other_machines_are_refused(system, machine, release, message, monkeypatch, unproven):
-    monkeypatch.setattr(sandbox.sys, "platform", system)
-    monkeypatch.setattr(sandbox.platform, "machine", lambda: machine)
-    monkeypatch.setattr(sandbox.os, "uname", lambda: os.uname_result(("Linux", "host", release, "", machine)))
+    monkeypatch.setattr(bubblewrap.sys, "platform", system)
+    monkeypatch.setattr(bubblewrap.platform, "machine", lambda: machine)
+    monkeypatch.setattr(bubblewrap.os, "uname", lambda: os.uname_result(("Linux", "host", release, "", machine)))
     with pytest.raises(InputError, match=message):
         require_sandbox()
 
@@ -359,13 +360,13 @@ def test_other_machines_are_refused(system, machine, release, message, monkeypat
     ],
 )
 def test_a_leak_is_found_and_refused(left_out, possible, monkeypatch, unproven):
-    prepared = sandbox._prepare()
+    prepared = bubblewrap.prepare()
     less = prepared._replace(isolation=tuple(word for word in prepared.isolation if word != left_out))
-    monkeypatch.setattr(sandbox, "_prepare", lambda: less)
+    monkeypatch.setattr(sandbox, "prepare", lambda: less)
     if left_out == "filter":
-        monkeypatch.setattr(sandbox, "seccomp_filter", lambda machine: struct.pack("=HBBI", 0x06, 0, 0, 0x7FFF0000))
+        monkeypatch.setattr(programs, "seccomp_filter", lambda machine: struct.pack("=HBBI", 0x06, 0, 0, 0x7FFF0000))
     if left_out == "limits":
-        monkeypatch.setattr(sandbox.resource, "prlimit", lambda pid, which, limits=None: (-1, -1))
+        monkeypatch.setattr(programs.resource, "prlimit", lambda pid, which, limits=None: (-1, -1))
     with pytest.raises(InputError, match=possible):
         require_sandbox()
 
@@ -373,7 +374,7 @@ def test_a_leak_is_found_and_refused(left_out, possible, monkeypatch, unproven):
 @sandboxed
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root is exempt from RLIMIT_NPROC")
 def test_root_that_stays_root_is_refused(monkeypatch, unproven):
-    monkeypatch.setattr(sandbox, "_maps_user_ids", lambda table: False)
+    monkeypatch.setattr(bubblewrap, "_maps_user_ids", lambda table: False)
     with pytest.raises(InputError, match="a program in it can start more threads than allowed"):
         require_sandbox()
 
@@ -519,7 +520,7 @@ def test_attacks_end_at_once_and_gain_nothing(program, outcome, printed):
     if outcome is not None:
         assert (execution.outcome, execution.stdout[:99_999]) == (outcome, printed)
     assert len(execution.stdout) <= Limits().output_bytes
-    assert len(execution.stderr) <= sandbox.STDERR_TAIL_BYTES
+    assert len(execution.stderr) <= programs.STDERR_TAIL_BYTES
     assert code([block(program)], [row_of(("1 2", "3"))]) == [0.0]
     assert run_program(SUM, "1 2").stdout == "3\n"  # this process and the interpreter are as they were
 
@@ -641,14 +642,14 @@ end.set()
 
 @sandboxed
 def test_nothing_is_left_in_the_sandbox_or_here(monkeypatch):
-    namespaces, find = [], sandbox._Init.find
+    namespaces, find = [], programs._Init.find
 
     def noted(self, status):
         found = find(self, status)
         namespaces.append(_link(Path(f"/proc/{self.pid}/ns/pid")))
         return found
 
-    monkeypatch.setattr(sandbox._Init, "find", noted)
+    monkeypatch.setattr(programs._Init, "find", noted)
     descriptors, threads = sorted(path.name for path in Path("/proc/self/fd").iterdir()), threading.active_count()
     for program in ["print(1)", "import time, threading\nthreading.Thread(target=time.sleep, args=(60,)).start()"]:
         run_program(program, "", SHORT)
@@ -683,15 +684,15 @@ def test_many_threads_and_many_open_files():
 def test_a_killed_trainer_takes_its_programs_along():
     trainer = """
 import sys
-from aapo.grading import sandbox
-find = sandbox._Init.find
+from aapo.grading import programs, sandbox
+find = programs._Init.find
 def told(self, status):
     found = find(self, status)
     print(self.pid, flush=True)
     return found
 sandbox.require_sandbox()
-sandbox._Init.find = told
-sandbox.run_program("import time; time.sleep(60)", "", sandbox.Limits(wall_seconds=60, cpu_seconds=60))
+programs._Init.find = told
+sandbox.run_program("import time; time.sleep(60)", "", programs.Limits(wall_seconds=60, cpu_seconds=60))
 """
     with subprocess.Popen([sys.executable, "-c", trainer], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

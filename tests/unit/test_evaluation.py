@@ -55,10 +55,10 @@ def job_of(
     tokenizer = load_tokenizer(str(tiny_folder))
     settings = SamplingSettings(max_completion_length=5)
     identity = bank_identity(
-        model_identity(str(tiny_folder)), tokenizer_identity(tokenizer), settings.describe(), rewards, num_samples, seed
+        model_identity(str(tiny_folder)), tokenizer_identity(tokenizer), settings.describe(), rewards, seed
     )
     return EvaluationJob(
-        model, "sums", "mine@12345678", prompts, engine, list(rewards), identity, tmp_path / "store", judge
+        model, "sums", "mine@12345678", prompts, engine, list(rewards), identity, num_samples, tmp_path / "store", judge
     )
 
 

@@ -10,7 +10,8 @@ import torch
 
 from aapo.backends.trl.checks import check_refill
 from aapo.errors import InputError
-from aapo.learning.refill import FreshPrompts, Reference, Rollouts, Scores, _share, refill
+from aapo.learning.batch import BatchScores, Reference
+from aapo.learning.refill import FreshPrompts, Rollouts, _share, refill
 from aapo.objective import Collection
 from aapo.ranks import Ranks
 
@@ -30,7 +31,7 @@ class World:
             for row, position in zip(rows, positions, strict=True)
         ]
         tokens = [10 * len(self.calls) + position for position in positions]
-        scores = Scores(
+        scores = BatchScores(
             torch.tensor(rewards).unsqueeze(1),
             1 - torch.tensor(rewards),
             torch.tensor(tokens),

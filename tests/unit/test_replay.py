@@ -20,9 +20,10 @@ from aapo.experiments.quantities import Sums, over_run
 from aapo.experiments.replay import pushes
 from aapo.experiments.stored import read_step
 from aapo.files import write_parquet
-from aapo.grading import reward_function
-from aapo.learning.rollouts import write_rollouts
-from aapo.objective import ALGORITHMS, augmented_advantages, objective
+from aapo.grading import BY_VERDICT, reward_function
+from aapo.learning.batch import BatchScores, Reference, Teacher
+from aapo.learning.rollouts import Rollout, RolloutWriter
+from aapo.objective import ALGORITHMS, objective
 from aapo.records import Completion
 from aapo.runs import RunDirectory
 from aapo.sampling import SamplingSettings
@@ -56,43 +57,24 @@ def make_run(
     )
     if manifest is not None:
         run.write_manifest(**manifest)
-    last = None
+    writers = {}
     for step, rewards, references, tokens in batches:
         rewards_PG, reference_PK = torch.tensor(rewards), torch.tensor(references)
         tokens_PG = torch.tensor(tokens)
         tokens_B = tokens_PG.flatten()
         names = keys or [f"key-{step}-{i}" for i in range(len(rewards))]
         keys_B = [name for name in names for _ in rewards[0]]
-        write_rollouts(
-            run.samples,
-            step=step,
-            append=step == last,
-            num_generations=rewards_PG.shape[1],
-            prompts=keys_B,
-            completions=["?"] * len(keys_B),
-            golds=["1"] * len(keys_B),
-            keys=keys_B,
-            rewards_BF=rewards_PG.view(-1, 1),
-            reward_names=["accuracy"],
-            notes={},
-            correct_B=right(rewards_PG).flatten(),
-            total_B=rewards_PG.flatten(),
-            tokens_B=tokens_B,
-            loss_tokens_B=tokens_B,
-            truncated_B=tokens_B >= MAX_TOKENS,
-            result=augmented_advantages(
-                point,
-                rewards_PG,
-                reference_PK,
-                shift=step - 1,
-                correct_PG=right(rewards_PG),
-                lengths_PG=tokens_PG,
-                truncated_PG=tokens_PG >= MAX_TOKENS,
-                max_completion_length=MAX_TOKENS,
-            ),
-            reference_PK=reference_PK if point.needs_reference else None,
+        teacher = Teacher(point, ["accuracy"], torch.ones(1), BY_VERDICT, rewards_PG.shape[1], MAX_TOKENS)
+        writer = writers.setdefault(rewards_PG.shape[1], RolloutWriter(run.samples, teacher))
+        scores = BatchScores(
+            rewards_PG.view(-1, 1),
+            right(rewards_PG).flatten(),
+            tokens_B,
+            tokens_B >= MAX_TOKENS,
+            Reference(reference_PK, right(reference_PK)) if point.needs_reference else None,
         )
-        last = step
+        rollouts = [Rollout(key, "?", "1", key) for key in keys_B]
+        writer.write(step, rollouts, scores, teacher.teach(scores, tokens_B, {}, step - 1), tokens_B, {})
     return run
 
 
@@ -277,7 +259,7 @@ def test_opposite_advantages_disagree_in_sign(tmp_path):
 def test_a_run_without_reference_rewards_replays_what_needs_none(tmp_path):
     run = make_run(tmp_path, "grpo", TWO_STEPS)
     found = replay_run(run)
-    assert set(found.refused) == {name for name, point in ALGORITHMS.items() if point.needs_reference}
+    assert set(found.refused) == {name for name, point in ALGORITHMS.items() if point.objective.needs_reference}
     assert [item.name for item in found.algorithms] == [name for name in ALGORITHMS if name not in found.refused]
     assert found.num_reference_samples == 0 and "aapo" in found.refused and found.algorithms
     with pytest.raises(
@@ -315,9 +297,9 @@ def banked(tmp_path):
     sampling = SamplingSettings(max_completion_length=MAX_TOKENS)
     data = Dataset.from_list([{"prompt": "first", "answer": "1"}, {"prompt": "second", "answer": "2"}])
     function = reward_function(name)
-    identity = bank_identity({"m": 1}, {"t": 1}, sampling.describe(), [function], 3, 0)
+    identity = bank_identity({"m": 1}, {"t": 1}, sampling.describe(), [function], 0)
     engine = Scripted(["yes", "no", "yes", "no", "no", "no"])
-    bank = ReferenceBank.build(tmp_path / "bank", data, engine, [function], identity)
+    bank = ReferenceBank.build(tmp_path / "bank", data, engine, [function], identity, num_samples=3)
     keys = [prompt_key("first", "1"), prompt_key("second", "2")]
     batches = [(1, [[1.0, 0.0], [0.0, 0.0]], [[NAN], [NAN]], [[5, 5], [5, 5]])]
 
@@ -428,26 +410,13 @@ def test_one_line_for_each_mistake(tmp_path, capsys):
 def test_rollouts_of_messages_in_parts_and_of_texts_that_no_file_can_hold_are_written(tmp_path):
     parts = [{"type": "text", "text": "1 + "}, {"type": "text", "text": "1?\ud83d"}]
     rewards_PG = torch.tensor([[1.0, 0.0]])
-    write_rollouts(
-        tmp_path,
-        step=1,
-        append=False,
-        num_generations=2,
-        prompts=[[{"role": "user", "content": parts}]] * 2,
-        completions=[[{"role": "assistant", "content": parts}], [{"role": "assistant", "tool_calls": []}]],
-        golds=["2"] * 2,
-        keys=["key"] * 2,
-        rewards_BF=rewards_PG.view(-1, 1),
-        reward_names=["accuracy"],
-        notes={},
-        correct_B=rewards_PG.flatten(),
-        total_B=rewards_PG.flatten(),
-        tokens_B=torch.tensor([3, 3]),
-        loss_tokens_B=torch.tensor([3, 3]),
-        truncated_B=torch.tensor([False, False]),
-        result=augmented_advantages(objective("grpo"), rewards_PG, None),
-        reference_PK=None,
-    )
+    teacher = Teacher(objective("grpo"), ["accuracy"], torch.ones(1), BY_VERDICT, 2, MAX_TOKENS)
+    tokens_B = torch.tensor([3, 3])
+    scores = BatchScores(rewards_PG.view(-1, 1), rewards_PG.flatten(), tokens_B, tokens_B > 3)
+    said = [[{"role": "assistant", "content": parts}], [{"role": "assistant", "tool_calls": []}]]
+    rollouts = [Rollout([{"role": "user", "content": parts}], text, "2", "key") for text in said]
+    lesson = teacher.teach(scores, tokens_B, {}, 0)
+    RolloutWriter(tmp_path, teacher).write(1, rollouts, scores, lesson, tokens_B, {})
     rows = pq.read_table(tmp_path / "step-000001.parquet")
     text = "1 + 1?\N{REPLACEMENT CHARACTER}"
     assert rows["prompt"].to_pylist() == [text] * 2 and rows["completion"].to_pylist() == [text, ""]

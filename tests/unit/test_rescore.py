@@ -23,7 +23,7 @@ from aapo.bank import (
     summarize,
 )
 from aapo.bank.rows import read_row, write_row
-from aapo.bank.storage import read_samples, sample_files
+from aapo.bank.storage import read_completions, sample_files
 from aapo.engines import load_tokenizer
 from aapo.errors import InputError
 from aapo.grading import accuracy, format, reward_function
@@ -64,7 +64,7 @@ def build(tmp_path, engine, addition):
     """Builds the bank of the eight sums with given reward functions."""
 
     def make(*rewards, folder="bank", data=addition, **options):
-        identity = bank_identity({"weights": "w"}, {"vocabulary": "v"}, {"temperature": 1.0}, rewards, 4, 0)
+        identity = bank_identity({"weights": "w"}, {"vocabulary": "v"}, {"temperature": 1.0}, rewards, 0)
         return ReferenceBank.build(tmp_path / folder, data, engine, rewards, identity, **options)
 
     return make
@@ -302,7 +302,7 @@ def test_opening_reads_no_completions(build, monkeypatch):
 
     monkeypatch.setattr(pq.ParquetFile, "read", spy)
     ReferenceBank.open(bank.path)
-    assert read == ["key", "reward/accuracy", "verdict/accuracy"]
+    assert set(read) == {"key", "first", "num_tokens", "reward/accuracy", "verdict/accuracy"}
     summarize(bank)
     assert not {"completions", "token_ids", "row", "prompt"} & set(read)
 
@@ -331,8 +331,8 @@ def test_rows_come_back_as_they_were():
 
 def test_stored_samples_are_what_was_sampled(build, tmp_path):
     (file,) = sample_files(build(accuracy).path)
-    sampled = read_samples(file)
+    rows, completions = read_completions(file, [0])
     prompt = [{"role": "user", "content": "Calculate 1 + 1."}]
-    assert sampled.rows[0] == {"prompt": prompt, "answer": "2", "prompt_opening": ""}
+    assert rows[0] == {"prompt": prompt, "answer": "2", "prompt_opening": ""}
     text = TEXTS[0].format(sum=2)
-    assert sampled.completions[0][0] == Completion(text, [7, 1, len(text)], "stop")
+    assert completions[0][0] == Completion(text, [7, 1, len(text)], "stop")

@@ -1,6 +1,7 @@
 """Statistics of comparisons: worked values, degenerate cases, and coverage by simulation."""
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -145,6 +146,20 @@ def test_holm_steps_down():
     assert holm([0.9, 0.8]) == [1.0, 1.0]
 
 
+def test_holm_is_the_closure_of_bonferronis_test():
+    # A hypothesis is rejected where Bonferroni's test rejects every intersection of hypotheses that holds it; Holm's
+    # is the shortcut.
+    rng = np.random.default_rng(0)
+    for size in (1, 2, 3, 4, 6):
+        for p_values in (rng.random(size) ** 4, np.round(rng.random(size) / 4, 2), np.zeros(size)):
+            subsets = [set(chosen) for m in range(1, size + 1) for chosen in combinations(range(size), m)]
+            closed = [
+                max(min(1.0, len(one) * min(p_values[list(one)])) for one in subsets if place in one)
+                for place in range(size)
+            ]
+            assert holm(p_values.tolist()) == pytest.approx(closed, abs=1e-15)
+
+
 def test_probability_of_improvement_counts_pairs():
     found = probability_of_improvement(np.array([0.5, 0.7]), np.array([0.5, 0.6, 0.4]))
     # 0.5: above 0.4, ties 0.5; 0.7: above all three.
@@ -154,8 +169,20 @@ def test_probability_of_improvement_counts_pairs():
     assert clear.estimate == clear.high == 1 and 0.5 < clear.low < 0.9
     mirrored = probability_of_improvement(np.zeros(5), np.ones(5))
     assert mirrored.high == pytest.approx(1 - clear.low)
-    alone = probability_of_improvement(np.ones(1), np.zeros(1))
-    assert alone.low == pytest.approx(1 / (1 + stats.norm.ppf(0.975) ** 2))  # Wilson of one success
+
+
+@pytest.mark.parametrize(("one", "successes"), [(1.0, 1), (0.0, 0)])
+def test_improvement_of_single_runs_has_wilsons_interval(one, successes):
+    found = probability_of_improvement(np.array([one]), np.array([0.5]))
+    wilson = stats.binomtest(successes, 1).proportion_ci(method="wilson")
+    assert found == pytest.approx((successes, wilson.low, wilson.high), abs=1e-8)
+
+
+def test_probability_of_improvement_is_the_share_of_mann_whitney():
+    rng = np.random.default_rng(3)
+    one, other = rng.integers(0, 8, 7) / 8, rng.integers(0, 8, 5) / 8  # with ties
+    found = probability_of_improvement(one, other)
+    assert found.estimate == pytest.approx(stats.mannwhitneyu(one, other).statistic / 35)
 
 
 def test_verdict_follows_the_corrected_p_value():

@@ -155,15 +155,16 @@ def test_keys_depend_on_prompt_and_gold():
 def test_long_prompts_are_counted_and_named_or_dropped(tiny_folder, addition):
     tokenizer = load_tokenizer(str(tiny_folder))
     lengths = [len(tokenizer(render_prompt(row["prompt"], tokenizer))["input_ids"]) for row in addition]
-    long = addition.add_item({"prompt": [{"role": "user", "content": "x" * 300}], "answer": "1"})
     limit = max(lengths)
+    lengths.append(3 * limit)
     with pytest.raises(
         InputError, match=rf"1 of 9 prompts are longer than max_prompt_length {limit} \(first: row 8 with"
     ):
-        limit_prompts(long, tokenizer, limit, drop=False)
-    assert list(limit_prompts(long, tokenizer, limit, drop=True)["answer"]) == list(addition["answer"])
+        limit_prompts(lengths, limit, drop=False)
+    assert limit_prompts(lengths, limit, drop=True) == list(range(8))
+    assert limit_prompts(lengths, None, drop=False) == list(range(9))
     with pytest.raises(InputError, match="9 of 9 prompts"):
-        limit_prompts(long, tokenizer, 1, drop=True)
+        limit_prompts(lengths, 1, drop=True)
 
 
 def test_a_template_that_prints_the_date_prints_the_same_every_day(tiny_folder, monkeypatch):

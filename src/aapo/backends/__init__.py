@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,7 +11,10 @@ from datasets import Dataset
 from aapo.bank import ReferenceBank
 from aapo.errors import InputError, nearest
 from aapo.recipe import Recipe
+from aapo.records import Engine, Prompt
 from aapo.runs import RunDirectory
+
+GrowBank = Callable[[Sequence[Prompt], Engine | None], ReferenceBank]
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,9 @@ class TrainingJob:
         tokenizer: Its tokenizer.
         prompts: Training prompts, with the columns that the reward functions read.
         held_out: Prompts of evaluations during training; None without any.
-        bank: Reference rewards of the training prompts; None where nothing reads them.
+        bank: Reference rewards of training prompts; None where nothing reads them.
+        grow_bank: Gives the bank with further prompts, which it samples; called by all processes alike.
+        whole_bank: Keys of the prompts whose reference samples chose among the training prompts, before the first step.
         num_steps: Optimizer steps of the whole training.
     """
 
@@ -38,6 +43,8 @@ class TrainingJob:
     prompts: Dataset
     held_out: Dataset | None
     bank: ReferenceBank | None
+    grow_bank: GrowBank | None
+    whole_bank: Sequence[str]
     num_steps: int
 
 

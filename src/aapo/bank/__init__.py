@@ -11,8 +11,8 @@ from aapo.bank.identity import (
     sample_identity,
 )
 from aapo.bank.reference import COLUMNS, ReferenceBank
-from aapo.bank.storage import STORED, ScoreSet, find_score_set, num_prompts, read_identity, sample_files, score_sets
-from aapo.bank.store import SampleStore, missing_prompts, newest_scores
+from aapo.bank.storage import STORED, ScoreSet, find_score_set, read_identity, read_pieces, score_sets
+from aapo.bank.store import Growth, Missing, SampleStore, missing, newest_scores
 from aapo.bank.summary import BankSummary, summarize
 
 __all__ = [
@@ -20,6 +20,8 @@ __all__ = [
     "STORED",
     "BankIdentity",
     "BankSummary",
+    "Growth",
+    "Missing",
     "ReferenceBank",
     "SampleIdentity",
     "SampleStore",
@@ -30,12 +32,11 @@ __all__ = [
     "differences",
     "digest",
     "find_score_set",
-    "missing_prompts",
+    "missing",
     "newest_scores",
-    "num_prompts",
     "read_identity",
+    "read_pieces",
     "reward_versions",
-    "sample_files",
     "sample_identity",
     "score_sets",
     "summarize",

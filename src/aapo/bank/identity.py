@@ -9,20 +9,18 @@ from aapo.grading import RewardFunction, check_reward_names, reward_name, reward
 
 
 class SampleIdentity(TypedDict):
-    """Everything that changes what is sampled, but for the prompts.
+    """Everything that changes what is sampled, but for the prompts and the number of samples.
 
     Attributes:
         model: `model_identity` of the reference model.
         tokenizer: `tokenizer_identity`, chat template included.
         sampling: `SamplingSettings.describe()`.
-        num_samples: K.
         seed: Seed of the samples.
     """
 
     model: dict[str, Any]
     tokenizer: dict[str, Any]
     sampling: dict[str, Any]
-    num_samples: int
     seed: int
 
 
@@ -41,16 +39,17 @@ def bank_identity(
     tokenizer: dict[str, Any],
     sampling: dict[str, Any],
     reward_funcs: Sequence[RewardFunction],
-    num_samples: int,
     seed: int,
 ) -> BankIdentity:
-    """What makes two banks interchangeable: model, tokenizer and template, sampling settings, rewards, K and seed."""
+    """What makes two banks interchangeable: model, tokenizer and template, sampling settings, rewards and seed.
+
+    How many samples a prompt has is no part of it: a bank can grow by more.
+    """
     return BankIdentity(
         model=model,
         tokenizer=tokenizer,
         sampling=sampling,
         rewards=reward_versions(reward_funcs),
-        num_samples=num_samples,
         seed=seed,
     )
 
@@ -71,7 +70,6 @@ def sample_identity(identity: BankIdentity) -> SampleIdentity:
         model=identity["model"],
         tokenizer=identity["tokenizer"],
         sampling=identity["sampling"],
-        num_samples=identity["num_samples"],
         seed=identity["seed"],
     )
 

@@ -14,8 +14,7 @@ from aapo.bank.storage import find_score_set
 from aapo.bank.store import SampleStore
 from aapo.errors import InputError
 from aapo.grading import BY_VERDICT, Judge
-from aapo.records import Prompt
-from aapo.scoring import as_prompt, total_rewards
+from aapo.scoring import as_prompts, total_rewards
 
 COLUMNS = ("prompt_key", "reference_rewards", "reference_correct")
 _OTHER_BANK = "build another with `aapo bank build RECIPE --output FOLDER`, or leave reference_bank out"
@@ -27,14 +26,14 @@ class ReferenceBank(SampleStore):
     purpose: ClassVar[str] = "reference"
 
     @classmethod
-    def matching(cls, path: str | Path, identity: BankIdentity) -> Self:
-        """The bank at `path` by the score set of this identity.
+    def matching(cls, path: str | Path, identity: BankIdentity, num_samples: int | None = None) -> Self:
+        """The bank at `path` by the score set of this identity, with the first K samples of each prompt.
 
         Raises:
             InputError: The bank is another one, or is not scored so; the message names each difference.
         """
         known = find_score_set(Path(path), identity["rewards"])
-        bank = cls.open(path, identity["rewards"] if known else None)
+        bank = cls.open(path, identity["rewards"] if known else None, num_samples)
         bank.require(identity)
         return bank
 
@@ -84,26 +83,48 @@ class ReferenceBank(SampleStore):
         Raises:
             InputError: A prompt is not in the bank, or the weights are not those of its reward functions.
         """
-        weights = reward_weights if reward_weights is not None else dict.fromkeys(self.identity["rewards"], 1.0)
-        if set(weights) != set(self.identity["rewards"]):
-            raise InputError(
-                f"reward_weights are for {', '.join(weights)}; the bank's reward functions are "
-                f"{', '.join(self.identity['rewards'])}"
-            )
-        prompts = [as_prompt(dict(row), tokenizer, **template_options) for row in dataset]
-        missing = [prompt for prompt in prompts if prompt.key not in self]
-        if missing:
-            raise InputError(_missing(self, missing, len(prompts)))
-        totals = [total_rewards(self._table[prompt.key].rewards, weights) for prompt in prompts]
-        correct = [self.correct(prompt.key, judge) for prompt in prompts]
+        weights = self.weights(reward_weights)
+        prompts = as_prompts(dataset, tokenizer, **template_options)
+        self.require_prompts({prompt.key: prompt.rendered for prompt in prompts})
+        keys = [prompt.key for prompt in prompts]
+        totals, correct = [self.totals(key, weights) for key in keys], [self.correct(key, judge) for key in keys]
         kept = dataset.remove_columns([name for name in COLUMNS if name in dataset.column_names])
-        for name, values in zip(COLUMNS, ([prompt.key for prompt in prompts], totals, correct), strict=True):
+        for name, values in zip(COLUMNS, (keys, totals, correct), strict=True):
             kept = kept.add_column(name, values)
         return kept
 
+    def weights(self, given: Mapping[str, float] | None = None) -> dict[str, float]:
+        """The weight of each of the bank's reward functions, by default 1.
 
-def _missing(bank: ReferenceBank, missing: Sequence[Prompt], total: int) -> str:
-    first = missing[0].rendered.replace("\n", " ")
+        Raises:
+            InputError: Weights are given for others.
+        """
+        names = self.identity["rewards"]
+        if given is not None and set(given) != set(names):
+            raise InputError(
+                f"reward_weights are for {', '.join(given)}; the bank's reward functions are {', '.join(names)}"
+            )
+        return dict(given or dict.fromkeys(names, 1.0))
+
+    def totals(self, key: str, weights: Mapping[str, float]) -> list[float]:
+        """The weighted sum of the rewards of each of a prompt's K samples; NaN where none could score it."""
+        return total_rewards(self.rewards(key), weights)
+
+    def require_prompts(self, prompts: Mapping[str, str]) -> None:
+        """Check that the bank has all of these prompts.
+
+        Args:
+            prompts: By key, the text that a message names each by.
+
+        Raises:
+            InputError: It has not.
+        """
+        if lacking := [text for key, text in prompts.items() if key not in self]:
+            raise InputError(_missing(self, lacking, len(prompts)))
+
+
+def _missing(bank: ReferenceBank, missing: Sequence[str], total: int) -> str:
+    first = missing[0].replace("\n", " ")
     where = (
         "none of its prompts is there, so it was built for another data set" if len(missing) == total else "add them"
     )

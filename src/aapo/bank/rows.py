@@ -26,6 +26,8 @@ _FORMS = {
     "date": _Form(date, date.isoformat, date.fromisoformat),
     "time": _Form(time, time.isoformat, time.fromisoformat),
     "decimal": _Form(Decimal, str, Decimal),
+    # An object that looks like a mark itself, as its pairs.
+    "dict": _Form(dict, lambda value: _text(list(value.items())), lambda text: dict(read_row(text))),
     "bytes": _Form(bytes, lambda value: base64.b64encode(value).decode(), base64.b64decode),
 }
 
@@ -39,7 +41,7 @@ def write_row(row: dict[str, Any]) -> str:
     cells = []
     for column, value in row.items():
         try:
-            cells.append(f"{json.dumps(column)}: {json.dumps(value, ensure_ascii=False, default=_marked)}")
+            cells.append(f"{json.dumps(column)}: {_text(_unlike_marks(value))}")
         except TypeError as error:
             raise InputError(
                 f"the data set's column {column!r} holds values of type {error}, which a bank cannot store; turn them "
@@ -48,9 +50,25 @@ def write_row(row: dict[str, Any]) -> str:
     return f"{{{', '.join(cells)}}}"
 
 
-def read_row(text: str) -> dict[str, Any]:
+def read_row(text: str) -> Any:
     """The row that `write_row` wrote."""
     return json.loads(text, object_hook=_unmarked)
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=_marked)
+
+
+def _unlike_marks(value: Any) -> Any:
+    """The value, with every object of it that looks like a mark as a mark of itself."""
+    if isinstance(value, dict):
+        inner = {key: _unlike_marks(item) for key, item in value.items()}
+        return {_TYPE: "dict", _TEXT: _FORMS["dict"].write(inner)} if _is_mark(inner) else inner
+    return [_unlike_marks(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _is_mark(item: dict[Any, Any]) -> bool:
+    return item.keys() == {_TYPE, _TEXT}
 
 
 def _marked(value: Any) -> dict[str, str]:
@@ -61,4 +79,4 @@ def _marked(value: Any) -> dict[str, str]:
 
 
 def _unmarked(item: dict[str, Any]) -> Any:
-    return _FORMS[item[_TYPE]].read(item[_TEXT]) if item.keys() == {_TYPE, _TEXT} else item
+    return _FORMS[item[_TYPE]].read(item[_TEXT]) if _is_mark(item) else item

@@ -1,17 +1,18 @@
 """The files of a bank: samples, and beside them any number of sets of scores.
 
     BANK/manifest.json                        format, and the identity of the samples
-    BANK/samples-HASH.parquet                 one row a prompt: its completions and the data set's row
+    BANK/samples-HASH.parquet                 one row a prompt: some of its samples and the data set's row
     BANK/scores/DIGEST/manifest.json          a score set: versions and specs of its reward functions, when it was begun
-    BANK/scores/DIGEST/scores-HASH.parquet    the scores of samples-HASH.parquet: rewards and notes
+    BANK/scores/DIGEST/scores-HASH.parquet    scores of samples: rewards and notes
 
-Every file is written whole or not at all, and none is ever changed: other reward functions make another score set.
+Every file is written whole or not at all, and none is ever changed: more samples of a prompt, or scores by other reward
+functions, are other files.
 """
 
 import hashlib
 import json
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -26,16 +27,17 @@ from aapo.bank.rows import read_row, write_row
 from aapo.errors import AapoError, InputError
 from aapo.files import write_json, write_parquet
 from aapo.grading import RewardFunction, reward_name, reward_spec
-from aapo.records import Completion, Prompt, Scores
+from aapo.records import Completion, Notes, Prompt, Scores
 from aapo.scoring import beside
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 # A temporary file of this age belongs to a build that was killed; a younger one may be being written.
 LEFTOVER_SECONDS = 600
 SAMPLES_SCHEMA = pa.schema(
     [
         ("key", pa.string()),
+        ("first", pa.int32()),
         ("prompt", pa.string()),
         ("gold", pa.string()),
         ("row", pa.string()),
@@ -45,7 +47,43 @@ SAMPLES_SCHEMA = pa.schema(
         ("finish_reasons", pa.list_(pa.string())),
     ]
 )
-STORED = tuple(SAMPLES_SCHEMA.names)
+# What a reader sees of a prompt's samples, wherever they lie.
+STORED = tuple(name for name in SAMPLES_SCHEMA.names if name != "first")
+# Those with one value a prompt, not one a sample.
+OF_PROMPT = ("key", "prompt", "gold", "row")
+
+
+class Piece(NamedTuple):
+    """Some of a prompt's samples as they lie in a file.
+
+    Attributes:
+        key: Of the prompt.
+        first: Which of its samples is the first of these, from 0.
+        num_tokens: Completion tokens of each.
+        file: Where they lie.
+        place: Which row of the file they are.
+        seconds: What a sample of the file took, on average.
+    """
+
+    key: str
+    first: int
+    num_tokens: list[int]
+    file: Path
+    place: int
+    seconds: float
+
+    @property
+    def stop(self) -> int:
+        """Which of the prompt's samples is the first after these."""
+        return self.first + len(self.num_tokens)
+
+
+class ScoredPiece(NamedTuple):
+    """Where the scores of a piece lie, and what they are."""
+
+    file: Path
+    place: int
+    scores: Scores
 
 
 @dataclass(frozen=True)
@@ -64,21 +102,22 @@ class ScoreSet:
     specs: dict[str, dict[str, Any] | None]
     created: str
 
-    def file(self, samples: Path) -> Path:
-        """Where the scores of a samples file are, or will be."""
-        return self.path / samples.name.replace("samples-", "scores-", 1)
+    def files(self) -> list[Path]:
+        """Its files of scores, in a fixed order."""
+        return sorted(self.path.glob("scores-*.parquet"))
 
-    def unscored(self, samples: Sequence[Path]) -> list[Path]:
-        """Those of the samples files that have no scores in this set."""
-        return [file for file in samples if not self.file(file).exists()]
+    def scored(self) -> set[tuple[str, int]]:
+        """Keys and firsts of the pieces that have scores in this set."""
+        found: set[tuple[str, int]] = set()
+        for file in self.files():
+            table = read_table(file, ["key", "first"])
+            found.update(zip(table["key"].to_pylist(), table["first"].to_pylist(), strict=True))
+        return found
 
-
-class Sampled(NamedTuple):
-    """The prompts of a samples file: their keys, their data set's rows, and their K completions."""
-
-    keys: list[str]
-    rows: list[dict[str, Any]]
-    completions: list[list[Completion]]
+    def unscored(self, pieces: Iterable[Piece]) -> list[Piece]:
+        """Those of the pieces that have no scores in this set."""
+        scored = self.scored()
+        return [piece for piece in pieces if (piece.key, piece.first) not in scored]
 
 
 def read_identity(path: Path) -> SampleIdentity:
@@ -93,13 +132,22 @@ def read_identity(path: Path) -> SampleIdentity:
             f"{path} is not a reference bank: it has no {MANIFEST}; build one with `aapo bank build RECIPE --output "
             f"{path}`"
         )
-    manifest = json.loads(file.read_text(encoding="utf-8"))
+    manifest = _read_manifest(file)
     if manifest.get("format") != FORMAT:
         raise InputError(
             f"the bank {path} was built by another version of aapo (its format is {manifest.get('format')}, this "
             f"version reads {FORMAT}); build it again with `aapo bank build RECIPE --output ANOTHER_FOLDER`"
         )
     return manifest["identity"]
+
+
+def _read_manifest(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise AapoError(
+            f"{file} is damaged ({error}); delete the folder {file.parent}, and it is made again where it is needed"
+        ) from error
 
 
 def claim(path: Path, identity: SampleIdentity) -> None:
@@ -111,7 +159,8 @@ def claim(path: Path, identity: SampleIdentity) -> None:
     # Looked at once, and hidden files left out: another process may be making the same store.
     found = {file.name for file in path.iterdir() if not file.name.startswith(".")} if path.exists() else set()
     if not found:
-        write_json(path / MANIFEST, {"format": FORMAT, "identity": identity})
+        with _writing(path):
+            write_json(path / MANIFEST, {"format": FORMAT, "identity": identity})
     elif MANIFEST not in found and not (path / MANIFEST).exists():
         raise InputError(f"{path} is not empty and not a reference bank; give another --output")
     elif changed := differences(read_identity(path), identity):
@@ -121,7 +170,7 @@ def claim(path: Path, identity: SampleIdentity) -> None:
 def remove_leftovers(path: Path) -> None:
     """Remove the temporary files of builds and rescorings that were killed."""
     for leftover in path.rglob(".*.tmp"):
-        with suppress(FileNotFoundError):  # a younger one has been renamed meanwhile
+        with suppress(FileNotFoundError, PermissionError):  # a younger one has been renamed; a folder to read only
             if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
                 leftover.unlink()
 
@@ -129,7 +178,7 @@ def remove_leftovers(path: Path) -> None:
 def score_sets(path: Path) -> list[ScoreSet]:
     """The bank's score sets, the oldest first."""
     manifests = (path / "scores").glob(f"*/{MANIFEST}")
-    sets = [ScoreSet(file.parent, **json.loads(file.read_text(encoding="utf-8"))) for file in manifests]
+    sets = [ScoreSet(file.parent, **_read_manifest(file)) for file in manifests]
     return sorted(sets, key=lambda item: (item.created, item.path))
 
 
@@ -144,7 +193,8 @@ def begin_score_set(path: Path, reward_funcs: Sequence[RewardFunction]) -> None:
     if find_score_set(path, rewards) is None:
         specs = {reward_name(function): reward_spec(function) for function in reward_funcs}
         made = ScoreSet(path / "scores" / digest(rewards), rewards, specs, datetime.now(UTC).isoformat())
-        write_json(made.path / MANIFEST, {key: value for key, value in asdict(made).items() if key != "path"})
+        with _writing(path):
+            write_json(made.path / MANIFEST, {key: value for key, value in asdict(made).items() if key != "path"})
 
 
 def sample_files(path: Path) -> list[Path]:
@@ -152,25 +202,51 @@ def sample_files(path: Path) -> list[Path]:
     return sorted(path.glob("samples-*.parquet"))
 
 
-def sample_keys(path: Path) -> set[str]:
-    """Keys of the prompts that are sampled, scored or not."""
-    return {key for file in sample_files(path) for key in read_table(file, ["key"])["key"].to_pylist()}
+def read_pieces(path: Path) -> list[Piece]:
+    """All pieces of the bank at `path`, file by file; none where there is no bank."""
+    pieces = []
+    for file in sample_files(path):
+        table = read_table(file, ["key", "first", "num_tokens"])
+        seconds = float((table.schema.metadata or {}).get(b"seconds_a_sample", b"nan"))
+        columns = (table[name].to_pylist() for name in ("key", "first", "num_tokens"))
+        rows = enumerate(zip(*columns, strict=True))
+        pieces += [Piece(key, first, tokens, file, place, seconds) for place, (key, first, tokens) in rows]
+    return pieces
 
 
-def num_prompts(files: Sequence[Path]) -> int:
-    """Number of prompts in samples files or scores files."""
-    total = 0
-    for file in files:
-        with _opened(file) as opened:
-            total += opened.metadata.num_rows
-    return total
+def by_key(pieces: Iterable[Piece]) -> dict[str, list[Piece]]:
+    """The pieces of each prompt, sorted by the samples that they are."""
+    found: dict[str, list[Piece]] = {}
+    for piece in pieces:
+        found.setdefault(piece.key, []).append(piece)
+    return {key: sorted(own, key=lambda piece: (piece.first, piece.file)) for key, own in found.items()}
 
 
-def write_samples(path: Path, prompts: Sequence[Prompt], completions_PK: Sequence[Sequence[Completion]]) -> Path:
-    """Store prompts with their completions; the file that holds them."""
+def num_samples(pieces: Sequence[Piece]) -> int:
+    """How many samples of a prompt its pieces hold from the first on, without a gap."""
+    reached = 0
+    for piece in pieces:
+        if piece.first <= reached:
+            reached = max(reached, piece.stop)
+    return reached
+
+
+def write_samples(
+    path: Path, prompts: Sequence[Prompt], first: int, completions_PK: Sequence[Sequence[Completion]], seconds: float
+) -> list[Piece]:
+    """Store samples of prompts; the pieces that they are.
+
+    Args:
+        path: The bank.
+        prompts: P prompts.
+        first: Which of a prompt's samples is the first of these.
+        completions_PK: The samples, in the order of the prompts.
+        seconds: What they took.
+    """
     rows = [
         {
             "key": prompt.key,
+            "first": first,
             "prompt": prompt.rendered,
             "gold": prompt.gold,
             "row": write_row(prompt.row),
@@ -181,34 +257,61 @@ def write_samples(path: Path, prompts: Sequence[Prompt], completions_PK: Sequenc
         }
         for prompt, completions in zip(prompts, completions_PK, strict=True)
     ]
-    # Named by its prompts: processes and restarts never choose the same name for different prompts.
-    name = hashlib.sha256("".join(prompt.key for prompt in prompts).encode()).hexdigest()[:16]
-    file = path / f"samples-{name}.parquet"
-    write_parquet(file, pa.Table.from_pylist(rows, SAMPLES_SCHEMA))
-    return file
+    each = seconds / max(sum(map(len, completions_PK)), 1)
+    schema = SAMPLES_SCHEMA.with_metadata({b"seconds_a_sample": repr(each).encode()})
+    # Named by what it holds: processes and restarts never choose the same name for different samples.
+    file = path / f"samples-{_name((row['key'], first, len(row['completions'])) for row in rows)}.parquet"
+    with _writing(path):
+        write_parquet(file, pa.Table.from_pylist(rows, schema))
+    return [Piece(row["key"], first, row["num_tokens"], file, place, each) for place, row in enumerate(rows)]
 
 
-def read_samples(file: Path) -> Sampled:
-    """What a samples file holds, as it was when it was sampled."""
-    rows = read_table(file, ["key", "row", "completions", "token_ids", "finish_reasons"]).to_pylist()
+def read_completions(file: Path, places: Sequence[int]) -> tuple[list[dict[str, Any]], list[list[Completion]]]:
+    """The data set's rows and the completions at these places of a samples file, as they were when they were drawn."""
+    table = read_table(file, ["row", "completions", "token_ids", "finish_reasons"]).take(list(places))
+    rows = table.to_pylist()
     completions_PK = [
         [Completion(*each) for each in zip(row["completions"], row["token_ids"], row["finish_reasons"], strict=True)]
         for row in rows
     ]
-    return Sampled([row["key"] for row in rows], [read_row(row["row"]) for row in rows], completions_PK)
+    return [read_row(row["row"]) for row in rows], completions_PK
 
 
-def write_scores(file: Path, keys: Sequence[str], scores_P: Sequence[Scores]) -> None:
-    """Store the scores of a samples file's prompts, K a prompt."""
-    first = scores_P[0]
-    rewards = {name: [scores.rewards[name] for scores in scores_P] for name in first.rewards}
-    notes = {column: [scores.notes[column] for scores in scores_P] for column in first.notes}
-    columns: dict[str, Any] = {"key": pa.array(keys, pa.string())}
+def write_scores(scores: ScoreSet, pieces: Sequence[Piece], scores_P: Sequence[Scores]) -> None:
+    """Store the scores of pieces in a score set."""
+    of_first = scores_P[0]
+    rewards = {name: [scores.rewards[name] for scores in scores_P] for name in of_first.rewards}
+    notes = {column: [scores.notes[column] for scores in scores_P] for column in of_first.notes}
+    columns: dict[str, Any] = {
+        "key": pa.array([piece.key for piece in pieces], pa.string()),
+        "first": pa.array([piece.first for piece in pieces], pa.int32()),
+    }
     columns |= {f"reward/{name}": pa.array(values, pa.list_(pa.float64())) for name, values in rewards.items()}
     texts = pa.list_(pa.string())
     stored = beside(notes, {*SAMPLES_SCHEMA.names, *columns})
     columns |= {name: pa.array(values, texts) for name, values in stored.items()}
-    write_parquet(file, pa.table(columns))
+    name = _name((piece.key, piece.first, len(piece.num_tokens)) for piece in pieces)
+    with _writing(scores.path):
+        write_parquet(scores.path / f"scores-{name}.parquet", pa.table(columns))
+
+
+def read_scores(scores: ScoreSet, prefix: str) -> dict[tuple[str, int], ScoredPiece]:
+    """The rewards of a set's pieces, and of what was logged the columns that begin with `prefix`, by key and first.
+
+    The columns are the same for all.
+    """
+    files = scores.files()
+    logged = sorted({name for file in files for name in column_names(file) if name.startswith(prefix)})
+    rewards = {name: f"reward/{name}" for name in scores.rewards}
+    found: dict[tuple[str, int], ScoredPiece] = {}
+    for file in files:
+        rows = read_table(file, ["key", "first", *rewards.values(), *logged]).to_pylist()
+        for place, row in enumerate(rows):
+            paid = {name: row[column] for name, column in rewards.items()}
+            size = len(next(iter(paid.values()), []))
+            notes: Notes = {name: row.get(name) or [None] * size for name in logged}
+            found[row["key"], row["first"]] = ScoredPiece(file, place, Scores(paid, notes))
+    return found
 
 
 def column_names(file: Path) -> list[str]:
@@ -227,11 +330,27 @@ def read_table(file: Path, columns: Collection[str]) -> pa.Table:
         return opened.read([name for name in opened.schema_arrow.names if name in columns])
 
 
+def _name(parts: Iterable[Any]) -> str:
+    return hashlib.sha256(repr(list(parts)).encode()).hexdigest()[:16]
+
+
 @contextmanager
 def _opened(file: Path) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(file) as opened:
             yield opened
     except (pa.ArrowInvalid, OSError) as error:
-        again = "build" if file.name.startswith("samples-") else "rescore"
-        raise AapoError(f"{file} is damaged ({error}); delete it and run `aapo bank {again}` again") from error
+        raise AapoError(
+            f"{file} is damaged ({error}); delete it, and what it held is made again where it is needed"
+        ) from error
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as error:
+        raise InputError(
+            f"the bank {path} cannot be written to ({error.strerror}), and it lacks what this run needs; copy it to a "
+            "folder of your own, or leave reference_bank out"
+        ) from error

@@ -1,50 +1,119 @@
 """A store of samples: what sampling and scoring made, kept as data; a bank is one, and so is an evaluation.
 
-Samples are stored apart from their scores (`aapo.bank.storage`), so that the samples, which are dear, are scored by
-other reward functions without being drawn again.
+A store grows: by prompts, by further samples of a prompt, by scores. Samples are stored apart from their scores
+(`aapo.bank.storage`), so that the samples, which are dear, are scored by other reward functions without being drawn
+again. Sample k of a prompt is the same whoever drew it, when, and beside what.
 
 Shapes: P prompts, K samples per prompt.
 """
 
+import time
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from datasets import Dataset
 
 from aapo.bank import storage
 from aapo.bank.identity import BankIdentity, reward_versions, sample_identity
-from aapo.bank.storage import ScoreSet
+from aapo.bank.storage import Piece, ScoredPiece, ScoreSet
 from aapo.errors import InputError
 from aapo.grading import VERDICT, Judge, RewardFunction, check_isolation
 from aapo.ranks import ALONE, Ranks
 from aapo.records import Engine, Prompt, Scores
-from aapo.scoring import as_prompt, check_columns, sample, score_groups
-from aapo.tasks import tasks_of
+from aapo.scoring import as_prompts, check_columns, sample, score_groups
 
 PROMPTS_PER_FILE = 64
+# K by default; docs/log.md compares numbers of samples.
+NUM_SAMPLES = 4
+# Files of which the rows are kept while a store is read.
+NUM_OPEN = 8
 
 OnDone = Callable[[int, int], None]
 
 
-class SampleStore:
-    """Rewards and verdicts by prompt key: stored samples by one of their score sets.
+@dataclass(frozen=True)
+class Growth:
+    """What was done to a store.
 
-    Only keys, rewards and verdicts are in memory; `rows` reads the rest from the files. Use `open`, `build` or
+    Attributes:
+        samples: Completions that were drawn.
+        tokens: Their tokens.
+        seconds: What drawing them took, summed over the processes.
+        scored: Completions that were scored, drawn or found.
+    """
+
+    samples: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    scored: int = 0
+
+    def __add__(self, other: "Growth") -> "Growth":
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return Growth(*(mine + theirs for mine, theirs in pairs))
+
+
+class Missing(NamedTuple):
+    """What a store lacks of some prompts.
+
+    Attributes:
+        prompts: Those that have fewer than K samples, each with the number that it has.
+        unscored: Samples that are there, without the scores that are asked for, each piece with its prompt.
+    """
+
+    prompts: list[tuple[Prompt, int]]
+    unscored: list[tuple[Prompt, Piece]]
+
+    def num_samples(self, wanted: int) -> int:
+        """Completions to be drawn so that each prompt has `wanted`."""
+        return sum(wanted - there for _, there in self.prompts)
+
+    @property
+    def num_unscored(self) -> int:
+        """Completions that are there and are to be scored."""
+        return sum(len(piece.num_tokens) for _, piece in self.unscored)
+
+
+class _Part(NamedTuple):
+    """Some of a prompt's first K samples with their scores: a slice of a piece."""
+
+    piece: Piece
+    scored: ScoredPiece
+    start: int
+    stop: int
+
+
+class SampleStore:
+    """Rewards and verdicts by prompt key: the first K stored samples of each prompt by one of the score sets.
+
+    Only keys, rewards, verdicts and lengths are in memory; `rows` reads the rest from the files. Use `open`, `build` or
     `rescore`.
 
     Attributes:
         purpose: Separates the streams of samples of different kinds of store.
+        path: Its folder.
+        identity: What is sampled, and by which reward functions it is scored.
+        scores: The score set.
+        num_samples: K.
+        grown: What the call of `build` that opened it has done, over all processes.
     """
 
     purpose: ClassVar[str] = "samples"
 
-    def __init__(self, path: Path, identity: BankIdentity, scores: ScoreSet, table: dict[str, Scores]) -> None:
-        """Take an identity and scores that `open` has read, the verdicts all that there are of notes."""
+    def __init__(
+        self, path: Path, identity: BankIdentity, scores: ScoreSet, num_samples: int, parts: dict[str, list[_Part]]
+    ) -> None:
+        """Take what `open` has read: of each prompt the parts that are its first K samples."""
         self.path = path
         self.identity = identity
         self.scores = scores
-        self._table = table
+        self.num_samples = num_samples
+        self.grown = Growth()
+        self._parts = parts
+        self._table = {key: _joined([part.scored.scores.part(part.start, part.stop) for part in own])
+                       for key, own in parts.items()}  # fmt: skip
 
     def __len__(self) -> int:
         return len(self._table)
@@ -53,20 +122,22 @@ class SampleStore:
         return key in self._table
 
     @classmethod
-    def open(cls, path: str | Path, rewards: Mapping[str, str] | None = None) -> Self:
-        """The bank in the folder `path`, with the prompts that are sampled and scored.
+    def open(cls, path: str | Path, rewards: Mapping[str, str] | None = None, num_samples: int | None = None) -> Self:
+        """The store in the folder `path`, with the prompts that have K scored samples.
 
         Args:
-            path: Folder of the bank.
+            path: Folder of the store.
             rewards: Versions of the reward functions by name (`reward_versions`), which choose the score set; by
                 default the newest complete one, else the newest.
+            num_samples: K; by default what every prompt has.
 
         Raises:
-            InputError: There is no bank, or it has no such scores.
+            InputError: There is no store, or it has no such scores.
         """
         path = Path(path)
         identity = storage.read_identity(path)
-        scores = newest_scores(path) if rewards is None else storage.find_score_set(path, dict(rewards))
+        pieces = storage.read_pieces(path)
+        scores = newest_scores(path, pieces) if rewards is None else storage.find_score_set(path, dict(rewards))
         if scores is None:
             wanted = "any reward function" if rewards is None else ", ".join(rewards.values())
             raise InputError(
@@ -74,64 +145,96 @@ class SampleStore:
                 "--reward_funcs ...`"
             )
         versions = dict(scores.rewards if rewards is None else rewards)
-        return cls(path, BankIdentity(**identity, rewards=versions), scores, _table(path, scores, list(versions)))
+        scored = storage.read_scores(scores, VERDICT)
+        there = storage.by_key(piece for piece in pieces if (piece.key, piece.first) in scored)
+        counts = {key: storage.num_samples(own) for key, own in there.items()}
+        wanted = min((count for count in counts.values() if count), default=0) if num_samples is None else num_samples
+        parts = {key: _parts(there[key], scored, wanted) for key, count in counts.items() if 0 < wanted <= count}
+        return cls(path, BankIdentity(**identity, rewards=versions), scores, wanted, parts)
 
     @classmethod
     def build(
         cls,
         path: str | Path,
-        dataset: Dataset,
+        prompts: Dataset | Sequence[Prompt],
         engine: Engine,
         reward_funcs: Sequence[RewardFunction],
         identity: BankIdentity,
         *,
+        num_samples: int = NUM_SAMPLES,
         template_options: dict[str, Any] | None = None,
         on_batch: OnDone = lambda done, total: None,
         prompts_per_file: int | None = None,
         ranks: Ranks = ALONE,
     ) -> Self:
-        """Sample what the bank at `path` lacks of the data set's prompts, score what lacks scores, and open it.
+        """Draw what the store at `path` lacks of K samples of each prompt, score what lacks scores, and open it.
 
-        A prompt that occurs several times is sampled once. Samples that are there are scored without the engine. With
-        several processes each builds its share; samples do not depend on the share.
+        A prompt that occurs several times is sampled once. Samples that are there are scored without the engine, with
+        the columns that `prompts` have. With several processes each does its share; samples do not depend on the share.
 
         Args:
-            path: Folder of the bank; made if it is not there, continued if it is.
-            dataset: Columns `prompt` and `answer`, and what the reward functions read.
-            engine: The reference model with the sampling settings of the training run.
-            reward_funcs: The training run's reward functions.
+            path: Folder of the store; made if it is not there, grown if it is.
+            prompts: What is to be there: prompts, or rows with columns `prompt` and `answer`, and what the reward
+                functions read.
+            engine: The model with the sampling settings of the identity.
+            reward_funcs: Score.
             identity: What is sampled; `bank_identity` makes it.
-            template_options: Passed to the chat template.
+            num_samples: K.
+            template_options: Passed to the chat template, for rows.
             on_batch: Called with the number of completions done, 0 at first, and the number to do, if there are any.
             prompts_per_file: Prompts sampled and stored at once, all that an interruption can cost; 64 by default.
             ranks: This process and the others.
 
         Raises:
-            InputError: The folder holds samples of another identity, and the message names each difference; or this
-                machine cannot isolate what a reward function does with a completion.
+            InputError: The folder holds samples of another identity, and the message names each difference; or it
+                cannot be written to; or this machine cannot isolate what a reward function does with a completion.
         """
         path = Path(path)
-        check_isolation(reward_funcs, tasks_of(dataset))
+        if isinstance(prompts, Dataset):
+            prompts = as_prompts(prompts, engine.tokenizer, **(template_options or {}))
+        check_isolation(reward_funcs, sorted({prompt.row["task"] for prompt in prompts if "task" in prompt.row}))
         storage.claim(path, sample_identity(identity))
-        _begin(path, reward_funcs)
+        storage.remove_leftovers(path)
+        storage.begin_score_set(path, reward_funcs)
         ranks.wait()
         scores = _begun(path, reward_funcs)
-        unscored = ranks.share(scores.unscored(storage.sample_files(path)))
-        missing = missing_prompts(path, dataset, engine.tokenizer, ranks, **(template_options or {}))
+        # The share does not depend on what is there, so that processes need not start together.
+        mine = ranks.share(list({prompt.key: prompt for prompt in prompts}.values()))
+        lacks = missing(path, mine, identity["rewards"], num_samples)
         ranks.wait()  # so that no process counts what another has written meanwhile
-        num_samples = identity["num_samples"]
-        count = _Count(num_samples * (storage.num_prompts(unscored) + len(missing)), on_batch)
-        for file in unscored:
-            count(_score_file(scores, file, reward_funcs) * num_samples)
+        count = _Count(lacks.num_samples(num_samples) + lacks.num_unscored, on_batch)
         step = prompts_per_file or PROMPTS_PER_FILE
-        for start in range(0, len(missing), step):
-            part = missing[start : start + step]
-            completions_PK = sample(
-                part, engine, num_samples=num_samples, seed=identity["seed"], purpose=cls.purpose, on_batch=count
-            )
-            _score_file(scores, storage.write_samples(path, part, completions_PK), reward_funcs)
+        grown = Growth()
+        by_file: dict[Path, list[tuple[Prompt, Piece]]] = {}
+        for prompt, piece in lacks.unscored:
+            by_file.setdefault(piece.file, []).append((prompt, piece))
+        for part in by_file.values():
+            grown += _score(scores, part, reward_funcs, count)
+        lengths: dict[int, list[Prompt]] = {}
+        for prompt, there in lacks.prompts:
+            lengths.setdefault(there, []).append(prompt)
+        for there, lacking in lengths.items():
+            for chunk in _chunks(lacking, step):
+                began = time.monotonic()
+                completions_PK = sample(
+                    chunk,
+                    engine,
+                    num_samples=num_samples - there,
+                    first=there,
+                    seed=identity["seed"],
+                    purpose=cls.purpose,
+                    on_batch=count,
+                )
+                seconds = time.monotonic() - began
+                pieces = storage.write_samples(path, chunk, there, completions_PK, seconds)
+                scored_P = score_groups(reward_funcs, [prompt.row for prompt in chunk], completions_PK)
+                storage.write_scores(scores, pieces, scored_P)
+                drawn = sum(map(len, completions_PK))
+                grown += Growth(drawn, sum(sum(piece.num_tokens) for piece in pieces), seconds, drawn)
         ranks.wait()
-        return cls.open(path, identity["rewards"])
+        store = cls.open(path, identity["rewards"], num_samples)
+        store.grown = sum(ranks.gather([grown]), Growth())
+        return store
 
     @classmethod
     def rescore(
@@ -142,101 +245,174 @@ class SampleStore:
         on_done: OnDone = lambda done, total: None,
         ranks: Ranks = ALONE,
     ) -> Self:
-        """Score all samples of the bank at `path` by these reward functions, without sampling, and open it.
+        """Score all samples of the store at `path` by these reward functions, without sampling, and open it.
 
         The scores are a set beside those that are there. What an earlier call has scored so is kept.
 
         Args:
-            path: Folder of the bank.
-            reward_funcs: Score; they are called as they were when the samples were drawn.
+            path: Folder of the store.
+            reward_funcs: Score; they are called with the columns of the data set as they were when the samples were
+                drawn.
             on_done: Called with the number of completions done, 0 at first, and the number to do, if there are any.
             ranks: This process and the others.
 
         Raises:
-            InputError: There is no bank, or a reward function reads a column that the samples were drawn without.
+            InputError: There is no store, or a reward function reads a column that samples were drawn without.
         """
         path = Path(path)
-        num_samples = storage.read_identity(path)["num_samples"]
-        _begin(path, reward_funcs)
+        storage.read_identity(path)
+        pieces = storage.read_pieces(path)
+        for file in storage.sample_files(path)[:1]:
+            row = storage.read_completions(file, [0])[0][0]
+            check_columns(reward_funcs, row)
+            check_isolation(reward_funcs, [row["task"]] if "task" in row else [])
+        storage.remove_leftovers(path)
+        storage.begin_score_set(path, reward_funcs)
         ranks.wait()
         scores = _begun(path, reward_funcs)
-        unscored = ranks.share(scores.unscored(storage.sample_files(path)))
+        files: dict[Path, list[Piece]] = {}
+        for piece in scores.unscored(pieces):
+            files.setdefault(piece.file, []).append(piece)
+        mine = ranks.share(list(files.values()))
         ranks.wait()
-        count = _Count(num_samples * storage.num_prompts(unscored), on_done)
-        for file in unscored:
-            count(_score_file(scores, file, reward_funcs) * num_samples)
+        count = _Count(sum(len(piece.num_tokens) for own in mine for piece in own), on_done)
+        for own in mine:
+            rows, completions_PK = storage.read_completions(own[0].file, [piece.place for piece in own])
+            for row in rows:
+                check_columns(reward_funcs, row)
+            storage.write_scores(scores, own, score_groups(reward_funcs, rows, completions_PK))
+            count(sum(map(len, completions_PK)))
         ranks.wait()
         return cls.open(path, reward_versions(reward_funcs))
+
+    def rewards(self, key: str) -> dict[str, list[float | None]]:
+        """Of a prompt, by reward function its rewards of the K samples; None where it could not score."""
+        return self._table[key].rewards
 
     def correct(self, key: str, judge: Judge) -> list[float | None]:
         """For each of the K samples of a prompt 1 if it is right, 0 if it is not, None where nothing says."""
         scores = self._table[key]
         return judge.correct(scores.rewards, scores.notes)
 
+    def tokens(self, key: str) -> int:
+        """Completion tokens of a prompt's K samples."""
+        return sum(sum(part.piece.num_tokens[part.start : part.stop]) for part in self._parts[key])
+
+    def seconds(self, key: str) -> float:
+        """What drawing a prompt's K samples took, by the mean of those that were drawn beside them."""
+        return sum((part.stop - part.start) * part.piece.seconds for part in self._parts[key])
+
     @property
     def complete(self) -> bool:
-        """Whether every sampled prompt has its scores."""
-        return not self.scores.unscored(storage.sample_files(self.path))
+        """Whether every sample has its scores."""
+        return not self.scores.unscored(storage.read_pieces(self.path))
 
     def columns(self) -> list[str]:
         """Names of what `rows` gives: those of the samples, `reward/NAME`, and what the reward functions logged."""
-        scored = [self.scores.file(file) for file in storage.sample_files(self.path)]
-        found = [name for file in scored if file.exists() for name in storage.column_names(file)]
-        return list(dict.fromkeys([*storage.SAMPLES_SCHEMA.names, *found]))
+        found = [name for file in self.scores.files() for name in storage.column_names(file) if name != "first"]
+        return list(dict.fromkeys([*storage.STORED, *found]))
 
     def rows(self, columns: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
-        """Every prompt that is sampled and scored, read from the files one by one.
+        """Every prompt with its K samples, read from the files.
 
         Args:
             columns: Those of `columns()` that are read beside `key`; by default all. `row`, the data set's row, is JSON
                 text. A prompt without a column, because a function did not always log it, has None there.
         """
         wanted = self.columns() if columns is None else list(columns)
-        seen: set[str] = set()
-        for file in storage.sample_files(self.path):
-            if not (scored := self.scores.file(file)).exists():
-                continue
-            samples = storage.read_table(file, ["key", *wanted]).to_pylist()
-            for sampled, scores in zip(samples, storage.read_table(scored, ["key", *wanted]).to_pylist(), strict=True):
-                row = {**dict.fromkeys(wanted), **sampled, **scores}
-                if row["key"] not in seen:  # two builds at once may both have sampled it
-                    seen.add(row["key"])
-                    yield row
+        read = _Reader(["key", *wanted])
+        for key, parts in self._parts.items():
+            pieces = [
+                ({**read(part.piece.file)[part.piece.place], **read(part.scored.file)[part.scored.place]}, part)
+                for part in parts
+            ]
+            row: dict[str, Any] = {"key": key}
+            for name in wanted:
+                if name in storage.OF_PROMPT:
+                    row[name] = pieces[0][0].get(name)
+                    continue
+                values = [(of.get(name), part) for of, part in pieces]
+                logged = any(value is not None for value, _ in values)
+                row[name] = [
+                    item
+                    for value, part in values
+                    for item in (value or [None] * part.stop)[part.start : part.stop]
+                ] if logged else None  # fmt: skip
+            yield row
 
 
-def _table(path: Path, scores: ScoreSet, names: Sequence[str]) -> dict[str, Scores]:
-    """Rewards and verdicts by prompt key; the columns of verdicts are the same for all prompts."""
-    files = [scores.file(file) for file in storage.sample_files(path) if scores.file(file).exists()]
-    logged = {name for file in files for name in storage.column_names(file) if name.startswith(VERDICT)}
-    rewards = {name: f"reward/{name}" for name in names}
-    table: dict[str, Scores] = {}
-    for file in files:
-        for row in storage.read_table(file, ["key", *rewards.values(), *logged]).to_pylist():
-            paid = {name: row[column] for name, column in rewards.items()}
-            size = len(next(iter(paid.values()), []))
-            table[row["key"]] = Scores(paid, {name: row.get(name) or [None] * size for name in logged})
-    return table
+class _Reader:
+    """Rows of the files of a store, those of the files that were asked for last kept."""
+
+    def __init__(self, columns: Collection[str]) -> None:
+        self._columns = columns
+        self._kept: OrderedDict[Path, list[dict[str, Any]]] = OrderedDict()
+
+    def __call__(self, file: Path) -> list[dict[str, Any]]:
+        if file not in self._kept:
+            self._kept[file] = storage.read_table(file, self._columns).to_pylist()
+            if len(self._kept) > NUM_OPEN:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(file)
+        return self._kept[file]
 
 
-def newest_scores(path: Path, but: ScoreSet | None = None) -> ScoreSet | None:
+def missing(path: Path, prompts: Sequence[Prompt], rewards: Mapping[str, str], num_samples: int) -> Missing:
+    """What the store at `path`, which need not exist, lacks of K samples of these prompts and of their scores.
+
+    Args:
+        path: The store.
+        prompts: What is to be there; one that occurs several times counts once.
+        rewards: Versions of the reward functions by name.
+        num_samples: K.
+    """
+    distinct = {prompt.key: prompt for prompt in prompts}
+    there = storage.by_key(piece for piece in storage.read_pieces(path) if piece.key in distinct)
+    scores = storage.find_score_set(path, dict(rewards))
+    scored = set() if scores is None else scores.scored()
+    counts = {key: storage.num_samples(there.get(key, [])) for key in distinct}
+    return Missing(
+        [(distinct[key], count) for key, count in counts.items() if count < num_samples],
+        [
+            (distinct[key], piece)
+            for key, pieces in there.items()
+            for piece in pieces
+            if piece.first < num_samples and (key, piece.first) not in scored
+        ],
+    )
+
+
+def newest_scores(path: Path, pieces: Sequence[Piece] | None = None, but: ScoreSet | None = None) -> ScoreSet | None:
     """The bank's newest complete score set but one, else the newest; None where there is no other."""
-    samples = storage.sample_files(path)
+    pieces = storage.read_pieces(path) if pieces is None else pieces
     sets = [item for item in storage.score_sets(path) if but is None or item.path != but.path]
-    whole = [item for item in sets if not item.unscored(samples)]
+    whole = [item for item in sets if not item.unscored(pieces)]
     return (whole or sets or [None])[-1]
 
 
-def missing_prompts(
-    path: Path, dataset: Dataset, tokenizer: Any, ranks: Ranks = ALONE, **template_options: Any
-) -> list[Prompt]:
-    """One process's share of the data set's distinct prompts, less those that the store at `path` has sampled.
+def _parts(pieces: Sequence[Piece], scored: Mapping[tuple[str, int], ScoredPiece], wanted: int) -> list[_Part]:
+    """The parts of a prompt's pieces, sorted by what they are, that are its first samples."""
+    parts, reached = [], 0
+    for piece in pieces:
+        if piece.first <= reached < min(piece.stop, wanted):
+            start, stop = reached - piece.first, min(piece.stop, wanted) - piece.first
+            parts.append(_Part(piece, scored[piece.key, piece.first], start, stop))
+            reached = piece.first + stop
+    return parts
 
-    The share does not depend on what is there, so that processes need not start together. The store need not exist.
-    """
-    present = storage.sample_keys(path)
-    prompts = (as_prompt(dict(row), tokenizer, **template_options) for row in dataset)
-    distinct = list({prompt.key: prompt for prompt in prompts}.values())
-    return [prompt for prompt in ranks.share(distinct) if prompt.key not in present]
+
+def _joined(parts: Sequence[Scores]) -> Scores:
+    """The scores of parts one after another."""
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0]
+    rewards = {name: [value for part in parts for value in part.rewards[name]] for name in first.rewards}
+    notes = {name: [value for part in parts for value in part.notes[name]] for name in first.notes}
+    return Scores(rewards, notes)
+
+
+def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 class _Count:
@@ -254,27 +430,20 @@ class _Count:
         self.tell(self.done, self.total)
 
 
-def _begin(path: Path, reward_funcs: Sequence[RewardFunction]) -> None:
-    """Make the score set of these reward functions, unless the first samples show that they cannot score the bank."""
-    storage.remove_leftovers(path)
-    for file in storage.sample_files(path)[:1]:
-        rows = storage.read_samples(file).rows
-        check_columns(reward_funcs, rows[0])
-        check_isolation(reward_funcs, [row["task"] for row in rows if "task" in row])
-    storage.begin_score_set(path, reward_funcs)
-
-
 def _begun(path: Path, reward_funcs: Sequence[RewardFunction]) -> ScoreSet:
-    """The score set that `_begin` has made."""
+    """The score set of these reward functions, which is there."""
     scores = storage.find_score_set(path, reward_versions(reward_funcs))
     assert scores is not None
     return scores
 
 
-def _score_file(scores: ScoreSet, file: Path, reward_funcs: Sequence[RewardFunction]) -> int:
-    """Score a samples file and store the scores in their set; the number of its prompts."""
-    sampled = storage.read_samples(file)
-    check_columns(reward_funcs, sampled.rows[0])
-    scores_P = score_groups(reward_funcs, sampled.rows, sampled.completions)
-    storage.write_scores(scores.file(file), sampled.keys, scores_P)
-    return len(sampled.keys)
+def _score(
+    scores: ScoreSet, part: Sequence[tuple[Prompt, Piece]], reward_funcs: Sequence[RewardFunction], count: _Count
+) -> Growth:
+    """Score pieces of one file with the columns that their prompts have now."""
+    _, completions_PK = storage.read_completions(part[0][1].file, [piece.place for _, piece in part])
+    scored_P = score_groups(reward_funcs, [prompt.row for prompt, _ in part], completions_PK)
+    storage.write_scores(scores, [piece for _, piece in part], scored_P)
+    done = sum(map(len, completions_PK))
+    count(done)
+    return Growth(scored=done)

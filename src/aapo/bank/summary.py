@@ -42,7 +42,7 @@ class BankSummary:
 
 def summarize(bank: ReferenceBank, judge: Judge = BY_VERDICT) -> BankSummary:
     """The bank's summary, by what the judge says is right; an empty bank has NaN rates and 0 tokens."""
-    num_samples = bank.identity["num_samples"]
+    num_samples = bank.num_samples
     if not len(bank):
         nan = float("nan")
         return BankSummary(0, num_samples, nan, (0,) * 10, nan, nan, nan, 0, nan, nan, None)

@@ -72,17 +72,22 @@ def base_build(context: typer.Context, recipe: RecipeArgument) -> None:
 def bank_build(
     context: typer.Context,
     recipe: RecipeArgument,
-    engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
+    engine: Annotated[
+        str | None, typer.Option(help="transformers or vllm; by default what draws the recipe's rollouts.")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All training prompts, not only those that the planned steps come to.")
+    ] = False,
     output: OutputOption = None,
 ) -> None:
-    """Sample and score the reference model on the recipe's training prompts.
+    """Sample and score the reference model on the training prompts that the recipe's planned steps come to.
 
-    A build that was stopped goes on where it was; a bank that is complete is left as it is. With other reward functions
-    the samples are kept and scored anew.
+    Training does it by itself. A build that was stopped goes on where it was, and what is there is left as it is. With
+    other reward functions the samples are kept and scored anew.
     """
     from aapo.cli import banks
 
-    banks.build(recipe, context.args, output, engine)
+    banks.build(recipe, context.args, output, engine, everything=everything)
 
 
 @bank_app.command("show")

@@ -15,10 +15,9 @@ from aapo.bank import (
     compare_scores,
     find_score_set,
     newest_scores,
-    num_prompts,
     read_identity,
+    read_pieces,
     reward_versions,
-    sample_files,
     score_sets,
     summarize,
 )
@@ -29,18 +28,20 @@ from aapo.grading import Judge, RewardFunction, reward_functions
 from aapo.progress import console, told_progress
 from aapo.ranks import launched
 from aapo.recipe import load_recipe
-from aapo.training.banks import prepare_bank
+from aapo.training.banks import RecipeBank
 from aapo.training.models import model_spec, prepare_model
-from aapo.training.prompts import training_prompts
+from aapo.training.prompts import checked_prompts
+from aapo.training.schedule import planned_prompts
 
 transformers_logging.disable_progress_bar()
 datasets.disable_progress_bars()
 
 
-def build(source: str, flags: Sequence[str], output: Path | None, engine: str = "transformers") -> None:
-    """Build the recipe's bank and print its folder and summary."""
+def build(source: str, flags: Sequence[str], output: Path | None, engine: str | None, *, everything: bool) -> None:
+    """Build the recipe's bank, for the planned steps or for all prompts, and print its folder and summary."""
     recipe = load_recipe(source, flags)
-    engine_maker(engine)  # which says at once that there is none of this name
+    if engine is not None:
+        engine_maker(engine)  # which says at once that there is none of this name
     if not recipe.uses_bank:
         raise InputError(
             f"recipe {source} reads no bank: its objective has no margin or its reference is live, and it neither "
@@ -48,8 +49,17 @@ def build(source: str, flags: Sequence[str], output: Path | None, engine: str = 
         )
     path = prepare_model(recipe)
     tokenizer = model_spec(recipe, path, recipe.model.model_revision).load_tokenizer()
-    named = Path(recipe.run.reference_bank) if recipe.run.reference_bank else None
-    bank = prepare_bank(recipe, training_prompts(recipe, tokenizer), tokenizer, output or named, engine)
+    prompts = checked_prompts(recipe, tokenizer).prompts
+    places = range(len(prompts)) if everything else planned_prompts(recipe, len(prompts))
+    if not places:
+        raise InputError(
+            f"recipe {source} draws its prompts by what their rollouts pay, so none is known ahead; --all builds the "
+            "bank of all prompts, and a run adds those that it comes to"
+        )
+    named = None if recipe.run.reference_bank is None else Path(recipe.run.reference_bank)
+    growing = RecipeBank(recipe, tokenizer, output or named, engine)
+    bank = growing.grow([prompts[place] for place in places])
+    growing.close()
     if launched().is_main:
         _print_bank(bank, recipe.training.judgement)
 
@@ -66,12 +76,12 @@ def rescore(path: Path, names: str | None, kwargs: str | None, failure: str) -> 
     read_identity(path)
     functions = _functions(path, names, kwargs, failure)
     versions, ranks = reward_versions(functions), launched(cpu=True)  # scoring is work for the CPU
-    scores, samples = find_score_set(path, versions), sample_files(path)
-    if scores is not None and not scores.unscored(samples):
+    scores, pieces = find_score_set(path, versions), read_pieces(path)
+    if scores is not None and not scores.unscored(pieces):
         if ranks.is_main:
             console.print(f"{scores.path} is complete, by {', '.join(versions.values())}; nothing to do", markup=False)
         return
-    earlier = newest_scores(path, but=scores)
+    earlier = newest_scores(path, pieces, but=scores)
     with told_progress("rescoring", visible=ranks.is_main) as tell:
         bank = ReferenceBank.rescore(
             path,
@@ -158,11 +168,11 @@ def _print_bank(bank: ReferenceBank, judge: Judge) -> None:
 
 def _score_line(bank: ReferenceBank, scores: ScoreSet) -> str:
     """A score set: since when, by which versions, of how many of the prompts; a star marks the one that is shown."""
-    samples = sample_files(bank.path)
-    unscored = set(scores.unscored(samples))
-    done, total = num_prompts([file for file in samples if file not in unscored]), num_prompts(samples)
+    pieces = read_pieces(bank.path)
+    total = {piece.key for piece in pieces}
+    done = len(total - {piece.key for piece in scores.unscored(pieces)})
     mark = "*" if scores.path == bank.scores.path else " "
     return (
         f"{mark} {scores.path.name}  {scores.created[:19]}  {', '.join(scores.rewards.values())}  "
-        f"{done} of {total} prompts"
+        f"{done} of {len(total)} prompts"
     )

@@ -14,14 +14,14 @@ from aapo.progress import console
 from aapo.ranks import launched
 from aapo.recipe import Recipe
 from aapo.runs import RunDirectory
-from aapo.tasks import encode_prompt
 from aapo.tasks.datasets import pinned
 from aapo.tasks.prompts import MissingSourceError
-from aapo.training.banks import bank_plan
+from aapo.training.banks import RecipeBank, cost_line
 from aapo.training.memory import GIB, LAYOUTS, Layout, MemoryEstimate, device_memory, estimate, model_shape
 from aapo.training.models import model_path, model_spec, training_options
 from aapo.training.prompts import check_number, checked_prompts, loaded_prompts
-from aapo.training.run import check_output, planned_rollouts, planned_steps
+from aapo.training.run import check_output
+from aapo.training.schedule import planned_prompts, planned_rollouts, planned_steps
 
 # GPUs that the memory table shows beside one; those of the shipped launchers.
 NUM_GPUS = 4
@@ -77,20 +77,19 @@ def _plan_prompts(recipe: Recipe, tokenizer: Any | None, lines: dict[str, str]) 
             raise
         lines["prompts"] = f"not here: {error}"
         return None, limit
-    samples = recipe.run.num_reference_samples
     if tokenizer is None:
         check_number(recipe, len(rows))
         if recipe.uses_bank:
-            lines["bank"] = f"will be built after the model: {len(rows) * samples} samples"
+            added = len(planned_prompts(recipe, len(rows))) * recipe.run.num_reference_samples
+            lines["bank"] = cost_line(added, 0, planned_rollouts(recipe, len(rows)))
         return len(rows), limit
     checked = checked_prompts(recipe, tokenizer)
     if checked.notes():
         lines["prompts"] = "; ".join(checked.notes())
     if recipe.uses_bank:
-        tokens = len(checked.rows) * samples * recipe.training.sampling.max_completion_length
-        lines["bank"] = f"{bank_plan(recipe, checked.rows, tokenizer)}; a whole one is at most {tokens:,} tokens"
-    options = recipe.training.template_options
-    return len(checked.rows), max(len(encode_prompt(prompt, tokenizer, **options)) for prompt in checked.rows["prompt"])
+        needed = [checked.prompts[place] for place in planned_prompts(recipe, len(checked.prompts))]
+        lines["bank"] = RecipeBank(recipe, tokenizer).plan(needed, planned_rollouts(recipe, len(checked.prompts)))
+    return len(checked.prompts), max(len(prompt.ids) for prompt in checked.prompts)
 
 
 def _plan_steps(recipe: Recipe, num_prompts: int | None, lines: dict[str, str]) -> None:

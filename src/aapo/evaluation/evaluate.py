@@ -138,9 +138,7 @@ def sample_evaluations(
         with opened:
             model, tokenizer = spec.identity(engine), tokenizer_identity(opened.tokenizer)
             for task in problems:
-                identity = bank_identity(
-                    model, tokenizer, protocol.sampling.describe(), task.rewards, task.num_samples, seed
-                )
+                identity = bank_identity(model, tokenizer, protocol.sampling.describe(), task.rewards, seed)
                 job = EvaluationJob(
                     spec.name,
                     task.name,
@@ -149,11 +147,12 @@ def sample_evaluations(
                     opened,
                     task.rewards,
                     identity,
+                    task.num_samples,
                     cache_folder() / "evaluations",
                     task.judge,
                     protocol.chat_template_kwargs,
                 )
-                with told_progress(f"{job.model} on {job.task}", visible=ranks.is_main) as tell:
+                with told_progress(f"evaluating {job.model} on {job.task}", visible=ranks.is_main) as tell:
                     job.sample(tell, ranks=ranks)
                 jobs.append(job)
     return jobs

@@ -20,8 +20,8 @@ from aapo.evaluation.votes import answer_classes
 from aapo.grading import BY_VERDICT, GRADED, VERDICT, Judge, RewardFunction, reward_name
 from aapo.messages import last_question
 from aapo.ranks import ALONE, Ranks
-from aapo.records import Engine
-from aapo.scoring import as_prompt
+from aapo.records import Engine, Prompt
+from aapo.scoring import as_prompts
 from aapo.tasks import PROBLEM_KEY, prompt_key
 
 
@@ -42,7 +42,8 @@ class EvaluationJob:
         prompts: Columns `prompt` and `answer`, and what the reward functions read.
         engine: Samples, with the settings of the protocol.
         reward_funcs: All are recorded.
-        identity: Of model, sampling and reward functions; its `num_samples` is K.
+        identity: Of model, sampling and reward functions.
+        num_samples: K.
         folder: Holds the samples of all evaluations, each in a folder named by its identity.
         judge: Says which completions are right.
         template_options: Passed to the chat template.
@@ -55,19 +56,21 @@ class EvaluationJob:
     engine: Engine
     reward_funcs: Sequence[RewardFunction]
     identity: BankIdentity
+    num_samples: int
     folder: Path
     judge: Judge = BY_VERDICT
     template_options: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
-    def _keys(self) -> list[str]:
-        prompts = (as_prompt(dict(row), self.engine.tokenizer, **self.template_options) for row in self.prompts)
-        return list(dict.fromkeys(prompt.key for prompt in prompts))
+    def _prompts(self) -> dict[str, Prompt]:
+        """The distinct problems by key, in order."""
+        prompts = as_prompts(self.prompts, self.engine.tokenizer, **self.template_options)
+        return {prompt.key: prompt for prompt in prompts}
 
     @property
     def path(self) -> Path:
         """Where the samples are: named by problems, weights, tokenizer and sampling, not by paths or rewards."""
-        return self.folder / digest({"prompts": sorted(self._keys), **sample_identity(self.identity)})
+        return self.folder / digest({"prompts": sorted(self._prompts), **sample_identity(self.identity)})
 
     def sample(
         self,
@@ -83,13 +86,13 @@ class EvaluationJob:
         """
         EvaluationStore.build(
             self.path,
-            self.prompts,
+            list(self._prompts.values()),
             self.engine,
             self.reward_funcs,
             self.identity,
-            template_options=dict(self.template_options),
+            num_samples=self.num_samples,
             on_batch=on_batch,
-            prompts_per_file=max(1, self.engine.batch_size // self.identity["num_samples"]),
+            prompts_per_file=max(1, self.engine.batch_size // self.num_samples),
             ranks=ranks,
         )
 
@@ -99,10 +102,11 @@ class EvaluationJob:
         Raises:
             AapoError: Some is not.
         """
-        store = EvaluationStore.open(self.path, self.identity["rewards"])
-        if missing := [key for key in self._keys if key not in store]:
+        store = EvaluationStore.open(self.path, self.identity["rewards"], self.num_samples)
+        if lacking := [key for key in self._prompts if key not in store]:
             raise AapoError(
-                f"{len(missing)} of {len(self._keys)} problems of {self.task} are not sampled yet; run the other shares"
+                f"{len(lacking)} of {len(self._prompts)} problems of {self.task} are not sampled yet; "
+                "run the other shares"
             )
         return Evaluation(self._table(store))
 
@@ -117,7 +121,7 @@ class EvaluationJob:
         notes = {name: f"note/{name}" if name in SAMPLE_COLUMNS else name for name in sorted(logged)}
         flat = [
             {"model": self.model, "task": self.task, "protocol": self.protocol, **sample}
-            for key in self._keys
+            for key in self._prompts
             for sample in _samples(
                 rows[key], names, own, notes, store.correct(key, self.judge), mathematical=name in GRADED
             )

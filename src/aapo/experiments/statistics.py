@@ -158,7 +158,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """The p-values corrected for their number by Holm's step-down method; NaN stays NaN and does not count.
 
     With p_(1) <= ... <= p_(m), the i-th becomes max over j <= i of min(1, (m - j + 1) p_(j)). Rejecting those below
-    0.05 keeps the probability of any false rejection below 0.05, whatever the dependence.
+    0.05 keeps the probability of any false rejection below 0.05, whatever the dependence. scipy has no
+    Holm, and statsmodels 0.15 would bring six packages, 77 MB and 0.4 seconds of imports for these lines.
     """
     known = sorted((p, place) for place, p in enumerate(p_values) if not np.isnan(p))
     corrected, highest = list(p_values), 0.0

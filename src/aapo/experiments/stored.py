@@ -136,7 +136,6 @@ def read_references(run: RunDirectory, path: Path) -> References:
         tokenizer=bank.identity["tokenizer"],
         sampling=sampling_of(run).describe(),
         reward_funcs=functions,
-        num_samples=bank.identity["num_samples"],
         seed=bank.identity["seed"],
     )
     bank.require(identity)

@@ -9,11 +9,12 @@ from aapo.errors import InputError, nearest
 from aapo.grading.conditions import split_condition
 from aapo.grading.equality import equal, is_unevaluated
 from aapo.grading.extraction import CONVENTIONS, Convention, choice_letter, extract_answer, gold_answer
-from aapo.grading.forms import Elements, Expression, Form, Words, read
+from aapo.grading.forms import Elements, Expression, Form, Words
 from aapo.grading.limits import MAX_CHARACTERS, MAX_NESTING, is_costly, nesting
 from aapo.grading.notation import normalize, squeeze
 from aapo.grading.numbers import Number
 from aapo.grading.pool import Item
+from aapo.grading.reading import read
 from aapo.grading.worker import decide, open_r1
 
 Outcome = Literal["correct", "wrong", "no_answer", "unparseable_gold", "timeout"]

@@ -9,23 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, reduce
 
-from aapo.grading.forms import (
-    Based,
-    Elements,
-    Equation,
-    Expression,
-    Form,
-    Matrix,
-    Residue,
-    Words,
-    fold,
-    may_be_letters,
-    read,
-)
+from aapo.grading.forms import Based, Elements, Equation, Expression, Form, Matrix, Residue, Words
 from aapo.grading.notation import squeeze
 from aapo.grading.numbers import Number, same_number
+from aapo.grading.reading import read
 from aapo.grading.sides import is_combination, same_name, symbols
 from aapo.grading.units import Unit
+from aapo.grading.words import fold, may_be_letters
 
 # Decides two pieces of LaTeX, or None for "ask a worker".
 Oracle = Callable[[str, str], bool | None]

@@ -2,6 +2,12 @@
 
 Workers are forked from a server process that has math-verify loaded and nothing of the trainer: no threads, no CUDA.
 One that is killed costs its own item and is replaced in milliseconds.
+
+pebble on one of multiprocessing's own contexts lacks the following: with `forkserver` every worker runs a user's script
+again that has no guard, a forked child of the trainer can start none, and the interpreter's one server has loaded only
+what its first user asked for; with `fork` a worker inherits the trainer's memory, threads and files, and with `spawn`
+it loads math-verify itself, for a second. loky and concurrent.futures have no limit that ends a call, and a worker that
+dies takes the items of all others with it; loky's load math-verify themselves, too.
 """
 
 import io
@@ -39,7 +45,10 @@ MAX_TRIES = 3
 
 
 class _Popen(Popen):
-    """Starts a worker from our server, and without telling it the user's script, which a plain one would run again."""
+    """Starts a worker from our server, and without telling it the user's script, which a plain one would run again.
+
+    What it overrides and calls is no public interface; CPython 3.11 to 3.13 have it alike.
+    """
 
     def _launch(self, process_obj: Any) -> None:
         preparation = {"name": process_obj.name, "authkey": bytes(process_obj.authkey), "sys_path": list(sys.path)}

@@ -7,8 +7,8 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from aapo.grading.equality import equal
-from aapo.grading.forms import read
 from aapo.grading.numbers import Number, read_number
+from aapo.grading.reading import read
 from aapo.grading.symbols import in_radians, renamed
 
 Decision = Literal["correct", "wrong", "unparseable_gold", "timeout"]

@@ -12,40 +12,11 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
+from aapo.learning.batch import BatchScores, Reference
 from aapo.ranks import ALONE, Ranks
 from aapo.sampling import sample_seed
 
 Row = dict[str, Any]
-
-
-class Reference(NamedTuple):
-    """What the reference model's samples of prompts are worth.
-
-    Attributes:
-        rewards_PK: Weighted sums over the reward functions; NaN where none could score.
-        correct_PK: 1 for a right sample, 0 for a wrong one, NaN where nothing says.
-    """
-
-    rewards_PK: Tensor
-    correct_PK: Tensor
-
-
-class Scores(NamedTuple):
-    """What rollouts are worth, of all processes in their order.
-
-    Attributes:
-        rewards_BF: Each reward function's values; NaN where it could not score.
-        correct_B: 1 for a right completion, 0 for a wrong one, NaN where nothing says.
-        tokens_B: Completion tokens.
-        truncated_B: Whether the completion was cut at the token limit.
-        reference: Of the prompts; None where the objective reads none.
-    """
-
-    rewards_BF: Tensor
-    correct_B: Tensor
-    tokens_B: Tensor
-    truncated_B: Tensor
-    reference: Reference | None
 
 
 class Rollouts(NamedTuple):
@@ -61,7 +32,7 @@ class Rollouts(NamedTuple):
     rows: list[Row]
     token_ids: list[list[int]]
     logprobs: list[Any] | None
-    scores: Scores
+    scores: BatchScores
 
 
 class Refilled(NamedTuple):
@@ -78,7 +49,7 @@ def refill(
     num_generations: int,
     min_live_frac: float,
     max_rounds: int,
-    silent: Callable[[Scores], Tensor],
+    silent: Callable[[BatchScores], Tensor],
     fresh: Callable[[int], Sequence[Row]],
     roll_out: Callable[[list[Row], list[int]], Rollouts],
     ranks: Ranks = ALONE,
@@ -138,7 +109,7 @@ def _share(num_groups: int, num_generations: int, ranks: Ranks) -> list[int]:
     return [group * num_generations + i for group in groups for i in range(num_generations)]
 
 
-def _replaced(scores: Scores, drawn: Scores, positions: list[int], groups: list[int]) -> Scores:
+def _replaced(scores: BatchScores, drawn: BatchScores, positions: list[int], groups: list[int]) -> BatchScores:
     """The scores with those of the groups drawn again; what `drawn` has beyond them was drawn to fill a process."""
 
     def put(old: Tensor, new: Tensor, index: list[int]) -> Tensor:
@@ -148,7 +119,7 @@ def _replaced(scores: Scores, drawn: Scores, positions: list[int], groups: list[
     if scores.reference is not None and drawn.reference is not None:
         pairs = zip(scores.reference, drawn.reference, strict=True)
         reference = Reference(*(put(old_PK, new_PK, groups) for old_PK, new_PK in pairs))
-    return Scores(
+    return BatchScores(
         put(scores.rewards_BF, drawn.rewards_BF, positions),
         put(scores.correct_B, drawn.correct_B, positions),
         put(scores.tokens_B, drawn.tokens_B, positions),

@@ -53,6 +53,8 @@ class RunConfig:
         max_generated_tokens: Training ends after the step in which this many completion tokens have been generated for
             it, unless max_steps comes first; so that runs of different algorithms can be compared at equal cost.
         max_training_seconds: Likewise after this many seconds of training.
+        bank_cost_share: Share in [0, 1] of what the reference samples cost that counts against the two: 1 as if no
+            other run read them, less where others share them, 0 as if they were free.
     """
 
     backend: str = "trl"
@@ -62,7 +64,7 @@ class RunConfig:
     reward_kwargs: dict[str, Any] | None = None
     reward_failure: str = "fail"
     reference_bank: str | None = None
-    num_reference_samples: int = 8
+    num_reference_samples: int = 4
     reference_seed: int = 0
     reference_model_name_or_path: str | None = None
     reference_model_revision: str | None = None
@@ -75,6 +77,7 @@ class RunConfig:
     generation_batch_limit: int = 256
     max_generated_tokens: int | None = None
     max_training_seconds: float | None = None
+    bank_cost_share: float = 1.0
 
     def __post_init__(self) -> None:
         """Check what is one of a few words.
@@ -140,12 +143,13 @@ class Recipe:
     def uses_bank(self) -> bool:
         """Whether training reads a reference bank: for its margin, its choice of prompts, or a filter by pass rate."""
         training = self.training
-        return (
-            (training.objective.needs_reference and training.reference == "bank")
-            or training.curriculum is not None
-            or self.filters_prompts
-            or training.sample_prior == "bank"
-        )
+        return (training.objective.needs_reference and training.reference == "bank") or self.reads_whole_bank
+
+    @property
+    def reads_whole_bank(self) -> bool:
+        """Whether the reference's pass rates choose the prompts, so that those of all are needed before training."""
+        training = self.training
+        return training.curriculum is not None or self.filters_prompts or training.sample_prior == "bank"
 
     @property
     def filters_prompts(self) -> bool:

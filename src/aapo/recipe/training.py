@@ -63,8 +63,8 @@ class TrainingSettings:
         weighted_sample: Draw each batch's prompts by weight, not in the order of the data.
         sample_strategy: The weight by a prompt's running mean of right answers m: `hard` 1 - m, `soft` the same but 0
             at 0 and 1, `medium` 1 in between and 0 at 0 and 1, `uniform` 1.
-        sample_prior: `bank` starts each prompt's running mean with its reference samples, for which a bank is built;
-            by default it starts with them where the run has a bank for its margin.
+        sample_prior: `bank` starts each prompt's running mean with its reference samples, for which all prompts are
+            sampled first; by default nothing is known of a prompt before its first rollouts.
         curriculum: `easy_to_hard` begins with the prompts that the reference model solves most often.
         reference: Where reference rewards come from: `bank`, data sampled once; or `live`, a frozen model sampled at
             every step, at twice the rollout cost, as the published code means to. With `sync_ref_model` the live
@@ -302,8 +302,13 @@ class TrainingSettings:
 
     @property
     def chooses_prompts(self) -> bool:
-        """Whether prompts are drawn by weight or curriculum, which a bank's pass rates start."""
+        """Whether prompts are drawn by weight or curriculum."""
         return self.weighted_sample or self.curriculum is not None
+
+    @property
+    def chooses_by_bank(self) -> bool:
+        """Whether the reference's pass rates say which prompts are drawn."""
+        return self.sample_prior == "bank" or self.curriculum is not None
 
     @property
     def template_options(self) -> dict[str, Any]:

@@ -2,10 +2,9 @@
 
 import hashlib
 import re
+from collections.abc import Sequence
 from datetime import date
 from typing import Any
-
-from datasets import Dataset
 
 from aapo.errors import InputError
 
@@ -91,24 +90,23 @@ def prompt_key(rendered: str, gold: str) -> str:
     return hashlib.sha256(f"{rendered}\0{gold}".encode()).hexdigest()[:32]
 
 
-def limit_prompts(
-    rows: Dataset, tokenizer: Any, max_prompt_length: int | None, *, drop: bool, **template_options: Any
-) -> Dataset:
-    """Rows whose rendered prompt has at most `max_prompt_length` tokens.
+def limit_prompts(lengths: Sequence[int], max_prompt_length: int | None, *, drop: bool) -> list[int]:
+    """Places of the prompts that have at most `max_prompt_length` tokens.
+
+    Args:
+        lengths: Tokens of each rendered prompt.
+        max_prompt_length: None is no limit.
+        drop: Leave longer ones out, instead of refusing them.
 
     Raises:
         InputError: Some are longer and `drop` is off, or all are longer.
     """
-    if max_prompt_length is None:
-        return rows
-    lengths = [len(encode_prompt(prompt, tokenizer, **template_options)) for prompt in rows["prompt"]]
-    long = [index for index, length in enumerate(lengths) if length > max_prompt_length]
-    if long and (not drop or len(long) == len(rows)):
-        first = long[0]
+    limit = max_prompt_length
+    long = [place for place, length in enumerate(lengths) if limit is not None and length > limit]
+    if long and (not drop or len(long) == len(lengths)):
         raise InputError(
-            f"{len(long)} of {len(rows)} prompts are longer than max_prompt_length {max_prompt_length} (first: row "
-            f"{first} with {lengths[first]} tokens); raise max_prompt_length to {max(lengths)}"
+            f"{len(long)} of {len(lengths)} prompts are longer than max_prompt_length {limit} (first: row {long[0]} "
+            f"with {lengths[long[0]]} tokens); raise max_prompt_length to {max(lengths)}"
             + ("" if drop else " or set drop_long_prompts to true")
         )
-    keep = set(range(len(rows))) - set(long)
-    return rows.select(sorted(keep)) if long else rows
+    return sorted(set(range(len(lengths))) - set(long))

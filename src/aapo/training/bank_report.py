@@ -3,9 +3,9 @@
 Shapes: P prompts, K reference samples per prompt, G rollouts per prompt.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice, zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from aapo.grading import VERDICT, Judge
 from aapo.learning.forecast import GroupForecast, ReferenceSamples, forecast_groups
 from aapo.objective import Objective
 from aapo.runs import finite
-from aapo.scoring import GradingShares, grading_shares, total_rewards
+from aapo.scoring import GradingShares, grading_shares
 
 # Among so many prompts three samples are looked for.
 NUM_LOOKED_AT = 64
@@ -118,16 +118,12 @@ def report_bank(bank: ReferenceBank, setting: Setting, keys: Collection[str] | N
     """
     names = list(setting.weights)
     verdicts = [name for name in bank.columns() if name.startswith(VERDICT)]
-    rows = [
-        row
-        for row in bank.rows(["num_tokens", "finish_reasons", *(f"reward/{name}" for name in names), *verdicts])
-        if keys is None or row["key"] in keys
-    ]
-    num_samples = bank.identity["num_samples"]
+    rows = [row for row in bank.rows(["num_tokens", "finish_reasons", *verdicts]) if keys is None or row["key"] in keys]
+    num_samples = bank.num_samples
     shape = (len(rows), num_samples)
-    rewards = {name: np.array([row[f"reward/{name}"] for row in rows], float).reshape(shape) for name in names}
+    rewards = {name: np.array([bank.rewards(row["key"])[name] for row in rows], float).reshape(shape) for name in names}
     found = ReferenceSamples(
-        np.array([total_rewards(_by_name(row, names), setting.weights) for row in rows], float).reshape(shape),
+        np.array([bank.totals(row["key"], setting.weights) for row in rows], float).reshape(shape),
         np.array([bank.correct(row["key"], setting.judge) for row in rows], float).reshape(shape),
         np.array([row["num_tokens"] for row in rows], int).reshape(shape),
         np.array([row["finish_reasons"] for row in rows], dtype=object).reshape(shape) == "length",
@@ -161,10 +157,6 @@ def report_bank(bank: ReferenceBank, setting: Setting, keys: Collection[str] | N
     )
 
 
-def _by_name(row: dict[str, Any], names: Sequence[str]) -> dict[str, list[float | None]]:
-    return {name: row[f"reward/{name}"] for name in names}
-
-
 def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if values.size else float("nan")
 
@@ -179,13 +171,12 @@ def _spread(values_PK: np.ndarray) -> float:
 
 
 def _samples(bank: ReferenceBank, judge: Judge, keys: Collection[str] | None) -> tuple[Sample, ...]:
-    """Up to three samples, one of each verdict first."""
-    by_verdict: dict[str, list[Sample]] = {}
+    """Up to three samples, of as many kinds as there are: verdicts, cut or not."""
+    kinds: dict[tuple[str, bool], list[Sample]] = {}
     for sample in _stored(bank, judge, keys):
-        by_verdict.setdefault(sample.verdict, []).append(sample)
-    places = [(place, index) for index, of in enumerate(by_verdict.values()) for place in range(len(of))]
-    groups = list(by_verdict.values())
-    return tuple(groups[index][place] for place, index in sorted(places)[:3])
+        kinds.setdefault((sample.verdict, sample.truncated), []).append(sample)
+    in_turn = chain.from_iterable(zip_longest(*kinds.values()))
+    return tuple(islice(filter(None, in_turn), 3))
 
 
 def _stored(bank: ReferenceBank, judge: Judge, keys: Collection[str] | None) -> Iterator[Sample]:

@@ -1,31 +1,161 @@
-"""The reference bank of a recipe: which it is, where it is, what it lacks, and making it."""
+"""The reference bank of a recipe: which it is, what it lacks, and its growth by the prompts that a run comes to."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
-
 from aapo.bank import (
     BankIdentity,
+    Growth,
+    Missing,
     ReferenceBank,
     bank_identity,
     digest,
     find_score_set,
-    missing_prompts,
-    num_prompts,
+    missing,
     read_identity,
-    sample_files,
     sample_identity,
 )
 from aapo.engines.identity import tokenizer_identity
-from aapo.engines.opening import open_engine
+from aapo.engines.opening import OpenedEngine, open_engine
 from aapo.engines.spec import TRANSFORMERS
 from aapo.errors import InputError
 from aapo.progress import told_progress
 from aapo.ranks import launched
 from aapo.recipe import Recipe
+from aapo.records import Engine, Prompt
 from aapo.runs import cache_folder
 from aapo.training.models import reference_spec
+
+VLLM = "vllm"
+
+
+class RecipeBank:
+    """A recipe's bank, which grows by what is asked of it; `close` frees the reference model.
+
+    Attributes:
+        path: Its folder: the one that is named, or the cache's place for these samples, however they are scored.
+        engine: What samples: what sampled a bank that is named, else what draws the run's rollouts.
+        identity: Of its samples and scores.
+        num_samples: K.
+        grown: What this object has added so far, over all processes.
+    """
+
+    def __init__(self, recipe: Recipe, tokenizer: Any, output: Path | None = None, engine: str | None = None) -> None:
+        """Say which bank it is; nothing is read but its manifest.
+
+        Args:
+            recipe: Says what to sample.
+            tokenizer: The model's.
+            output: Folder to build in; by default the recipe's, else the cache's.
+            engine: What samples.
+
+        Raises:
+            InputError: The recipe names a bank that is not there.
+        """
+        self.recipe = recipe
+        self.tokenizer = tokenizer
+        self.num_samples = recipe.run.num_reference_samples
+        self.grown = Growth()
+        named = None if recipe.run.reference_bank is None else Path(recipe.run.reference_bank)
+        self._is_named = named is not None and output is None
+        if self._is_named and not (named / "manifest.json").exists():  # type: ignore[operator]
+            raise InputError(f"reference_bank is {named}, and there is no bank; build it with `aapo bank build RECIPE`")
+        if self._is_named and engine is None:
+            engine = read_identity(named)["model"].get("engine", TRANSFORMERS)  # type: ignore[arg-type]
+        self.engine = engine or (VLLM if recipe.training.use_vllm else TRANSFORMERS)
+        self.identity = identity_of_bank(recipe, tokenizer, self.engine)
+        self.path = output or named or cache_folder() / "banks" / digest(sample_identity(self.identity))
+        self._opened: OpenedEngine | None = None
+
+    def lacks(self, prompts: Sequence[Prompt]) -> Missing:
+        """What the bank lacks of these prompts.
+
+        Raises:
+            InputError: The bank that is named is another one, or is not scored so.
+        """
+        if self._is_named:
+            ReferenceBank.matching(self.path, self.identity, self.num_samples)
+        return missing(self.path, prompts, self.identity["rewards"], self.num_samples)
+
+    def grow(
+        self, prompts: Sequence[Prompt], policy: Engine | None = None, *, beside_trainer: bool = False
+    ) -> ReferenceBank:
+        """The bank with all that it has and these prompts; all processes call it, with the same prompts.
+
+        Args:
+            prompts: What is to be there.
+            policy: An engine that samples the frozen model that training starts from, if there is one already, such as
+                the policy without its adapters; it is used where it is the reference.
+            beside_trainer: Whether a trainer is in memory, which vLLM must leave room for.
+
+        Raises:
+            InputError: The bank that is named does not match, or it lacks prompts and cannot be written to.
+        """
+        if self._is_named:
+            ReferenceBank.matching(self.path, self.identity, self.num_samples)
+        ranks = launched()
+        with told_progress("reference bank", visible=ranks.is_main) as tell:
+            bank = ReferenceBank.build(
+                self.path,
+                prompts,
+                policy if policy is not None and self._is_policy() else self._reference(beside_trainer),
+                self.recipe.reward_funcs,
+                self.identity,
+                num_samples=self.num_samples,
+                on_batch=tell,
+                ranks=ranks,
+            )
+        self.grown += bank.grown
+        return bank
+
+    def close(self) -> None:
+        """Free the reference model; another growth would load it again."""
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+    def _is_policy(self) -> bool:
+        """Whether the policy without its adapters is the reference, sampled by the same engine."""
+        own = self.recipe.run.reference_model_name_or_path is None
+        return own and self.recipe.model.use_peft and self.engine == TRANSFORMERS
+
+    def _reference(self, beside_trainer: bool) -> OpenedEngine:
+        if self._opened is None:
+            training, options = self.recipe.training, {}
+            if self.engine == VLLM and beside_trainer:
+                options = {"gpu_memory_utilization": training.vllm_gpu_memory_utilization}
+            self._opened = open_engine(
+                reference_spec(self.recipe),
+                training.sampling,
+                self.engine,
+                tokenizer=self.tokenizer,
+                batch_size=self.recipe.run.generation_batch_limit if self.engine == TRANSFORMERS else None,
+                **options,
+            )
+        return self._opened
+
+    def plan(self, prompts: Sequence[Prompt], num_rollouts: int) -> str:
+        """What a run that needs these prompts will add and what it finds, for `--dry-run`.
+
+        Raises:
+            InputError: The bank that is named is another one, or is not scored so.
+        """
+        lacks, wanted = self.lacks(prompts), len({prompt.key for prompt in prompts}) * self.num_samples
+        added = lacks.num_samples(self.num_samples)
+        limit = self.recipe.training.sampling.max_completion_length
+        scored = find_score_set(self.path, self.identity["rewards"])
+        again = f", scores {lacks.num_unscored:,} anew" if lacks.num_unscored and not added else ""
+        new = "" if scored is not None or added else " by other reward functions"
+        return f"{self.path}: {cost_line(added, wanted - added, num_rollouts)}{again}{new}" + (
+            f"; at most {added * limit:,} tokens, sampled by {self.engine}" if added else ""
+        )
+
+
+def cost_line(added: int, found: int, num_rollouts: int) -> str:
+    """What a bank costs a run, beside its rollouts, which are all that GRPO pays."""
+    share = f" ({added / num_rollouts:.0%} of the run's {num_rollouts:,} rollouts)" if added and num_rollouts else ""
+    return f"+{added:,} completions{share}, found {found:,}"
 
 
 def identity_of_bank(recipe: Recipe, tokenizer: Any, engine: str = TRANSFORMERS) -> BankIdentity:
@@ -35,82 +165,5 @@ def identity_of_bank(recipe: Recipe, tokenizer: Any, engine: str = TRANSFORMERS)
         tokenizer=tokenizer_identity(tokenizer),
         sampling=recipe.training.sampling.describe(),
         reward_funcs=recipe.reward_funcs,
-        num_samples=recipe.run.num_reference_samples,
         seed=recipe.run.reference_seed,
     )
-
-
-def bank_path(recipe: Recipe, identity: BankIdentity) -> Path:
-    """The bank that the recipe names, or the cache's place for its samples, however they are scored."""
-    if recipe.run.reference_bank is not None:
-        return Path(recipe.run.reference_bank)
-    return cache_folder() / "banks" / digest(sample_identity(identity))
-
-
-def prepare_bank(
-    recipe: Recipe, prompts: Dataset, tokenizer: Any, output: Path | None = None, engine: str = TRANSFORMERS
-) -> ReferenceBank:
-    """The recipe's bank with all of `prompts`: opened, completed, scored or built.
-
-    A bank that the recipe names is only read: one that lacks prompts is an error when it is attached.
-
-    Args:
-        recipe: Says what to sample.
-        prompts: Training prompts.
-        tokenizer: The model's.
-        output: Folder to build in; the cache's by default.
-        engine: What samples: transformers or vllm.
-    """
-    if recipe.run.reference_bank is not None and output is None:
-        return _named_bank(recipe, tokenizer)
-    identity = identity_of_bank(recipe, tokenizer, engine)
-    path, ranks = output or bank_path(recipe, identity), launched()
-
-    opened = open_engine(
-        reference_spec(recipe),
-        recipe.training.sampling,
-        engine,
-        tokenizer=tokenizer,
-        batch_size=recipe.run.generation_batch_limit if engine == TRANSFORMERS else None,
-    )
-    with opened, told_progress("reference bank", visible=ranks.is_main) as tell:
-        return ReferenceBank.build(
-            path,
-            prompts,
-            opened,
-            recipe.reward_funcs,
-            identity,
-            template_options=recipe.training.template_options,
-            on_batch=tell,
-            ranks=ranks,
-        )
-
-
-def _named_bank(recipe: Recipe, tokenizer: Any) -> ReferenceBank:
-    """The bank that the recipe names, whichever engine it was sampled by: all draw from the same distribution."""
-    path = Path(recipe.run.reference_bank or "")
-    engine = read_identity(path)["model"].get("engine", TRANSFORMERS)
-    return ReferenceBank.matching(path, identity_of_bank(recipe, tokenizer, engine))
-
-
-def bank_plan(recipe: Recipe, prompts: Dataset, tokenizer: Any) -> str:
-    """Where the recipe's bank is, and whether it is reused, will be rescored or will be built.
-
-    Raises:
-        InputError: The recipe names a bank that is not there or does not match.
-    """
-    if (named := recipe.run.reference_bank) is not None:
-        if not Path(named).exists():
-            raise InputError(f"reference_bank is {named}, and there is no bank; build it with `aapo bank build RECIPE`")
-        return f"{named} (reused: {len(_named_bank(recipe, tokenizer))} prompts)"
-    identity = identity_of_bank(recipe, tokenizer)
-    path = bank_path(recipe, identity)
-    samples = sample_files(path)
-    scores = find_score_set(path, identity["rewards"])
-    missing = missing_prompts(path, prompts, tokenizer, **recipe.training.template_options)
-    unscored = scores.unscored(samples) if scores else samples
-    if missing:
-        return f"{path} (will be built: {len(missing) * identity['num_samples']} samples)"
-    if unscored:
-        return f"{path} (will be rescored: {num_prompts(unscored) * identity['num_samples']} samples)"
-    return f"{path} (reused: {num_prompts(samples)} prompts)"

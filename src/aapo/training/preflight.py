@@ -1,8 +1,6 @@
 """Whether training can work, said by the reference bank before the first step."""
 
-from typing import Any
-
-from datasets import Dataset
+from collections.abc import Sequence
 
 from aapo.bank import ReferenceBank
 from aapo.errors import InputError
@@ -10,7 +8,7 @@ from aapo.grading import reward_name
 from aapo.progress import console
 from aapo.ranks import launched
 from aapo.recipe import Recipe
-from aapo.scoring import as_prompt
+from aapo.records import Prompt
 from aapo.training.bank_findings import bank_findings
 from aapo.training.bank_report import BankReport, Setting, report_bank
 from aapo.training.findings import percent, quoted, wrapped
@@ -20,26 +18,25 @@ SHOWN_START, SHOWN_END = 400, 400
 
 
 def preflight(
-    recipe: Recipe, bank: ReferenceBank, prompts: Dataset, tokenizer: Any, *, show_samples: bool = False
+    recipe: Recipe, bank: ReferenceBank, prompts: Sequence[Prompt], *, show_samples: bool = False
 ) -> BankReport:
     """Print what the bank says about the run, and end one that cannot learn anything unless the recipe says otherwise.
 
     Args:
         recipe: What is run; its `preflight` is stop, warn or off.
         bank: The reference model's samples.
-        prompts: The run's prompts, those of the bank count.
-        tokenizer: The model's.
+        prompts: The run's prompts, of which those count that the bank has; of none nothing is said.
         show_samples: Print three samples with their verdicts.
 
     Raises:
         InputError: No group can have a gradient, and `preflight` is stop; the message names the cause and the fix.
     """
-    setting, options = run_setting(recipe), recipe.training.template_options
-    report = report_bank(bank, setting, {as_prompt(dict(row), tokenizer, **options).key for row in prompts})
+    setting = run_setting(recipe)
+    report = report_bank(bank, setting, {prompt.key for prompt in prompts})
     findings = bank_findings(report, setting)
     fatal = [finding for finding in findings if finding.level == "error"]
     stops = bool(fatal) and recipe.run.preflight == "stop"
-    if launched().is_main:
+    if report.num_prompts and launched().is_main:
         lines = [HEAD, *(f"  {line}" for line in summary_lines(report))]
         # What the run is ended by stands in the error.
         lines += [line for finding in findings if not stops or finding.level != "error" for line in finding.lines()]

@@ -3,14 +3,13 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
-from aapo.backends.trl.references import CORRECT_COLUMN
-from aapo.bank import ReferenceBank
+from aapo.bank import COLUMNS, ReferenceBank
 from aapo.errors import InputError
 from aapo.files import write_json, write_text
 from aapo.grading import (
@@ -25,13 +24,15 @@ from aapo.grading import (
 from aapo.learning.curriculum import known_records, within
 from aapo.progress import console
 from aapo.recipe import Recipe
+from aapo.records import Prompt
 from aapo.runs import cache_folder
-from aapo.scoring import check_columns
+from aapo.scoring import as_prompts, check_columns
 from aapo.tasks import Split, limit_prompts, load_prompts, tasks_of
 
 # An answer that agrees with no gold answer by its text, so that each gold has to be read.
 PROBE = r"\boxed{x_{probe}}"
 NUM_NAMED = 5
+KEY_COLUMN = COLUMNS[0]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class CheckedPrompts:
     """Training prompts and what was found on the way.
 
     Attributes:
-        rows: Columns `prompt` and `answer`, and what the reward functions read.
+        rows: Columns `prompt` and `answer`, what the reward functions read, and `prompt_key`, by which a bank has each.
+        prompts: The same, each as the model reads it.
         num_long: Prompts dropped, because they are over `max_prompt_length`.
         unparseable: Row number and gold answer of each row whose gold answer the reward functions cannot read; such a
             row pays only an answer of the same text.
@@ -47,6 +49,7 @@ class CheckedPrompts:
     """
 
     rows: Dataset
+    prompts: list[Prompt]
     num_long: int
     unparseable: list[dict[str, Any]]
     dropped_unparseable: bool
@@ -99,20 +102,23 @@ def checked_prompts(recipe: Recipe, tokenizer: Any) -> CheckedPrompts:
         if len(unreadable) == len(rows):
             raise InputError(f"no gold answer of {recipe.data.dataset_name} can be read; check answer_column")
         rows = rows.select(sorted(set(range(len(rows))) - set(unreadable)))
-    short = limit_prompts(
-        rows,
-        tokenizer,
-        recipe.data.max_prompt_length,
-        drop=recipe.data.drop_long_prompts,
-        **recipe.training.template_options,
+    prompts = as_prompts(rows, tokenizer, **recipe.training.template_options)
+    lengths = [len(prompt.ids) for prompt in prompts]
+    kept = limit_prompts(lengths, recipe.data.max_prompt_length, drop=recipe.data.drop_long_prompts)
+    check_number(recipe, len(kept))
+    short = [prompts[place] for place in kept]
+    return CheckedPrompts(
+        _with_keys(rows.select(kept) if len(kept) < len(rows) else rows, short),
+        short,
+        len(rows) - len(kept),
+        found,
+        recipe.data.drop_unparseable_gold,
     )
-    check_number(recipe, len(short))
-    return CheckedPrompts(short, len(rows) - len(short), found, recipe.data.drop_unparseable_gold)
 
 
-def training_prompts(recipe: Recipe, tokenizer: Any) -> Dataset:
-    """The rows of `checked_prompts`."""
-    return checked_prompts(recipe, tokenizer).rows
+def _with_keys(rows: Dataset, prompts: Sequence[Prompt]) -> Dataset:
+    rows = rows.remove_columns([KEY_COLUMN]) if KEY_COLUMN in rows.column_names else rows
+    return rows.add_column(KEY_COLUMN, [prompt.key for prompt in prompts])  # type: ignore[call-arg]
 
 
 def check_number(recipe: Recipe, num_prompts: int) -> None:
@@ -131,19 +137,20 @@ def check_number(recipe: Recipe, num_prompts: int) -> None:
         )
 
 
-def by_pass_rate(recipe: Recipe, bank: ReferenceBank, rows: Dataset, tokenizer: Any) -> Dataset:
-    """The rows whose prompts the reference model solves as often as the recipe asks for.
+def by_pass_rate(recipe: Recipe, bank: ReferenceBank, checked: CheckedPrompts) -> CheckedPrompts:
+    """Those of the prompts that the reference model solves as often as the recipe asks for.
 
     Raises:
         InputError: Too few are left for one batch.
     """
-    run = recipe.run
-    judge, options = recipe.training.judgement, recipe.training.template_options
-    records = known_records(bank.attach(rows, tokenizer, judge=judge, **options)[CORRECT_COLUMN])
+    run, judge = recipe.run, recipe.training.judgement
+    records = known_records([bank.correct(prompt.key, judge) for prompt in checked.prompts])
     kept = within(records, run.min_reference_pass_rate, run.max_reference_pass_rate)
-    console.print(f"{len(kept)} of {len(rows)} prompts have a reference pass rate within the bounds", markup=False)
+    console.print(
+        f"{len(kept)} of {len(checked.rows)} prompts have a reference pass rate within the bounds", markup=False
+    )
     check_number(recipe, len(kept))
-    return rows.select(kept)
+    return replace(checked, rows=checked.rows.select(kept), prompts=[checked.prompts[place] for place in kept])
 
 
 def unparseable_golds(reward_funcs: Sequence[RewardFunction], golds: Sequence[str]) -> list[int]:

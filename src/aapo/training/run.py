@@ -3,13 +3,12 @@
 import re
 import shutil
 import time
-from dataclasses import dataclass
-from math import ceil
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from aapo.backends import TrainingJob, load_backend
-from aapo.bank import ReferenceBank
 from aapo.engines import model_identity
 from aapo.errors import InputError
 from aapo.evaluation import (
@@ -25,11 +24,13 @@ from aapo.progress import console
 from aapo.ranks import launched
 from aapo.recipe import Recipe
 from aapo.runs import RunDirectory
-from aapo.training.banks import prepare_bank
+from aapo.training.bank_report import BankReport
+from aapo.training.banks import RecipeBank, cost_line
 from aapo.training.held_out import held_out_task, recipe_protocol
 from aapo.training.models import model_spec, prepare_model, training_options
 from aapo.training.preflight import preflight
 from aapo.training.prompts import CheckedPrompts, by_pass_rate, checked_prompts, loaded_prompts
+from aapo.training.schedule import planned_prompts, planned_rollouts, planned_steps
 
 # A checkpoint holds the weights and two Adam moments of the same size.
 COPIES_PER_CHECKPOINT = 3
@@ -68,7 +69,6 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, show_samples: b
     _check_space(recipe, output, path)
     tokenizer = model_spec(recipe, path, recipe.model.model_revision).load_tokenizer()
     checked = checked_prompts(recipe, tokenizer)
-    prompts = checked.rows
     held_out = loaded_prompts(recipe, "test") if recipe.data.num_eval_prompts else None
     if ranks.is_main and not resume:
         run.write_recipe(recipe.resolved())
@@ -78,26 +78,41 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, show_samples: b
         for note in (*checked.notes(), *([] if judge.known(names) else [f"right answers: {judge.describe(names)}"])):
             console.print(note, markup=False)
         checked.write_unparseable(run.unparseable_golds)
-    bank = prepare_bank(recipe, prompts, tokenizer) if recipe.uses_bank else None
+    source = RecipeBank(recipe, tokenizer) if recipe.uses_bank else None
+    bank, needed = None, [checked.prompts[place] for place in planned_prompts(recipe, len(checked.prompts))]
+    if source is not None:
+        bank = source.grow(needed)
+        source.close()
+    if source is not None and bank is not None and ranks.is_main:
+        added, wanted = source.grown.samples, len({prompt.key for prompt in needed}) * source.num_samples
+        cost = cost_line(added, wanted - added, planned_rollouts(recipe, len(checked.prompts)))
+        console.print(f"reference bank {cost}", markup=False)
     if bank is not None and recipe.filters_prompts:
-        prompts = by_pass_rate(recipe, bank, prompts, tokenizer)
+        checked = by_pass_rate(recipe, bank, checked)
     forecast = None
     if bank is not None and recipe.run.preflight != "off":
-        forecast = preflight(recipe, bank, prompts, tokenizer, show_samples=show_samples).describe()
+        forecast = preflight(recipe, bank, checked.prompts, show_samples=show_samples)
     if ranks.is_main:
-        run.write_manifest(**_facts(recipe, path, bank, checked, len(prompts)), preflight=forecast)
+        run.write_manifest(**_facts(recipe, path, source, checked, forecast))
     job = TrainingJob(
         recipe,
         run,
         path,
         training_options(recipe),
         tokenizer,
-        prompts,
+        checked.rows,
         held_out if recipe.training.eval_strategy != "no" else None,
         bank,
-        planned_steps(recipe, len(prompts)),
+        None if source is None else partial(source.grow, beside_trainer=True),
+        [prompt.key for prompt in needed] if recipe.reads_whole_bank else [],
+        planned_steps(recipe, len(checked.prompts)),
     )
-    if backend.train_policy(job):
+    interrupted = backend.train_policy(job)
+    if source is not None:
+        source.close()
+    if ranks.is_main:
+        run.write_manifest(**_facts(recipe, path, source, checked, forecast))
+    if interrupted:
         return TrainingResult(run, [], True)
     evaluations = evaluate_run(recipe, run, path, held_out_task(recipe)) if held_out is not None else []
     return TrainingResult(run, evaluations, False)
@@ -131,47 +146,6 @@ def check_output(run: RunDirectory, recipe: Recipe, *, resume: bool) -> None:
     launched().wait()  # before the first process writes into the folder that the others look at
 
 
-def planned_steps(recipe: Recipe, num_prompts: int) -> int:
-    """Optimizer steps of the whole training, as Transformers counts them: the last step of an epoch may be a part."""
-    args = recipe.training
-    if args.max_steps > 0:
-        return args.max_steps
-    steps = ceil(_batches_an_epoch(recipe, num_prompts) * _uses_of_a_batch(recipe) / args.gradient_accumulation_steps)
-    return ceil(max(steps, 1) * args.num_train_epochs)
-
-
-def planned_rollouts(recipe: Recipe, num_prompts: int | None) -> int:
-    """Completions that the whole training draws, as TRL does: whole generation batches; without those of a refill.
-
-    Args:
-        recipe: Says how many steps, and what a batch is.
-        num_prompts: None where it is not known, and the steps are given; all of them are then taken for whole.
-    """
-    args = recipe.training
-    assert args.generation_batch_size
-    uses, accumulation = _uses_of_a_batch(recipe), args.gradient_accumulation_steps
-    steps, batches = planned_steps(recipe, num_prompts or 0), 0
-    if num_prompts is not None:  # the last step of an epoch may take fewer micro-batches
-        an_epoch = _batches_an_epoch(recipe, num_prompts)
-        epochs, steps = divmod(steps, max(ceil(an_epoch * uses / accumulation), 1))
-        batches = epochs * an_epoch
-    return (batches + ceil(steps * accumulation / uses)) * args.generation_batch_size
-
-
-def _batches_an_epoch(recipe: Recipe, num_prompts: int) -> int:
-    """Generation batches of an epoch; an incomplete one is not drawn."""
-    args = recipe.training
-    assert args.num_generations and args.generation_batch_size
-    return num_prompts // (args.generation_batch_size // args.num_generations)
-
-
-def _uses_of_a_batch(recipe: Recipe) -> int:
-    """Micro-batches of a process that one generation batch makes."""
-    args = recipe.training
-    assert args.steps_per_generation
-    return args.steps_per_generation * args.num_iterations
-
-
 def evaluate_run(recipe: Recipe, run: RunDirectory, path: str, task: Task) -> list[Evaluation]:
     """Evaluate the model before and after training on the held-out prompts and store the results."""
     protocol = recipe_protocol(recipe)
@@ -187,7 +161,7 @@ def evaluate_run(recipe: Recipe, run: RunDirectory, path: str, task: Task) -> li
 
 
 def _facts(
-    recipe: Recipe, path: str, bank: ReferenceBank | None, checked: CheckedPrompts, num_prompts: int
+    recipe: Recipe, path: str, bank: RecipeBank | None, checked: CheckedPrompts, forecast: BankReport | None
 ) -> dict[str, Any]:
     return {
         "recipe": recipe.name,
@@ -195,9 +169,17 @@ def _facts(
         "seed": recipe.training.seed,
         "model": {"name_or_path": path, **model_identity(path, recipe.model.model_revision)},
         "dataset": recipe.data.dataset_name,
-        "num_train_prompts": num_prompts,
+        "num_train_prompts": len(checked.prompts),
         **checked.describe(),
-        "reference_bank": None if bank is None else {"path": str(bank.path), "identity": bank.identity},
+        "reference_bank": None
+        if bank is None
+        else {
+            "path": str(bank.path),
+            "identity": bank.identity,
+            "num_samples": bank.num_samples,
+            "added": asdict(bank.grown),
+        },
+        "preflight": None if forecast is None else forecast.describe(),
         "num_processes": launched().count,
     }
 

@@ -5,7 +5,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl.trainer.utils import RepeatSampler
 
-from aapo.sampling import sample_seed
+from aapo.learning.order import epoch_seed
 
 
 class EpochOrder(TrainerCallback):
@@ -30,6 +30,6 @@ class EpochSampler(RepeatSampler):
     """TRL's sampler with an order that is a function of (seed, epoch): a resumed run does not replay epoch 0."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the permutation of `epoch`."""
+        """Choose the permutation of `epoch`, that of `aapo.learning.order.epoch_order`."""
         if self.shuffle:
-            self.generator.manual_seed(sample_seed(self.seed or 0, "order", epoch))
+            self.generator.manual_seed(epoch_seed(self.seed or 0, epoch))

@@ -16,13 +16,21 @@ from aapo.runs import RunDirectory
 # Written last into a checkpoint: a folder without it is the leftover of a run that was killed while saving.
 WHOLE = "whole"
 GENERATED_TOKENS = "rollout/generated_tokens"
+BANK_TOKENS, BANK_SECONDS = "bank/generated_tokens", "bank/seconds"
 
 
 class Budget(NamedTuple):
-    """Where training ends early: generated tokens and seconds; None for no limit."""
+    """Where training ends early.
 
-    tokens: int | None = None
+    Attributes:
+        tokens: Generated tokens; None for no limit.
+        seconds: Of training; None for no limit.
+        bank_share: Share of what the reference samples cost that counts.
+    """
+
+    tokens: float | None = None
     seconds: float | None = None
+    bank_share: float = 1.0
 
 
 NO_BUDGET = Budget()
@@ -31,12 +39,12 @@ NO_BUDGET = Budget()
 class Spent(NamedTuple):
     """Completion tokens generated for training, and its seconds."""
 
-    tokens: int
+    tokens: float
     seconds: float
 
     def reaches(self, budget: Budget) -> bool:
         """Whether one of the two is at its limit."""
-        return any(limit is not None and spent >= limit for spent, limit in zip(self, budget, strict=True))
+        return any(limit is not None and spent >= limit for spent, limit in zip(self, budget[:2], strict=True))
 
 
 class Recorder(TrainerCallback):
@@ -112,8 +120,9 @@ class Recorder(TrainerCallback):
         now = time.monotonic()
         row = {"step": state.global_step, "seconds": round(self._before.seconds + now - self._began, 3), **logs}
         if GENERATED_TOKENS in logs:
-            row[GENERATED_TOKENS] = self._before.tokens + int(logs[GENERATED_TOKENS])
-            self._spent = Spent(row[GENERATED_TOKENS], row["seconds"])
+            row[GENERATED_TOKENS] = int(self._before.tokens) + int(logs[GENERATED_TOKENS])
+            share, bank = self._budget.bank_share, [float(row.get(key) or 0) for key in (BANK_TOKENS, BANK_SECONDS)]
+            self._spent = Spent(row[GENERATED_TOKENS] + share * bank[0], row["seconds"] + share * bank[1])
             # The clocks of the processes differ.
             if self._budget != NO_BUDGET and any(gather_object([self._spent.reaches(self._budget)])):
                 control.should_training_stop = True

@@ -18,39 +18,45 @@ from aapo.backends.trl.config import AAPOConfig
 from aapo.bank import COLUMNS, ReferenceBank, bank_identity
 from aapo.engines import tokenizer_identity
 from aapo.errors import InputError
-from aapo.grading import reward_name
+from aapo.messages import last_question
+from aapo.scoring import as_prompts
 
 KEY_COLUMN, REFERENCE_COLUMN, CORRECT_COLUMN = COLUMNS
 # In a checkpoint, beside the policy: a reference that follows it is no longer the initial model.
 REFERENCE_FILE = "reference.safetensors"
 
 
-def with_reference(
+def with_keys(dataset: Dataset, args: AAPOConfig, tokenizer: Any) -> tuple[Dataset, dict[str, str]]:
+    """The training data with the column `prompt_key`, and by its key a text of each prompt."""
+    if KEY_COLUMN in (dataset.column_names or []):
+        return dataset, dict(zip(dataset[KEY_COLUMN], map(last_question, dataset["prompt"]), strict=True))
+    prompts = as_prompts(dataset, tokenizer, **args.template_options)
+    keyed = dataset.add_column(KEY_COLUMN, [prompt.key for prompt in prompts])  # type: ignore[call-arg]
+    return keyed, {prompt.key: prompt.rendered for prompt in prompts}
+
+
+def check_reference(
     dataset: Dataset, args: AAPOConfig, tokenizer: Any, reward_funcs: Sequence[Any], bank: ReferenceBank | None
-) -> Dataset:
-    """The training data with the reference rewards that the objective reads, if it reads any from data.
+) -> None:
+    """Check that there are reference rewards if the objective reads any, and that a bank is the run's.
 
     Raises:
         InputError: They are missing, do not match, or would have no effect.
     """
     needed = args.objective.needs_reference and args.reference == "bank"
-    if bank is not None and not (needed or args.chooses_prompts):
+    if bank is not None and not (needed or args.chooses_by_bank):
         reason = "reference is live" if args.objective.needs_reference else "the objective has no margin"
         raise InputError(f"reference_bank has no effect, because {reason}; leave it out")
     if bank is not None:
         if not all(callable(function) and not isinstance(function, torch.nn.Module) for function in reward_funcs):
             raise InputError("a bank holds the rewards of functions, not of reward models; set reference to live")
         check_bank(bank, args, tokenizer, reward_funcs)
-        names = [reward_name(function) for function in reward_funcs]
-        weights = dict(zip(names, args.reward_weights or [1.0] * len(names), strict=True))
-        return bank.attach(dataset, tokenizer, weights, args.judgement, **args.template_options)
-    if needed and REFERENCE_COLUMN not in (dataset.column_names or []):
+    elif needed and REFERENCE_COLUMN not in (dataset.column_names or []):
         reader = "has a margin" if args.objective.margin != "none" else "reads the reference"
         raise InputError(
             f"{args.algorithm} {reader} but no reference rewards; pass reference_bank (build one with "
             "`aapo bank build RECIPE`), or set reference to live or margin to none"
         )
-    return dataset
 
 
 def check_bank(bank: ReferenceBank, args: AAPOConfig, tokenizer: Any, reward_funcs: Sequence[Any]) -> None:
@@ -64,7 +70,6 @@ def check_bank(bank: ReferenceBank, args: AAPOConfig, tokenizer: Any, reward_fun
         tokenizer=tokenizer_identity(tokenizer),
         sampling=args.sampling.describe(),
         reward_funcs=reward_funcs,
-        num_samples=bank.identity["num_samples"],
         seed=bank.identity["seed"],
     )
     bank.require(run)

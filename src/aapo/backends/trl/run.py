@@ -43,7 +43,9 @@ def train_policy(job: TrainingJob) -> bool:
         train_dataset=job.prompts,
         eval_dataset=job.held_out,
         processing_class=job.tokenizer,
-        reference_bank=job.bank if reads_margin or args.chooses_prompts else None,
+        reference_bank=job.bank if reads_margin or args.chooses_by_bank else None,
+        grow_bank=job.grow_bank,
+        whole_bank=job.whole_bank,
         peft_config=get_peft_config(ModelConfig(**asdict(recipe.model))),
     )
     trainer.remove_callback(PrinterCallback)
@@ -55,7 +57,11 @@ def train_policy(job: TrainingJob) -> bool:
     if checkpoint and ranks.is_main:
         console.print(f"going on from step {done}")
     with progress(f"{args.algorithm} training", job.num_steps, start=done, visible=ranks.is_main) as update:
-        recorder = Recorder(run, update, Budget(recipe.run.max_generated_tokens, recipe.run.max_training_seconds))
+        recorder = Recorder(
+            run,
+            update,
+            Budget(recipe.run.max_generated_tokens, recipe.run.max_training_seconds, recipe.run.bank_cost_share),
+        )
         trainer.add_callback(recorder)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if recorder.interrupted:

@@ -10,7 +10,8 @@ batch over all processes, b those of this process.
 import copy
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -37,34 +38,25 @@ from aapo.backends.trl.references import (
     KEY_COLUMN,
     REFERENCE_COLUMN,
     as_reference,
+    check_reference,
     live_reference,
     load_reference,
     save_reference,
-    with_reference,
+    with_keys,
 )
 from aapo.bank import ReferenceBank
-from aapo.engines import generate_ids, load_tokenizer
+from aapo.engines import TransformersEngine, generate_ids, load_tokenizer
 from aapo.errors import InputError, nearest
+from aapo.learning.bank_cost import BankCost
+from aapo.learning.batch import BatchScores, Lesson, Reference, Teacher
 from aapo.learning.curriculum import PromptChoice, known_records
 from aapo.learning.held_out import HeldOutBatch, held_out_metrics
-from aapo.learning.refill import FreshPrompts, Reference, Rollouts, Scores, refill
-from aapo.learning.rollouts import write_rollouts
-from aapo.objective import (
-    Advantages,
-    augmented_advantages,
-    clipped_shares,
-    completion_weights,
-    difficulty_diagnostics,
-    margin_diagnostics,
-    overlong_penalty,
-    rollout_diagnostics,
-    signal_diagnostics,
-    silent_groups,
-)
+from aapo.learning.refill import FreshPrompts, Rollouts, refill
+from aapo.learning.rollouts import Rollout, RolloutWriter
 from aapo.ranks import launched
-from aapo.records import Notes
+from aapo.records import Engine, Notes, Prompt
 from aapo.sampling import sample_seed
-from aapo.scoring import as_notes, check_finite_rewards, grading_shares
+from aapo.scoring import as_notes, as_prompts, check_finite_rewards
 from aapo.tasks import encode_prompt, prompt_key, prompt_opening, render_prompt
 
 logger = logging.getLogger(__name__)
@@ -107,6 +99,8 @@ class AAPOTrainer(GRPOTrainer):
         processing_class: Any = None,
         *,
         reference_bank: ReferenceBank | None = None,
+        grow_bank: Callable[[Sequence[Prompt], Engine | None], ReferenceBank] | None = None,
+        whole_bank: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         """Take what GRPOTrainer takes, and a bank.
@@ -116,12 +110,17 @@ class AAPOTrainer(GRPOTrainer):
             reward_funcs: As in TRL; the bank's, in the same order.
             args: Configuration.
             train_dataset: Columns `prompt`, `answer` and what the reward functions read. A column
-                `reference_rewards` (K floats a row) is used as it is when no bank is given.
+                `reference_rewards` (K floats a row) is used as it is when no bank is given, and a column `prompt_key`
+                as the keys by which a bank has the prompts.
             eval_dataset: As in TRL; needs no bank, since a margin only matters to training.
             processing_class: Tokenizer; the model's own by default.
-            reference_bank: Reference rewards of every training prompt. Tokenizer, template, sampling settings and
+            reference_bank: Reference rewards of the training prompts. Tokenizer, template, sampling settings and
                 rewards must be the run's; which model was sampled is the caller's choice, any frozen one can be the
                 reference.
+            grow_bank: Gives the bank with further prompts; without it the bank must have all from the start. It is
+                called by all processes alike, with the prompts that are met and not there, and with an engine of the
+                policy without its adapters, where it has some.
+            whole_bank: Keys of prompts whose reference samples were needed before the first step, for the cost.
             **kwargs: Passed on to GRPOTrainer (`peft_config`, `callbacks`, `optimizers`, ...).
 
         Raises:
@@ -134,7 +133,12 @@ class AAPOTrainer(GRPOTrainer):
             name = model if isinstance(model, str) else model.config._name_or_path
             processing_class = load_tokenizer(name)
         functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
-        train_dataset = with_reference(_required(train_dataset), args, processing_class, functions, reference_bank)
+        train_dataset = _required(train_dataset)
+        check_reference(train_dataset, args, processing_class, functions, reference_bank)
+        if reference_bank is not None:
+            train_dataset, prompts = with_keys(train_dataset, args, processing_class)
+            if grow_bank is None:
+                reference_bank.require_prompts(prompts)
         with kept_from_trl(args):
             super().__init__(
                 model=model,
@@ -145,7 +149,6 @@ class AAPOTrainer(GRPOTrainer):
                 processing_class=processing_class,
                 **kwargs,
             )
-        self.objective = point
         args.check_judge(self.reward_func_names)
         check_groups(self)
         check_refill(self)
@@ -165,13 +168,24 @@ class AAPOTrainer(GRPOTrainer):
         self._follows = args.reference == "live" and args.sync_ref_model
         if self._follows:
             self.add_callback(SyncRefModelCallback(self._reference_model, self.accelerator))
-        self._captured: dict[str, Any] = {}
+        self.objective = point
+        self.teacher = Teacher(
+            point,
+            list(self.reward_func_names),
+            self.reward_weights,
+            args.judgement,
+            self.num_generations,
+            args.sampling.max_completion_length,
+        )
+        self._scored: tuple[BatchScores, Notes] | None = None
+        self._writer = None if args.rollouts_dir is None else RolloutWriter(Path(args.rollouts_dir), self.teacher)
         self._drawn: Rollouts | None = None
         self._epoch_order = EpochOrder()
         self.add_callback(self._epoch_order)
         self._silent_steps = 0
+        self._bank, self._grow_bank = reference_bank, grow_bank
+        self._bank_cost = BankCost(whole_bank)
         self._choice = self._prompt_choice() if args.chooses_prompts else None
-        self._rollouts_step = -1
         self._generated_tokens = 0
         self._held_out: list[HeldOutBatch] = []
 
@@ -190,14 +204,22 @@ class AAPOTrainer(GRPOTrainer):
         rows, args = self.train_dataset, self.args
         if not isinstance(rows, Dataset):
             raise InputError("weighted_sample and curriculum need a data set that is not streamed; leave them out")
-        correct_PK = rows[CORRECT_COLUMN] if CORRECT_COLUMN in rows.column_names else [[]] * len(rows)
+        keys = [self._key(dict(row)) for row in rows]
         return PromptChoice(
-            [self._key(dict(row)) for row in rows],
-            known_records(correct_PK),
+            keys,
+            known_records(self._known(rows, keys)),
             strategy=args.sample_strategy or "uniform",
             curriculum=args.curriculum,
             seed=args.seed,
         )
+
+    def _known(self, rows: Dataset, keys: list[str]) -> Iterable[Sequence[float | None]]:
+        """What the reference's samples of each prompt say beforehand, by the bank or by columns that the data bring."""
+        if not self.args.chooses_by_bank:
+            return [[]] * len(keys)
+        if self._bank is not None:
+            return [self._bank.correct(key, self.args.judgement) for key in keys]
+        return rows[CORRECT_COLUMN] if CORRECT_COLUMN in rows.column_names else [[]] * len(keys)
 
     def _chosen(self, size: int) -> list[dict[str, Any]]:
         """This process's rows of a batch whose prompts are drawn."""
@@ -233,6 +255,12 @@ class AAPOTrainer(GRPOTrainer):
             self._generated_tokens += sum(map(len, token_ids)) if self.model.training else 0
             return token_ids, extra
         purpose = "rollout" if self.model.training else "eval-rollout"
+        with self._generating() as model:
+            return self._draw(model, prompt_ids, purpose, positions), None
+
+    @contextmanager
+    def _generating(self) -> Iterator[Any]:
+        """The policy as it is sampled from, whatever it is spread over."""
         with (
             unwrap_model_for_generation(
                 self.model_wrapped,
@@ -242,7 +270,7 @@ class AAPOTrainer(GRPOTrainer):
             ) as model,
             self._dist.summon_full_params(self.model_wrapped, recurse=False),
         ):
-            return self._draw(model, prompt_ids, purpose, positions), None
+            yield model
 
     def _tokenize_prompts(self, prompts: list) -> tuple[Any, Any, dict[str, Any]]:
         """Text prompts as bank and evaluation encode them; TRL encodes what has images or tools."""
@@ -289,16 +317,13 @@ class AAPOTrainer(GRPOTrainer):
         return range(self.accelerator.process_index * size, (self.accelerator.process_index + 1) * size)
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
+        """TRL's rewards of all processes; what they say is kept until TRL's pass over the batch is done."""
         rewards_BF = self._finite_rewards(inputs, prompts, completions, completion_ids_list)
-        tokens_B, truncated_B = self._lengths(completion_ids_list)
         notes = self._notes(len(prompts))
-        self._captured = {
-            "rewards_BF": rewards_BF,
-            "correct_B": self._correct(rewards_BF, notes),
-            "notes": notes,
-            "truncated_B": truncated_B,
-            "tokens_B": tokens_B,
-        }
+        self._scored = (
+            BatchScores(rewards_BF, self._correct(rewards_BF, notes), *self._lengths(completion_ids_list)),
+            notes,
+        )
         return rewards_BF
 
     def _finite_rewards(self, rows: Any, prompts: Any, completions: Any, token_ids: Any) -> Tensor:
@@ -331,8 +356,7 @@ class AAPOTrainer(GRPOTrainer):
 
     def _correct(self, rewards_BF: Tensor, notes: Notes) -> Tensor:
         """1 for a right completion, 0 for a wrong one, NaN where nothing says; shape (B,)."""
-        rewards = dict(zip(self.reward_func_names, rewards_BF.T.tolist(), strict=True))
-        return self._with_nan(self.args.judgement.correct(rewards, notes))
+        return self._with_nan(self.teacher.correct(rewards_BF, notes))
 
     def _lengths(self, token_ids: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Completion tokens, and whether the limit cut them, of all processes; shape (B,)."""
@@ -347,11 +371,6 @@ class AAPOTrainer(GRPOTrainer):
         rows = gather_object([{column: values[i] for column, values in mine.items()} for i in range(size)])
         # Not every process need log every column, so the columns are those of all, in one order.
         return {column: [row.get(column) for row in rows] for column in sorted({name for row in rows for name in row})}
-
-    def _total(self, rewards_BF: Tensor) -> Tensor:
-        """Weighted sum over reward functions, shape (B,); NaN where no function could score."""
-        total_B = (rewards_BF * self.reward_weights.to(rewards_BF.device)).nansum(1)
-        return total_B.masked_fill(rewards_BF.isnan().all(1), torch.nan)
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """TRL's loss, before its gradient is taken; one that is not finite ends the run."""
@@ -380,9 +399,16 @@ class AAPOTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.model.training:
             output = super()._generate_and_score_completions(inputs)
-            correct_B, rewards_BF = self._captured["correct_B"], self._captured["rewards_BF"]
-            tokens_B, truncated_B = self._captured["tokens_B"], self._captured["truncated_B"]
-            self._held_out.append(HeldOutBatch(correct_B, self._total(rewards_BF), rewards_BF, tokens_B, truncated_B))
+            scores, _ = self._take_scored()
+            self._held_out.append(
+                HeldOutBatch(
+                    scores.correct_B,
+                    self.teacher.total(scores.rewards_BF),
+                    scores.rewards_BF,
+                    scores.tokens_B,
+                    scores.truncated_B,
+                )
+            )
             return output
         if self._choice is not None:
             inputs = self._chosen(len(inputs))
@@ -391,50 +417,31 @@ class AAPOTrainer(GRPOTrainer):
         else:
             reference = self._reference(inputs)
         output = super()._generate_and_score_completions(inputs)
-        scores = Scores(
-            rewards_BF=self._captured["rewards_BF"],
-            correct_B=self._captured["correct_B"],
-            tokens_B=self._captured["tokens_B"],
-            truncated_B=self._captured["truncated_B"],
-            reference=reference,
-        )
+        scores, notes = self._take_scored()
+        scores = scores._replace(reference=reference)
         if self._choice is not None:
-            keys = gather_object([self._key(row) for row in inputs])
-            self._choice.observe(keys, scores.correct_B)
-        rewards_PG = self._total(scores.rewards_BF).view(-1, self.num_generations)
-        result = self._advantages(scores)
+            self._choice.observe(gather_object([self._key(row) for row in inputs]), scores.correct_B)
         mask_bT = (
             output["completion_mask"] * output["tool_mask"] if "tool_mask" in output else output["completion_mask"]
         )
-        lengths_B = _gather(mask_bT.sum(1))
-        weights_B = completion_weights(lengths_B, self.objective.aggregation, self.args.sampling.max_completion_length)
-        # TRL divides by the tokens of the step, which is the token mean; other aggregations are relative to it.
-        scaled_B = result.augmented_PG.flatten() * (weights_B * lengths_B.sum().clamp(min=1))
+        loss_tokens_B = _gather(mask_bT.sum(1))
+        lesson = self.teacher.teach(scores, loss_tokens_B, notes, self.state.global_step)
         first = self.accelerator.process_index * len(inputs)
-        output["advantages"] = scaled_B[first : first + len(inputs)]
-        self._log_signal(result, rewards_PG, reference, weights_B * lengths_B)
-        if self.objective.overlong_buffer:
-            limit, buffer = self.args.sampling.max_completion_length, self.objective.overlong_buffer
-            penalty = overlong_penalty(scores.tokens_B, limit, buffer).mean().item()
-            self._metrics["train"]["rollout/overlong_penalty"].append(penalty)
-        self._replace_logged(result)
-        if self.args.rollouts_dir is not None:
-            self._write_rollouts(inputs, result, reference, lengths_B)
+        output["advantages"] = lesson.weighted_B[first : first + len(inputs)]
+        self._log_lesson(lesson)
+        if self._writer is not None:
+            rows = gather_object([(str(row.get("answer", "")), self._key(row)) for row in inputs])
+            if self.accelerator.is_main_process:
+                texts = (list(self._logs[name])[-len(rows) :] for name in ("prompt", "completion"))
+                rollouts = [Rollout(*text, *row) for *text, row in zip(*texts, rows, strict=True)]
+                self._writer.write(self.state.global_step + 1, rollouts, scores, lesson, loss_tokens_B, notes)
         return output
 
-    def _advantages(self, scores: Scores) -> Advantages:
-        """What the objective makes of a batch of all processes."""
-        groups = (-1, self.num_generations)
-        return augmented_advantages(
-            self.objective,
-            self._total(scores.rewards_BF).view(groups),
-            None if scores.reference is None else scores.reference.rewards_PK,
-            shift=self.state.global_step,
-            correct_PG=scores.correct_B.view(groups),
-            lengths_PG=scores.tokens_B.view(groups),
-            truncated_PG=scores.truncated_B.view(groups),
-            max_completion_length=self.args.sampling.max_completion_length,
-        )
+    def _take_scored(self) -> tuple[BatchScores, Notes]:
+        """What `_calculate_rewards` has kept of the batch that TRL has just scored."""
+        scored, self._scored = self._scored, None
+        assert scored is not None
+        return scored
 
     def _refilled(self, inputs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], Reference | None]:
         """The rows that are trained on, and their reference; TRL is handed their completions, drawn here."""
@@ -447,7 +454,7 @@ class AAPOTrainer(GRPOTrainer):
             num_generations=self.num_generations,
             min_live_frac=self.args.collection.min_live_frac,
             max_rounds=self.args.max_refill_rounds,
-            silent=lambda scores: silent_groups(self._advantages(scores).augmented_PG),
+            silent=lambda scores: self.teacher.silent(scores, self.state.global_step),
             fresh=fresh.take,
             roll_out=self._roll_out,
             ranks=launched(),
@@ -465,7 +472,7 @@ class AAPOTrainer(GRPOTrainer):
         token_ids, logprobs = self._generate_single_turn(
             prompt_ids, images, fields, self.num_generations, positions=positions
         )
-        scores = Scores(*self._score(rows, token_ids), *self._lengths(token_ids), self._reference(rows, positions))
+        scores = BatchScores(*self._score(rows, token_ids), *self._lengths(token_ids), self._reference(rows, positions))
         return Rollouts(rows, token_ids, logprobs, scores)
 
     def _reference(self, inputs: list[dict[str, Any]], positions: Sequence[int] | None = None) -> Reference | None:
@@ -474,88 +481,68 @@ class AAPOTrainer(GRPOTrainer):
             return None
         if self._reference_model is not None:
             return self._live(inputs, positions)
-        # Data may bring reference rewards of its own, without verdicts.
-        unknown = [None] * len(inputs[0][REFERENCE_COLUMN])
-        columns = (
-            [row[REFERENCE_COLUMN] for row in inputs],
-            [row.get(CORRECT_COLUMN, unknown) for row in inputs],
-        )
+        if self._bank is not None:
+            columns = self._banked(inputs)
+        else:  # data may bring reference rewards of its own, without verdicts
+            unknown = [None] * len(inputs[0][REFERENCE_COLUMN])
+            columns = (
+                [row[REFERENCE_COLUMN] for row in inputs],
+                [row.get(CORRECT_COLUMN, unknown) for row in inputs],
+            )
         tensors_bK = (self._with_nan(values) for values in columns)
         return Reference(*(_gather(values_bK)[:: self.num_generations] for values_bK in tensors_bK))
+
+    def _banked(self, inputs: list[dict[str, Any]]) -> tuple[list[list[float]], list[list[float | None]]]:
+        """Weighted reference rewards of the rows' prompts, and which samples are right; the bank grows if it must."""
+        assert self._bank is not None
+        keys = [self._key(row) for row in inputs]
+        if self._grow_bank is not None:
+            lacking = {key: row for key, row in zip(keys, inputs, strict=True) if key not in self._bank}
+            if of_all := {self._key(row): row for row in gather_object(list(lacking.values()))}:
+                self._bank = self._grown(list(of_all.values()))
+        self._bank_cost.meet(self._bank, gather_object(keys))
+        names = self.teacher.reward_names
+        weights = self._bank.weights(dict(zip(names, self.reward_weights.tolist(), strict=True)))
+        return [self._bank.totals(key, weights) for key in keys], [
+            self._bank.correct(key, self.args.judgement) for key in keys
+        ]
+
+    def _grown(self, rows: list[dict[str, Any]]) -> ReferenceBank:
+        """The bank with the prompts of these rows, the same on all processes."""
+        assert self._grow_bank is not None
+        prompts = as_prompts(rows, self._tokenizer, **self.args.template_options)
+        if not isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
+            return self._grow_bank(prompts, None)
+        with self._generating() as model, as_reference(model) as reference:
+            return self._grow_bank(prompts, TransformersEngine(reference, self._tokenizer, self.args.sampling))
 
     def _with_nan(self, values: list) -> Tensor:
         """The values as a tensor, None as NaN."""
         return torch.tensor(np.array(values, dtype=np.float32), device=self.accelerator.device)
 
-    def _log_signal(
-        self, result: Advantages, rewards_PG: Tensor, reference: Reference | None, weights_B: Tensor
-    ) -> None:
-        groups, reference_PK = rewards_PG.shape, None if reference is None else reference.rewards_PK
-        correct_PG = self._captured["correct_B"].view(groups)
-        clipped = clipped_shares(self.objective, rewards_PG, reference_PK, shift=self.state.global_step)
-        shares = grading_shares(self.args.judgement, self.reward_func_names, self._captured["notes"])
-        zero_gradient = bool(silent_groups(result.augmented_PG).all())
-        values = {
-            **rollout_diagnostics(correct_PG, self._captured["tokens_B"].view(groups)),
-            "rollout/truncated_frac": self._captured["truncated_B"].float().mean().item(),
-            "signal/zero_gradient": float(zero_gradient),
-            **{f"grading/{name}": share for name, share in (shares._asdict() if shares else {}).items()},
-            **signal_diagnostics(result, rewards_PG, correct_PG, reference_PK),
-            **margin_diagnostics(result, weights_B.view(groups), clipped, reference_PK),
-        }
-        if reference is not None and not reference.correct_PK.isnan().all():
-            values |= difficulty_diagnostics(result, rewards_PG, correct_PG, reference.correct_PK)
-        for key, value in values.items():
+    def _log_lesson(self, lesson: Lesson) -> None:
+        """Log what a batch teaches, its advantages in the place of those that TRL has just logged."""
+        for key, value in lesson.metrics.items():
             self._metrics["train"][key].append(value)
         # A total, which is not averaged over the batches of a step.
         generated = torch.tensor([self._generated_tokens], device=self.accelerator.device)
         self._metrics["train"]["rollout/generated_tokens"] = [int(_gather(generated).sum())]
-        self._silent_steps = self._silent_steps + 1 if zero_gradient else 0
+        if self._bank is not None:
+            for key, value in self._bank_cost.metrics(self._bank).items():
+                self._metrics["train"][key] = [value]
+        augmented = lesson.advantages.augmented_PG.flatten().tolist()
+        logged = list(self._logs["advantages"])[: -len(augmented)]
+        self._logs["advantages"].clear()
+        self._logs["advantages"].extend(logged + augmented)
+        self._silent_steps = self._silent_steps + 1 if lesson.is_silent else 0
         if self._silent_steps in (1, 10, 100, 1000):
             logger.warning(
                 "step %d: every augmented advantage is zero, so no reward is learnt from (%d in a row). Prompts are "
                 "too easy, too hard or cut off (truncated: %.0f%%).",
                 self.state.global_step,
                 self._silent_steps,
-                100 * values["rollout/truncated_frac"],
+                100 * lesson.metrics["rollout/truncated_frac"],
             )
-
-    def _replace_logged(self, result: Advantages) -> None:
-        """Put the augmented advantages where TRL has just logged its own."""
-        augmented = result.augmented_PG.flatten().tolist()
-        logged = list(self._logs["advantages"])[: -len(augmented)]
-        self._logs["advantages"].clear()
-        self._logs["advantages"].extend(logged + augmented)
-
-    def _write_rollouts(
-        self, inputs: list[dict[str, Any]], result: Advantages, reference: Reference | None, lengths_B: Tensor
-    ) -> None:
-        rows = gather_object([{"answer": str(row.get("answer", "")), "key": self._key(row)} for row in inputs])
-        if not self.accelerator.is_main_process:
-            return
-        size = len(rows)
-        assert self.args.rollouts_dir is not None
-        write_rollouts(
-            Path(self.args.rollouts_dir),
-            step=self.state.global_step + 1,
-            append=self._rollouts_step == self.state.global_step,
-            num_generations=self.num_generations,
-            prompts=list(self._logs["prompt"])[-size:],
-            completions=list(self._logs["completion"])[-size:],
-            golds=[row["answer"] for row in rows],
-            keys=[row["key"] for row in rows],
-            rewards_BF=self._captured["rewards_BF"],
-            reward_names=self.reward_func_names,
-            notes=self._captured["notes"],
-            correct_B=self._captured["correct_B"],
-            total_B=self._total(self._captured["rewards_BF"]),
-            tokens_B=self._captured["tokens_B"],
-            loss_tokens_B=lengths_B,
-            truncated_B=self._captured["truncated_B"],
-            result=result,
-            reference_PK=None if reference is None else reference.rewards_PK,
-        )
-        self._rollouts_step = self.state.global_step
 
     def _key(self, row: dict[str, Any]) -> str:
         """The key of a row's prompt, under which a bank has it; a run without a bank stores the same."""
@@ -580,7 +567,7 @@ class AAPOTrainer(GRPOTrainer):
             token_ids = self._draw(reference, prompt_ids, "reference", positions)
         rewards_BF, correct_B = self._score(inputs, token_ids)
         groups = (-1, self.num_generations)
-        return Reference(self._total(rewards_BF).view(groups), correct_B.view(groups))
+        return Reference(self.teacher.total(rewards_BF).view(groups), correct_B.view(groups))
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """TRL's evaluation; what comes back has all that was logged, by which the best model is chosen."""
@@ -613,6 +600,9 @@ class AAPOTrainer(GRPOTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
+        if self._bank is not None and self._writer is not None and checkpoint is not None:
+            met = [key for key in self._writer.keys_until(self.state.global_step) if key in self._bank]
+            self._bank_cost.meet(self._bank, met)
         if self._choice is not None and checkpoint is not None:
             self._choice.load(Path(checkpoint))
 

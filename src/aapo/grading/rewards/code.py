@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
 from aapo.errors import InputError, nearest
+from aapo.grading.programs import Limits
 from aapo.grading.rewards.completions import completion_text
-from aapo.grading.sandbox import Limits, require_sandbox, run_program
+from aapo.grading.sandbox import require_sandbox, run_program
 
 Comparison = Literal["lines", "open_r1"]
 Outcome = Literal["passed", "wrong", "timeout", "skipped"]

@@ -86,7 +86,7 @@ def diagnose(target: str | None = None, flags: Sequence[str] = ()) -> Diagnosis:
     report = None
     try:
         bank = recipe_bank(recipe, data)
-        if bank is not None:
+        if bank is not None and any(key in bank for key in data.keys):
             report, found = bank_part(bank, run_setting(recipe), data.keys)
             findings += [*found, *reward_findings(bank, recipe.reward_funcs)]
         elif recipe.uses_bank:

@@ -2,16 +2,18 @@
 
 import time
 from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
 
-from aapo.bank import ReferenceBank, find_score_set, sample_files
-from aapo.bank.storage import read_samples
+from aapo.bank import ReferenceBank, find_score_set
+from aapo.bank.rows import read_row
 from aapo.errors import AapoError
 from aapo.grading import RewardFunction, reward_functions, reward_name
 from aapo.recipe import Recipe
+from aapo.records import Completion
 from aapo.scoring import score_groups
 from aapo.training.bank_findings import bank_findings
 from aapo.training.bank_report import BankReport, Setting, report_bank
-from aapo.training.banks import bank_path, identity_of_bank
+from aapo.training.banks import RecipeBank
 from aapo.training.doctor.data import Data
 from aapo.training.findings import Finding, percent
 from aapo.training.preflight import summary_lines
@@ -37,12 +39,10 @@ def recipe_bank(recipe: Recipe, data: Data) -> ReferenceBank | None:
     """
     if not recipe.uses_bank or data.tokenizer is None:
         return None
-    identity = identity_of_bank(recipe, data.tokenizer)
-    path = bank_path(recipe, identity)
-    if recipe.run.reference_bank is not None:
-        return ReferenceBank.matching(path, identity)
-    there = bool(sample_files(path)) and find_score_set(path, identity["rewards"]) is not None
-    return ReferenceBank.matching(path, identity) if there else None
+    source = RecipeBank(recipe, data.tokenizer)
+    if recipe.run.reference_bank is None and find_score_set(source.path, source.identity["rewards"]) is None:
+        return None
+    return ReferenceBank.matching(source.path, source.identity, source.num_samples)
 
 
 def bank_part(
@@ -72,11 +72,16 @@ def reward_findings(bank: ReferenceBank, functions: Sequence[RewardFunction] | N
 
 def _called(bank: ReferenceBank, function: RewardFunction) -> Iterator[Finding]:
     """What is found when the function is called."""
-    sampled, name = read_samples(sample_files(bank.path)[0]), reward_name(function)
-    rows, completions = sampled.rows[:NUM_CALLED], sampled.completions[:NUM_CALLED]
+    name, columns = reward_name(function), ["row", "completions", "token_ids", "finish_reasons"]
+    stored = list(islice(bank.rows(columns), NUM_CALLED))
+    if not stored:
+        return
+    completions = [
+        [Completion(*each) for each in zip(*(row[column] for column in columns[1:]), strict=True)] for row in stored
+    ]
     began = time.monotonic()
     try:
-        scores_P = score_groups([function], rows, completions)
+        scores_P = score_groups([function], [read_row(row["row"]) for row in stored], completions)
     except AapoError as error:
         yield Finding("error", "rewards", str(error), "", "docs/grading.md")
         return

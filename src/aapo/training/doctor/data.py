@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from aapo.recipe import Recipe
-from aapo.scoring import as_prompt
 from aapo.training.findings import Finding, percent, quoted
 from aapo.training.models import model_path, model_spec
 from aapo.training.prompts import CheckedPrompts, checked_prompts
@@ -42,7 +41,7 @@ def read_data(recipe: Recipe) -> Data:
         return Data(findings=[Finding("note", "data", text, "make it by `aapo base build RECIPE`")])
     tokenizer = model_spec(recipe, path, recipe.model.model_revision).load_tokenizer()
     checked = checked_prompts(recipe, tokenizer)
-    prompts = [as_prompt(dict(row), tokenizer, **recipe.training.template_options) for row in checked.rows]
+    prompts = checked.prompts
     longest = max(len(prompt.ids) for prompt in prompts)
     pairs = [(prompt.question, prompt.gold) for prompt in prompts]
     findings = [*_unreadable(checked), *_repeated(pairs)]
