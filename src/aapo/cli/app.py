@@ -289,6 +289,9 @@ def compare(
     sweep: Annotated[list[str] | None, typer.Option(help="FIELD=V1,V2,...; every combination is run.")] = None,
     match: Annotated[str, typer.Option(help="What runs have the same amount of: steps, tokens or seconds.")] = "steps",
     budget: Annotated[float | None, typer.Option(min=0, help="Generated tokens, or seconds, of each run.")] = None,
+    bank_cost: Annotated[
+        str, typer.Option("--bank-cost", help="Of the reference samples a run pays: run (all), amortised, free.")
+    ] = "amortised",
     curve_points: Annotated[
         int, typer.Option("--curve-points", min=0, help="Held-out evaluations of a run while it trains.")
     ] = 5,
@@ -312,6 +315,7 @@ def compare(
         sweep=sweep or [],
         match=match,
         budget=budget,
+        bank_cost=bank_cost,
         curve_points=curve_points,
         jobs=jobs,
         devices=[part.replace("+", ",") for part in _listed(devices or "")],

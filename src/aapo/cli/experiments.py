@@ -19,7 +19,7 @@ from aapo.experiments import (
     write_plan,
     write_summary,
 )
-from aapo.experiments.plan import Match
+from aapo.experiments.plan import BankCost, Match
 from aapo.experiments.summary import SUMMARY
 from aapo.files import write_json
 from aapo.progress import console, told_progress
@@ -37,6 +37,7 @@ class CompareOptions:
     sweep: list[str]
     match: str
     budget: float | None
+    bank_cost: str
     curve_points: int
     jobs: int | None
     devices: list[str]
@@ -58,6 +59,7 @@ def compare(source: str, options: CompareOptions, flags: Sequence[str]) -> None:
         sweep=_swept(options.sweep),
         match=cast(Match, options.match),
         budget=options.budget,
+        bank_cost=cast(BankCost, options.bank_cost),
         curve_points=options.curve_points,
         flags=flags,
     )

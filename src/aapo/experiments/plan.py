@@ -20,10 +20,11 @@ from aapo.recipe.training import AXIS_FIELDS
 from aapo.runs import RunDirectory
 
 Match = Literal["steps", "tokens", "seconds"]
+BankCost = Literal["run", "amortised", "free"]
 BUDGET_FIELDS = {"tokens": "max_generated_tokens", "seconds": "max_training_seconds"}
 PLAN, RUNS = "comparison.json", "runs"
 # Set by the comparison itself.
-OWN_FIELDS = ("algorithm", "seed", "output_dir", *BUDGET_FIELDS.values())
+OWN_FIELDS = ("algorithm", "seed", "output_dir", "bank_cost_share", *BUDGET_FIELDS.values())
 # What an algorithm brings along.
 ALGORITHM_FIELDS = (*AXIS_FIELDS.values(), *COLLECTION_FIELDS)
 
@@ -87,6 +88,7 @@ class Plan:
         seeds: Seeds of the runs.
         match: What all runs have the same amount of.
         budget: That amount.
+        bank_share: Share of what the reference samples cost that counts for each run that reads them.
         runs: Seed by seed, so that an interrupted comparison has whole ones.
     """
 
@@ -96,6 +98,7 @@ class Plan:
     seeds: list[int]
     match: Match
     budget: float
+    bank_share: float
     runs: list[PlannedRun]
 
 
@@ -108,6 +111,7 @@ def make_plan(
     sweep: Mapping[str, Sequence[Any]] | None = None,
     match: Match = "steps",
     budget: float | None = None,
+    bank_cost: BankCost = "amortised",
     curve_points: int = 5,
     flags: Sequence[str] = (),
 ) -> Plan:
@@ -125,6 +129,8 @@ def make_plan(
         sweep: Values by field; every combination is a variant.
         match: What the runs have the same amount of.
         budget: The amount of tokens or seconds; for steps it is the recipe's max_steps.
+        bank_cost: How much of the reference samples that a run reads counts for it: all (`run`), its part where all
+            runs of the comparison that read a bank share them (`amortised`), nothing (`free`).
         curve_points: How often each run is evaluated on the held-out prompts while it trains, the start not counted.
         flags: `--field value` for all runs.
 
@@ -143,6 +149,8 @@ def make_plan(
         for variant in _variants(base, algorithm, {key: list(values) for key, values in (sweep or {}).items()}, given)
     ]
     amount = {BUDGET_FIELDS[match]: int(budget) if match == "tokens" else budget} if budget else {}
+    share = _bank_share(base, variants, seeds, given, bank_cost, folder)
+    amount |= {"bank_cost_share": share} if budget else {}
     runs = []
     for seed, variant in itertools.product(seeds, variants):
         recipe = _with_curve(_resolved(base, variant, {**given, **amount, "seed": seed}), curve_points, variant)
@@ -151,7 +159,7 @@ def make_plan(
         if not any(key.split(".")[0] in run.recipe.given for run in runs):
             raise InputError(f"--{key} has no effect on any of {', '.join(algorithms)}; remove it")
     steps = runs[0].recipe.training.max_steps
-    plan = Plan(folder, base.name, variants, list(seeds), match, float(budget or steps), runs)
+    plan = Plan(folder, base.name, variants, list(seeds), match, float(budget or steps), share, runs)
     _check_folder(plan)
     return plan
 
@@ -184,6 +192,26 @@ def _variants(base: Recipe, algorithm: str, sweep: Mapping[str, list[Any]], give
         Variant(algorithm, dict(zip(fields, values, strict=True)))
         for values in itertools.product(*(sweep[field] for field in fields))
     ]
+
+
+def _bank_share(
+    base: Recipe,
+    variants: Sequence[Variant],
+    seeds: Sequence[int],
+    given: Mapping[str, Any],
+    bank_cost: BankCost,
+    folder: Path,
+) -> float:
+    """The share of its bank's cost that counts for a run; that of an earlier call where this one extends it."""
+    if bank_cost not in get_args(BankCost):
+        raise InputError(
+            f"--bank-cost is {bank_cost!r}{nearest(bank_cost, get_args(BankCost))}; it must be "
+            f"{', '.join(get_args(BankCost))}"
+        )
+    if (stored := _stored(folder).get("bank_share")) is not None:
+        return stored
+    reading = sum(_resolved(base, variant, given).uses_bank for variant in variants) * len(seeds)
+    return {"run": 1.0, "amortised": 1 / max(reading, 1), "free": 0.0}[bank_cost]
 
 
 def _resolved(base: Recipe, variant: Variant, given: Mapping[str, Any]) -> Recipe:
@@ -220,12 +248,11 @@ def _check_folder(plan: Plan) -> None:
     Raises:
         InputError: It holds something else.
     """
-    file = plan.folder / PLAN
-    if not file.exists():
+    stored = _stored(plan.folder)
+    if not stored:
         if plan.folder.exists() and any(plan.folder.iterdir()):
             raise InputError(f"{plan.folder} is not empty and holds no comparison; choose another --output")
         return
-    stored = json.loads(file.read_text(encoding="utf-8"))
     asked = {"recipe": plan.recipe, "match": plan.match, "budget": plan.budget}
     changed = [f"{key}: {stored[key]} there, {value} asked" for key, value in asked.items() if stored[key] != value]
     for run in plan.runs:
@@ -251,6 +278,7 @@ def write_plan(plan: Plan) -> None:
             "recipe": plan.recipe,
             "match": plan.match,
             "budget": plan.budget,
+            "bank_share": plan.bank_share,
             "variants": [
                 {"label": variant.label, "algorithm": variant.algorithm, "settings": dict(variant.settings)}
                 for variant in variants.values()
@@ -259,9 +287,12 @@ def write_plan(plan: Plan) -> None:
     )
 
 
-def _stored_variants(folder: Path) -> list[Variant]:
+def _stored(folder: Path) -> dict[str, Any]:
+    """What an earlier call has written of the comparison; empty without one."""
     file = folder / PLAN
-    if not file.exists():
-        return []
-    stored = json.loads(file.read_text(encoding="utf-8"))["variants"]
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def _stored_variants(folder: Path) -> list[Variant]:
+    stored = _stored(folder).get("variants", [])
     return [Variant(row["algorithm"], row["settings"]) for row in stored]

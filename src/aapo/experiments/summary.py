@@ -33,6 +33,8 @@ from aapo.runs import RunDirectory
 SUMMARY = "summary.json"
 CURVE_METRIC = "eval_rollout/accuracy"
 POSITION = {"steps": "step", "tokens": "rollout/generated_tokens", "seconds": "seconds"}
+# What the reference samples cost, beside them.
+BANK = {"tokens": "bank/generated_tokens", "seconds": "bank/seconds"}
 # With more variants every one is held against the first only.
 MAX_ALL_PAIRS = 8
 CORRECTION = "Holm, over all pairs of final scores"
@@ -47,19 +49,21 @@ class FinishedRun:
         seed: Its seed.
         trained: The final model on the held-out problems.
         rows: Its metrics, one dictionary a step.
+        bank_share: Share of what its reference samples cost that counts.
     """
 
     path: Path
     seed: int
     trained: Evaluation
     rows: list[dict[str, Any]]
+    bank_share: float = 0.0
 
     @classmethod
-    def read(cls, path: Path) -> "FinishedRun":
+    def read(cls, path: Path, bank_share: float = 0.0) -> "FinishedRun":
         """The run in a run directory."""
         run = RunDirectory(path)
         found = {item.model: item for item in read_evaluations(run.evaluation)}
-        return cls(path, int(path.name.removeprefix("seed-")), found["trained"], run.metrics())
+        return cls(path, int(path.name.removeprefix("seed-")), found["trained"], run.metrics(), bank_share)
 
     @cached_property
     def scores(self) -> dict[str, float]:
@@ -80,9 +84,17 @@ class FinishedRun:
 
     def _position(self, step: int, match: Match) -> float:
         """Where a step is; its metrics may be split over lines, and the start has none."""
-        key = POSITION[match]
+        bank = self.bank_share * self._at(step, BANK[match]) if match in BANK else 0.0
+        return self._at(step, POSITION[match]) + bank
+
+    def _at(self, step: int, key: str) -> float:
         known = [row[key] for row in self.rows if row["step"] <= step and row.get(key) is not None]
         return float(known[-1]) if known and step else 0.0
+
+    @property
+    def bank_tokens(self) -> float:
+        """Of the tokens at its end those that are its share of the reference samples'."""
+        return self.bank_share * self._at(self.rows[-1]["step"], BANK["tokens"])
 
     def end(self, match: Match) -> float:
         """Where the run ends."""
@@ -137,7 +149,8 @@ def write_summary(folder: Path) -> dict[str, Any]:
     for variant in variants:
         paths = sorted((folder / RUNS / variant.folder).glob("seed-*.yaml"), key=lambda path: int(path.stem[5:]))
         runs = [path.with_suffix("") for path in paths]
-        done = [FinishedRun.read(path) for path in runs if (path / "evaluation" / "results.json").is_file()]
+        share = float(plan.get("bank_share", 0.0))
+        done = [FinishedRun.read(path, share) for path in runs if (path / "evaluation" / "results.json").is_file()]
         groups.append(Group(variant, done))
         failures += [
             {"run": str(path.relative_to(folder)), "reason": failed.read_text(encoding="utf-8").strip()}
@@ -190,7 +203,10 @@ def _variant_row(group: Group, match: Match, end: float) -> dict[str, Any]:
             {"seed": run.seed, "positions": positions, "scores": scores}
             for run, (positions, scores) in zip(group.runs, curves, strict=True)
         ],
-        "cost": {name: float(np.mean([run.end(name) for run in group.runs])) for name in get_args(Match)},
+        "cost": {
+            **{name: float(np.mean([run.end(name) for run in group.runs])) for name in get_args(Match)},
+            "bank_tokens": float(np.mean([run.bank_tokens for run in group.runs])),
+        },
     }
 
 

@@ -69,6 +69,14 @@ RECIPE_RULES = (
             "reference is live" if recipe.training.objective.needs_reference else "the objective has no margin",
         ),
     ),
+    Rule(
+        ("bank_cost_share",),
+        lambda recipe: _unless(
+            recipe.uses_bank and (recipe.run.max_generated_tokens or recipe.run.max_training_seconds) is not None,
+            "nothing is held against the cost of a bank",
+        ),
+        "set max_generated_tokens or max_training_seconds, or remove it",
+    ),
     Rule(EVAL_FIELDS, lambda recipe: _unless(recipe.data.num_eval_prompts > 0, "num_eval_prompts is 0")),
 )
 

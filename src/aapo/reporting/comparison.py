@@ -129,7 +129,17 @@ def _sentence(pair: dict[str, Any]) -> str:
 def variant_table(summary: Summary) -> ScoreTable:
     """Scores of each variant over its seeds, in percent."""
     has_area = all(variant["area"] for variant in summary["variants"])
-    columns = ["variant", "seeds", "mean", "IQ mean", *(["area"] if has_area else []), "steps", "tokens", "seconds"]
+    columns = [
+        "variant",
+        "seeds",
+        "mean",
+        "IQ mean",
+        *(["area"] if has_area else []),
+        "steps",
+        "tokens",
+        "of bank",
+        "seconds",
+    ]
     rows = [
         [
             variant["label"],
@@ -137,14 +147,15 @@ def variant_table(summary: Summary) -> ScoreTable:
             _percent(variant["final"]["mean"]),
             _percent(variant["final"]["interquartile_mean"]),
             *([_percent(variant["area"]["mean"])] if has_area else []),
-            *(f"{variant['cost'][key]:,.0f}" for key in ("steps", "tokens", "seconds")),
+            *(f"{variant['cost'].get(key, 0):,.0f}" for key in ("steps", "tokens", "bank_tokens", "seconds")),
         ]
         for variant in summary["variants"]
     ]
     notes = [
         f"Percent right on {summary['task']}, {summary['num_problems']} held-out problems x {summary['num_samples']}; "
         f"95% intervals over seeds, for these problems (Student's, on log odds). Protocol {summary['protocol']}.",
-        f"Matched by {summary['match']} ({summary['budget']:,.0f}); tokens are generated ones, means over seeds.",
+        f"Matched by {summary['match']} ({summary['budget']:,.0f}); tokens are generated ones, "
+        "means over seeds, the reference samples' share (of bank) counted.",
     ]
     if has_area:
         notes.append("Area: the mean height of the curve of held-out scores during training.")
