@@ -1,4 +1,4 @@
-"""Settings from YAML and flags as the fields of dataclasses: names and types checked, errors of one line."""
+"""Settings from YAML and flags as the fields of dataclasses: names, types, ranges checked, errors of one line."""
 
 import types
 import typing
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import yaml
 
 from aapo.errors import InputError, nearest
+from aapo.ranges import check
 
 Config = TypeVar("Config")
 
@@ -53,11 +54,17 @@ def parse_flags(flags: Sequence[str]) -> dict[str, Any]:
             value = items.pop(0)
         name, dot, entry = key.partition(".")
         key = name.replace("-", "_") + dot + entry  # an entry may be a file's name, whose dashes are its own
-        try:
-            result[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            result[key] = value
+        result[key] = _flag_value(value)
     return result
+
+
+def _flag_value(text: str) -> Any:
+    """What a flag's text stands for; a mapping or a list only where it has its brackets, as in `{max_len: 4096}`."""
+    try:
+        value = yaml.safe_load(text) if text.strip() else text  # an empty text is no null
+    except (yaml.YAMLError, ValueError):  # such as 2025-13-01, which is no date
+        return text
+    return text if isinstance(value, (dict, list)) and text.lstrip()[0] not in "{[" else value
 
 
 def read_mapping(text: str, what: str) -> dict[str, Any]:
@@ -72,7 +79,7 @@ def read_mapping(text: str, what: str) -> dict[str, Any]:
     """
     try:
         given = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{what} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(given, dict):
         raise InputError(f"{what} is not a mapping of fields; write one `field: value` a line")
@@ -88,13 +95,25 @@ def make(config: type[Config], given: Mapping[str, Any], prefix: str = "") -> Co
         prefix: Put before a field's name in messages, such as `base_model.`.
 
     Raises:
-        InputError: A field is unknown or of the wrong type, or `config` refuses it.
+        InputError: A field is unknown, of the wrong type or out of its range, or `config` refuses it.
     """
     kinds = field_types(config)
     for key in given:
         if key not in kinds:
             raise InputError(f"unknown field {prefix + str(key)!r}{nearest(str(key), kinds)}")
-    return config(**{key: typed(prefix + key, value, kinds[key]) for key, value in given.items() if value is not None})
+    return config(**{key: checked(key, value, kinds[key], prefix) for key, value in given.items() if value is not None})
+
+
+def checked(key: str, value: Any, kind: Any, prefix: str = "") -> Any:
+    """The value of the field `key` as its type, within its range; None as it is.
+
+    Raises:
+        InputError: It is of the wrong type or out of its range.
+    """
+    value = typed(prefix + key, value, kind)
+    if value is not None:
+        check(key, value, prefix)
+    return value
 
 
 def field_types(config: type) -> dict[str, Any]:
@@ -122,20 +141,26 @@ def typed(key: str, value: Any, kind: Any) -> Any:
     if float in plain and isinstance(value, (str, int)) and int not in plain:
         try:
             return float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             if str not in plain:
                 raise InputError(f"{key} is {value!r}; it must be a number") from None
     if list in plain and not isinstance(value, (dict, *(option for option in plain if option in _SCALARS))):
-        return [typed(key, item, inner) for item, inner in _items(value, allowed[plain.index(list)])]
+        return [_item(key, item, inner) for item, inner in _items(value, allowed[plain.index(list)])]
     known = [option for option in plain if isinstance(option, type)]
     if known and not isinstance(value, tuple(known)) and len(known) == len(plain):
-        if str in known:
+        if str in known and not isinstance(value, (dict, list)):
             return str(value)
         raise InputError(f"{key} is {value!r}; it must be {_names(plain)}")
     return value
 
 
 _SCALARS = (str, int, float, bool)
+
+
+def _item(key: str, item: Any, kind: Any) -> Any:
+    if item is None:
+        raise InputError(f"{key} has an item without a value; write one, or remove it")
+    return typed(key, item, kind)
 
 
 def _items(value: Any, kind: Any) -> list[tuple[Any, Any]]:
@@ -152,7 +177,9 @@ def _is_union(kind: Any) -> bool:
 
 
 def _names(kinds: list[Any]) -> str:
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list"}
+    words = {
+        int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list", dict: "a mapping",
+    }  # fmt: skip
     return " or ".join(
         words.get(kind, getattr(kind, "__name__", str(kind))) for kind in kinds if kind is not type(None)
     )

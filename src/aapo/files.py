@@ -12,6 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from aapo.errors import InputError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -26,6 +28,25 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_folder(path: Path, setting: str) -> None:
+    """Check that `path` is a folder that can be written to, or can be made; it stays as it is.
+
+    Args:
+        path: The folder.
+        setting: What names it, for the message.
+
+    Raises:
+        InputError: It, or what it would be made in, is no folder or not writable.
+    """
+    try:
+        existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        with tempfile.TemporaryFile(dir=existing):  # permissions do not say that a disk is read-only
+            pass
+    except (OSError, ValueError) as error:  # ValueError: a character that no name has
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{setting} is {path}, which cannot be written to ({reason}); choose another") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -11,7 +11,8 @@ LINE_SECONDS = 10.0
 Update = Callable[[int, str], None]
 Tell = Callable[[int, int], None]
 
-console = Console(highlight=False, soft_wrap=True)
+# Text is printed as it is: a path or an answer may hold what Rich takes for markup or an emoji.
+console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 @contextmanager
@@ -27,8 +28,8 @@ def progress(what: str, total: int, *, start: int = 0, visible: bool = True) -> 
     if not visible or total <= 0:
         yield lambda done, note: None
     elif console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())
-        times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+        columns = (_column("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())
+        times = (TimeElapsedColumn(), _column("left"), TimeRemainingColumn(), _column("{task.fields[note]}"))
         with Progress(*columns, *times, console=console) as bar:
             task = bar.add_task(what, total=total, completed=start, note="")
             yield lambda done, note: bar.update(task, completed=done, note=note)
@@ -49,6 +50,10 @@ def told_progress(what: str, *, visible: bool = True) -> Iterator[Tell]:
             update(done, "")
 
         yield tell
+
+
+def _column(text: str) -> TextColumn:
+    return TextColumn(text, markup=False)
 
 
 def _lines(what: str, total: int, start: int) -> Update:

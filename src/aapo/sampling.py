@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from aapo.errors import InputError
+from aapo.ranges import check_all
 from aapo.records import Completion
 
 
@@ -13,7 +14,7 @@ class SamplingSettings:
     """How completions are drawn; the names are Transformers' and TRL's.
 
     Attributes:
-        temperature: > 0; 0 is greedy decoding.
+        temperature: >= 0; 0 is greedy decoding.
         top_p: Nucleus in (0, 1]; 1 keeps all tokens.
         top_k: Tokens kept; 0 keeps all.
         min_p: Tokens below this share of the likeliest token's probability are dropped; None keeps all.
@@ -39,14 +40,7 @@ class SamplingSettings:
         Raises:
             InputError: A value is out of its range.
         """
-        if self.temperature < 0:
-            raise InputError(f"temperature is {self.temperature}; it must be >= 0 (0 is greedy decoding)")
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p is {self.top_p}; it must be in (0, 1]")
-        if self.max_completion_length < 1:
-            raise InputError(f"max_completion_length is {self.max_completion_length}; it must be >= 1")
-        if isinstance(self.stop, str) or not all(self.stop):
-            raise InputError(f"stop is {self.stop!r}; it must be a list of strings that are not empty; write ['...']")
+        check_all(vars(self))
         for key, instead in _OWN_FIELDS.items():
             if key in (self.generation_kwargs or {}):
                 raise InputError(f"generation_kwargs sets {key}; set {instead} instead")

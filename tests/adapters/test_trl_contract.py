@@ -5,9 +5,18 @@ import inspect
 import pytest
 import torch
 import trl
+from accelerate.utils import DynamoBackend
+from transformers.debug_utils import DebugOption
+from transformers.generation.configuration_utils import ALL_CACHE_IMPLEMENTATIONS
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.trainer_utils import FSDPOption, HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
+from transformers.training_args import OptimizerNames, trainer_log_levels
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import RepeatSampler
+
+from aapo.grading.extraction import CONVENTIONS
+from aapo.ranges import RANGES
 
 PARAMETERS = {
     "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
@@ -86,3 +95,21 @@ def test_the_sampler_takes_its_order_from_its_generator():
     first = list(sampler)
     sampler.generator.manual_seed(1)
     assert list(sampler) == first, f"{HINT}EpochSampler, since RepeatSampler no longer draws from self.generator"
+
+
+def test_the_table_of_ranges_has_the_names_that_the_libraries_know():
+    known = {
+        "optim": OptimizerNames, "lr_scheduler_type": SchedulerType, "eval_strategy": IntervalStrategy,
+        "save_strategy": SaveStrategy, "hub_strategy": HubStrategy, "debug": DebugOption,
+    }  # fmt: skip
+    names = {name: [item.value for item in options] for name, options in known.items()}
+    names |= {
+        "report_to": ["all", "none", *INTEGRATION_TO_CALLBACK],
+        "log_level": trainer_log_levels,
+        "torch_compile_backend": [item.value.lower() for item in DynamoBackend],
+        "cache_implementation": [*ALL_CACHE_IMPLEMENTATIONS, "paged"],
+        "fsdp": [*(item.value for item in FSDPOption), True, False],
+        "answer_convention": CONVENTIONS,
+    }
+    for name, expected in names.items():
+        assert set(RANGES[name].names) == set(expected), f"aapo.ranges: {name}"

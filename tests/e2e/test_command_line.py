@@ -422,8 +422,8 @@ class TestBadInput:
 
     def test_settings_that_do_not_go_together(self, capsys):
         train = ("train", "small.yaml", "--dry-run")
-        assert "margin_low is 0.3; it must be <= 0" in refused(capsys, *train, "--margin_low", 0.3)
-        assert "margin_high is -0.3; it must be >= 0" in refused(
+        assert "margin_low is 0.3; it must be a finite number <= 0" in refused(capsys, *train, "--margin_low", 0.3)
+        assert "margin_high is -0.3; it must be a finite number >= 0" in refused(
             capsys, *train, "--margin_low", -0.2, "--margin_high", -0.3
         )
         assert "there are 2 training prompts and one batch takes 4" in refused(capsys, *train, "--num_train_prompts", 2)

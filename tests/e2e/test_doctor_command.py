@@ -6,6 +6,7 @@ import re
 import pytest
 
 from aapo.cli.app import run
+from aapo.named import module_at
 from aapo.runs import RunDirectory
 from scripted import mixed, right, write_recipe, wrong
 
@@ -13,6 +14,8 @@ from scripted import mixed, right, write_recipe, wrong
 @pytest.fixture(autouse=True)
 def workplace(tmp_path, monkeypatch, cache):
     monkeypatch.chdir(tmp_path)
+    yield
+    module_at.cache_clear()  # files of one name in other folders
 
 
 @pytest.fixture
@@ -177,9 +180,13 @@ def test_doctor_refuses_what_is_nothing_and_flags_without_a_recipe(recipe, capsy
 
 def test_doctor_goes_on_where_a_part_cannot_be_looked_at(recipe, capsys):
     path = recipe(mixed)
-    code, out, _ = called(capsys, "doctor", path, "--answer_column", "solution", "--attn_implementation", "none")
+    code, out, _ = called(
+        capsys, "doctor", path, "--answer_column", "solution", "--attn_implementation", "flash_attention_3"
+    )
     assert code == 1 and out.startswith("error    ")
-    assert "solution" in out and "attn_implementation is none, which cannot be used" in " ".join(out.split())
+    assert "solution" in out and "attn_implementation is flash_attention_3, which cannot be used" in " ".join(
+        out.split()
+    )
     assert "error: 2" in out and "free space" in out
 
 
@@ -214,8 +221,8 @@ def loud(completions, **columns):
 
 
 def test_doctor_calls_the_reward_functions(recipe, capsys, tmp_path):
-    (tmp_path / "mine.py").write_text(REWARDS)
-    names = ["accuracy", "mine.py:absent", "mine.py:slow", "mine.py:loud"]
+    (tmp_path / "signals.py").write_text(REWARDS)
+    names = ["accuracy", "signals.py:absent", "signals.py:slow", "signals.py:loud"]
     path = recipe(mixed, reward_funcs=names, reward_weights=[0.1, 1.0, 1.0, 1.0])
     code, out, _ = called(capsys, "doctor", path)
     said = " ".join(out.split())
@@ -224,10 +231,8 @@ def test_doctor_calls_the_reward_functions(recipe, capsys, tmp_path):
     assert "reward function slow takes 2" in said and "s for 1,000 completions" in said
     assert "reward function loud moves rewards more than accuracy does: weighted, their samples of a prompt" in said
     assert "spread by 0.5 and 0.05" in said
-    module = (tmp_path / "mine.py").read_text()
-    (tmp_path / "mine.py").write_text(module.replace("def loud", "def other").replace("def raises", "def loud"))
-    from aapo.named import module_at
-
+    module = (tmp_path / "signals.py").read_text()
+    (tmp_path / "signals.py").write_text(module.replace("def loud", "def other").replace("def raises", "def loud"))
     module_at.cache_clear()
     code, out, _ = called(capsys, "doctor", "bank")
-    assert code == 1 and "reward function 'mine.py:loud' failed on sample 1 of 48" in " ".join(out.split())
+    assert code == 1 and "reward function 'signals.py:loud' failed on sample 1 of 48" in " ".join(out.split())

@@ -127,20 +127,23 @@ def test_refill_has_a_bound_where_there_is_a_refill():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"min_live_frac": 2}, "min_live_frac is 2.0; it must be a share of groups in [0, 1] (DAPO uses 1, GPG 0.5)"),
+        (
+            {"min_live_frac": 2},
+            "min_live_frac is 2.0; it must be a number from 0 to 1 (a share of the groups; DAPO uses 1, GPG 0.5)",
+        ),
         (
             {"max_refill_rounds": 5},
             "max_refill_rounds is 5 but has no effect, because min_live_frac is 0; set min_live_frac, or remove it",
         ),
         (
             {"algorithm": "dapo", "max_refill_rounds": 0},
-            "max_refill_rounds is 0; it must be >= 1 (for no refill set min_live_frac to 0)",
+            "max_refill_rounds is 0; it must be a whole number from 1 to 1,000 (for no refill set min_live_frac to 0)",
         ),
         (
             {"overlong_buffer": 1.0},
-            "overlong_buffer is 1.0; it must be a share of max_completion_length in [0, 1) (DAPO uses 0.2)",
+            "overlong_buffer is 1.0; it must be a number in [0, 1) (a share of max_completion_length; DAPO uses 0.2)",
         ),
-        ({"generations_factor": 0}, "generations_factor is 0; it must be a whole number >= 1"),
+        ({"generations_factor": 0}, "generations_factor is 0; it must be a whole number from 1 to 64"),
         (
             {"importance_sampling_level": "sentence"},
             "importance_sampling_level is 'sentence'; it must be one of token, sequence",
@@ -165,11 +168,11 @@ def test_refill_has_a_bound_where_there_is_a_refill():
         ),
         (
             {"reference": "live", "sync_ref_model": True, "ref_model_sync_steps": 0},
-            "ref_model_sync_steps is 0; it must be >= 1",
+            "ref_model_sync_steps is 0; it must be a whole number from 1 to 1,000,000,000",
         ),
         (
             {"reference": "live", "sync_ref_model": True, "ref_model_mixup_alpha": 1.5},
-            "ref_model_mixup_alpha is 1.5; it must be above 0 and at most 1, a copy of the policy",
+            "ref_model_mixup_alpha is 1.5; it must be a number in (0, 1] (1 makes it a copy of the policy)",
         ),
         (
             {"reference": "live", "sync_ref_model": True, "use_peft": True},

@@ -130,7 +130,7 @@ def test_generated_tasks_are_graded_by_their_own_verifier():
         ("gone.jsonl", "gone.jsonl, and there is no such file"),
         ("typo.yaml", r"unknown field 'prompt_colum' \(did you mean prompt_column\?\)"),
         ("none.yaml", "task none.yaml has no dataset_name"),
-        ("zero.yaml", "num_problems of task zero is 0; it must be >= 1"),
+        ("zero.yaml", "num_problems is 0; it must be a whole number from 1"),
         ("aime24=wrong.jsonl", "has no column 'problem'; it has question, answer"),
         ("gpqa:diamond=wrong.jsonl", "has no column 'Question'; it has question, answer"),
         ("empty.yaml", "rows have no gold answer"),

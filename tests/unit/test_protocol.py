@@ -62,8 +62,8 @@ def test_changed_settings_show_in_the_name():
     [
         ("temperature: 0\nnum_samples: 4", "all samples of a problem are the same"),
         ("prompt_template: Solve it.", r"it must contain \{question\}"),
-        ("top_p: 2", "top_p is 2.0; it must be in"),
-        ("num_samples: 0", "num_samples is 0; it must be a whole number >= 1"),
+        ("top_p: 2", "top_p is 2.0; it must be a number in"),
+        ("num_samples: 0", "num_samples is 0; it must be a whole number from 1 to 10,000"),
         ("max_tokens: 5", "unknown field 'max_tokens'"),
         ("conversational: false\nchat_template_kwargs: {a: 1}", "chat_template_kwargs has no effect"),
         ("grader: '1'", "grader is 1; this version of aapo grades by"),

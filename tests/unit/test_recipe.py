@@ -12,6 +12,9 @@ def test_flags_are_yaml_values_and_reach_mapping_entries():
     assert parse_flags(["--learning_rate", "1e-4", "--margin-low=-0.1", "--reward_funcs", "[accuracy]"]) == {
         "learning_rate": "1e-4", "margin_low": -0.1, "reward_funcs": ["accuracy"],
     }  # fmt: skip
+    texts = {"system_prompt": "Answer:", "run_name": "2025-13-01", "hub_model_id": "", "reward_kwargs": "{len: {}}"}
+    read = parse_flags([word for name, text in texts.items() for word in (f"--{name}", text)])
+    assert read == texts | {"reward_kwargs": {"len": {}}}
     recipe = load_recipe("quickstart", ["--learning_rate", "1e-4", "--base_model.hidden_size", "64"])
     assert recipe.trainer["learning_rate"] == 1e-4
     assert recipe.base_model is not None and recipe.base_model.hidden_size == 64
@@ -60,8 +63,8 @@ def test_a_run_directory_is_a_recipe(tmp_path):
     ("changes", "message"),
     [
         ({"learning_rat": 1}, r"unknown field 'learning_rat' \(did you mean learning_rate\?\)"),
-        ({"margin_low": 0.3}, r"margin_low is 0.3; it must be <= 0 \(AAPO uses -0.2\)"),
-        ({"margin_low": -0.1, "margin_high": -0.2}, "margin_high is -0.2; it must be >= 0"),
+        ({"margin_low": 0.3}, r"margin_low is 0.3; it must be a finite number <= 0 \(AAPO uses -0.2\)"),
+        ({"margin_low": -0.1, "margin_high": -0.2}, "margin_high is -0.2; it must be a finite number >= 0"),
         ({"algorithm": "ppo"}, "algorithm is 'ppo'; it must be one of aapo, aapo-paired, grpo"),
         (
             {"algorithm": "grpo", "margin_low": -0.1},

@@ -149,11 +149,11 @@ def test_a_prompt_beyond_the_context_is_refused(tiny_folder):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"temperature": -1.0}, "temperature is -1.0; it must be >= 0"),
-        ({"top_p": 0.0}, r"top_p is 0.0; it must be in \(0, 1\]"),
-        ({"max_completion_length": 0}, "max_completion_length is 0; it must be >= 1"),
-        ({"stop": "ab"}, "stop is 'ab'; it must be a list of strings"),
-        ({"stop": ("",)}, "it must be a list of strings that are not empty"),
+        ({"temperature": -1.0}, "temperature is -1.0; it must be a number from 0 to 100"),
+        ({"top_p": 0.0}, r"top_p is 0.0; it must be a number in \(0, 1\]"),
+        ({"max_completion_length": 0}, "max_completion_length is 0; it must be a whole number from 1"),
+        ({"stop": "ab"}, "stop is 'ab'; it must be a list, each item text"),
+        ({"stop": ("",)}, "it must be a list, each item text that is not empty"),
     ],
 )
 def test_bad_settings(fields, message):

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from aapo.errors import InputError
+
 
 @dataclass
 class BaseModelConfig:
@@ -38,3 +40,15 @@ class BaseModelConfig:
     warmup_accuracy: float = 0.25
     warmup_num_problems: int = 20_000
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check what must go together.
+
+        Raises:
+            InputError: Query heads cannot share the key and value heads evenly.
+        """
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise InputError(
+                f"base_model.num_attention_heads is {self.num_attention_heads}; it must be a multiple of "
+                f"num_key_value_heads, which is {self.num_key_value_heads}"
+            )

@@ -153,7 +153,7 @@ def evaluate(
     share: Annotated[
         str | None, typer.Option(help="I/N: sample only that share (0/4 ... 3/4), for N jobs with one cache.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the samples.")] = 0,
     published: Annotated[str | None, typer.Option(help="Rows of the paper's Table 1: 'Qwen 1.5B', ... or all.")] = None,
     mix_protocols: Annotated[bool, typer.Option("--mix-protocols", help="Compare across protocols.")] = False,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code.")] = False,
@@ -167,11 +167,11 @@ def evaluate(
     from aapo.cli import evaluation
 
     options = evaluation.Options(
-        tasks=_listed(tasks),
+        tasks=_named("--tasks", tasks),
         dev_tasks=_listed(dev_tasks),
         protocol=protocol,
         num_samples=num_samples,
-        ks=None if k is None else [_whole("--k", part) for part in _listed(k)],
+        ks=None if k is None else [_whole("--k", part) for part in _named("--k", k)],
         checkpoints=checkpoints,
         against=against,
         revision=revision,
@@ -191,6 +191,12 @@ def evaluate(
 
 def _listed(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _named(option: str, text: str) -> list[str]:
+    if not (names := _listed(text)):
+        raise InputError(f"{option} is empty; name at least one, with commas between several")
+    return names
 
 
 def _whole(option: str, text: str) -> int:

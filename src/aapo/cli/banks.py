@@ -79,7 +79,7 @@ def rescore(path: Path, names: str | None, kwargs: str | None, failure: str) -> 
     scores, pieces = find_score_set(path, versions), read_pieces(path)
     if scores is not None and not scores.unscored(pieces):
         if ranks.is_main:
-            console.print(f"{scores.path} is complete, by {', '.join(versions.values())}; nothing to do", markup=False)
+            console.print(f"{scores.path} is complete, by {', '.join(versions.values())}; nothing to do")
         return
     earlier = newest_scores(path, pieces, but=scores)
     with told_progress("rescoring", visible=ranks.is_main) as tell:
@@ -94,7 +94,7 @@ def rescore(path: Path, names: str | None, kwargs: str | None, failure: str) -> 
         for change in compare_scores(before, bank):
             _print_change(change)
         stays = f"; the scores before are in {earlier.path}" if earlier else ""
-        console.print(f"scores {bank.scores.path}{stays}", markup=False)
+        console.print(f"scores {bank.scores.path}{stays}")
 
 
 def _functions(path: Path, names: str | None, kwargs: str | None, failure: str) -> list[RewardFunction]:
@@ -124,13 +124,13 @@ def _functions(path: Path, names: str | None, kwargs: str | None, failure: str) 
 def _print_change(change: ScoreChange) -> None:
     before, after = ("none" if mean is None else f"{mean:.3f}" for mean in (change.before, change.after))
     if not change.num_compared:
-        console.print(f"{change.name}: mean reward {after}, new among the scores", markup=False)
+        console.print(f"{change.name}: mean reward {after}, new among the scores")
         return
     what = "verdicts" if change.verdicts else "rewards"
     changed = f"{change.num_changed} of {change.num_compared} {what} changed"
-    console.print(f"{change.name}: mean reward {before} -> {after}, {changed}", markup=False)
+    console.print(f"{change.name}: mean reward {before} -> {after}, {changed}")
     for (old, new), count in change.verdicts.items():
-        console.print(f"  {old:>16} -> {new:16} {count:8d}", markup=False)
+        console.print(f"  {old:>16} -> {new:16} {count:8d}")
 
 
 def _print_bank(bank: ReferenceBank, judge: Judge) -> None:
@@ -142,7 +142,7 @@ def _print_bank(bank: ReferenceBank, judge: Judge) -> None:
         if known
         else "pass rate unknown, since no reward function says what is right; name one by --judge and --judge_threshold"
     )
-    console.print(f"bank {bank.path}", markup=False)
+    console.print(f"bank {bank.path}")
     console.print(f"{summary.num_prompts} prompts x {summary.num_samples} samples, {rates}")
     console.print(
         f"completion tokens: mean {summary.mean_tokens:.1f}, max {summary.max_tokens}; truncated "
@@ -161,9 +161,9 @@ def _print_bank(bank: ReferenceBank, judge: Judge) -> None:
         console.print(f"  {index / 10:.1f}-{(index + 1) / 10:.1f} {count:6d} {bar}")
     console.print("score sets:")
     for scores in score_sets(bank.path):
-        console.print(_score_line(bank, scores), markup=False)
+        console.print(_score_line(bank, scores))
     console.print("identity:")
-    console.print(yaml.safe_dump(dict(bank.identity), sort_keys=False), markup=False, end="")
+    console.print(yaml.safe_dump(dict(bank.identity), sort_keys=False), end="")
 
 
 def _score_line(bank: ReferenceBank, scores: ScoreSet) -> str:

@@ -89,11 +89,11 @@ def chat(model: str, temperature: float | None, max_completion_length: int | Non
     if asked:
         conversation.ask(asked)
         return
-    console.print(HELP, markup=False)
+    console.print(HELP)
     if examples:
-        console.print("Questions of the kind that this run was trained on:", markup=False)
+        console.print("Questions of the kind that this run was trained on:")
         for question in examples:
-            console.print(f"  {question}", markup=False)
+            console.print(f"  {question}")
     while True:
         try:
             line = input("> ").strip()

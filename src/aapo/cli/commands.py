@@ -55,7 +55,7 @@ def _output(recipe: Recipe, source: str, flags: Sequence[str], *, resume: bool) 
     """The run directory: the one that is the recipe, the one named, or a new one; the same on all processes."""
     if (Path(source) / "recipe.yaml").exists() and "output_dir" not in parse_flags(flags):
         return Path(source)
-    if "output_dir" in recipe.given:
+    if recipe.given.get("output_dir") is not None:
         return Path(recipe.given["output_dir"])
     if resume:
         return newest_run(recipe)
@@ -72,4 +72,4 @@ def base_build(source: str, flags: Sequence[str]) -> None:
 
 def report(paths: Sequence[Path], output: Path | None) -> None:
     """Write the report of runs and evaluations and print where it is."""
-    console.print(f"report {write_report(paths, output)}", markup=False)
+    console.print(f"report {write_report(paths, output)}")

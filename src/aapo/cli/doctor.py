@@ -22,7 +22,7 @@ def doctor(target: str | None, flags: Sequence[str], *, as_json: bool) -> int:
         return int(diagnosis.failed)
     for finding in diagnosis.findings:
         for line in finding.lines():
-            console.print(line, markup=False)
+            console.print(line)
     levels = [finding.level for finding in diagnosis.findings]
     console.print(", ".join(f"{level}: {levels.count(level)}" for level in LEVELS))
     return int(diagnosis.failed)

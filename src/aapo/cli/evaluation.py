@@ -43,11 +43,12 @@ from aapo.evaluation import (
     select,
 )
 from aapo.evaluation.published import Published
-from aapo.evaluation.results import RESULTS, Row, Selection, headline_differences, with_short_names
+from aapo.evaluation.results import RESULTS, Row, Selection, check_ks, headline_differences, with_short_names
 from aapo.evaluation.tables import difference_sentence
-from aapo.fields import field_types, parse_flags, typed
-from aapo.files import write_text
+from aapo.fields import checked, field_types, parse_flags
+from aapo.files import check_folder, write_text
 from aapo.progress import console
+from aapo.ranges import check
 from aapo.ranks import Ranks, launched
 from aapo.recipe import Recipe, load_recipe
 from aapo.reporting import write_report
@@ -91,6 +92,10 @@ class Options:
 
 def evaluate_models(models: Sequence[str], options: Options, flags: Sequence[str]) -> None:
     """Evaluate models on tasks, print the tables and write the evaluation folder."""
+    if options.dtype is not None:
+        check("dtype", options.dtype, "--")
+    if options.output is not None:
+        check_folder(options.output, "--output")
     recipe = _recipe(models[0])
     protocol, changes = _protocol(recipe, options, parse_flags(flags))
     sources = [
@@ -104,6 +109,8 @@ def evaluate_models(models: Sequence[str], options: Options, flags: Sequence[str
         raise InputError(f"{twice.pop()} is among --tasks and --dev-tasks; choose checkpoints on other problems")
     tasks = [_task(name, recipe, protocol, changes) for name in options.tasks]
     dev_tasks = [_task(name, recipe, protocol, changes) for name in options.dev_tasks]
+    for task in (*tasks, *dev_tasks):
+        check_ks(task.name, task.num_samples, options.ks or ())
     candidates = [*sources, *([others] if isinstance(others, ModelSpec) and others not in sources else [])]
     ranks = launched() if options.share is None else Ranks(*options.share)
     jobs = sample_evaluations(
@@ -145,8 +152,8 @@ def evaluate_models(models: Sequence[str], options: Options, flags: Sequence[str
     write_text(output / "table.md", markdown(main))
     write_text(output / "table.tex", latex(main))
     _print_results(rows, differences, published, selected)
-    console.print(f"results {output / RESULTS}", markup=False)
-    console.print(f"report {write_report([output])}", markup=False)
+    console.print(f"results {output / RESULTS}")
+    console.print(f"report {write_report([output])}")
 
 
 def _recipe(model: str) -> Recipe | None:
@@ -210,7 +217,7 @@ def _task(name: str, recipe: Recipe | None, protocol: Protocol, changes: dict[st
     `held_out`, and the data set that a run was trained on, are the run's held-out prompts.
     """
     kinds = field_types(Benchmark)
-    changes = {key: typed(key, value, kinds[key]) for key, value in changes.items()}
+    changes = {key: checked(key, value, kinds[key]) for key, value in changes.items()}
     if recipe is not None and name in (HELD_OUT, recipe.data.dataset_name):
         return held_out_task(recipe, protocol, changes)
     if name == HELD_OUT:
@@ -265,7 +272,7 @@ def print_table(table: ScoreTable) -> None:
         shown.add_column(head, justify="left" if words else "right", overflow="fold", no_wrap=column in NAME_COLUMNS)
     for row in table.rows:
         shown.add_row(*(cell.replace(" [", "\n[") if narrow else cell for cell in row))
-    console.print(shown, markup=False)
+    console.print(shown)
 
 
 def _print_results(
@@ -281,4 +288,4 @@ def _print_results(
         if table is not None:
             print_table(table)
     for row in headline_differences(shown.differences):
-        console.print(difference_sentence(row), markup=False)
+        console.print(difference_sentence(row))

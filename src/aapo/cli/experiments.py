@@ -76,9 +76,9 @@ def compare(source: str, options: CompareOptions, flags: Sequence[str]) -> None:
     print_table(variant_table(summary))
     print_table(pair_table(summary))
     for sentence in verdict_sentences(summary):
-        console.print(sentence, markup=False)
-    console.print(f"summary {plan.folder / SUMMARY}", markup=False)
-    console.print(f"report {write_report([plan.folder])}", markup=False)
+        console.print(sentence)
+    console.print(f"summary {plan.folder / SUMMARY}")
+    console.print(f"report {write_report([plan.folder])}")
     if failures:
         names = "; ".join(f"{item.run.path.relative_to(plan.folder)}: {item.reason}" for item in failures)
         raise AapoError(f"{len(failures)} of {len(plan.runs)} runs failed ({names}); the same command tries them again")
@@ -97,10 +97,10 @@ def _swept(texts: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def _print_plan(plan: Plan) -> None:
-    console.print(f"{len(plan.runs)} runs of {plan.recipe}, matched by {plan.match} ({plan.budget:g}):", markup=False)
+    console.print(f"{len(plan.runs)} runs of {plan.recipe}, matched by {plan.match} ({plan.budget:g}):")
     for run in plan.runs:
         state = "done" if run.done else "failed before" if run.beside(".failed").exists() else "to do"
-        console.print(f"  {run.path.relative_to(plan.folder)}: {state}", markup=False)
+        console.print(f"  {run.path.relative_to(plan.folder)}: {state}")
 
 
 def replay(path: Path, algorithms: Sequence[str], bank: Path | None, output: Path | None) -> None:
@@ -112,7 +112,7 @@ def replay(path: Path, algorithms: Sequence[str], bank: Path | None, output: Pat
         print_table(table)
     for reason in dict.fromkeys(result.refused.values()):
         names = ", ".join(name for name, given in result.refused.items() if given == reason)
-        console.print(f"not replayed: {names}, because {reason}", markup=False)
+        console.print(f"not replayed: {names}, because {reason}")
     if output is not None:
         write_json(output, result.describe())
-        console.print(f"results {output}", markup=False)
+        console.print(f"results {output}")

@@ -18,7 +18,7 @@ def grade(source: Path, output: Path, options: dict[str, Any], workers: int | No
     with told_progress("grading") as tell:
         result = grade_file(source, output, options, tell)
     console.print(_summary(result))
-    console.print(f"rows {output}", markup=False)
+    console.print(f"rows {output}")
 
 
 def _summary(result: GradedFile) -> Table:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from aapo.errors import InputError
@@ -29,6 +28,6 @@ def import_files(
     write_text(output, text)
     table = Table("key", "", "here", box=box.SIMPLE, title=f"{found.format} settings", title_justify="left")
     for fate in found.fates:
-        table.add_row(escape(fate.key), fate.kind, escape(fate.note))
+        table.add_row(fate.key, fate.kind, fate.note)
     console.print(table)
-    console.print(f"recipe {output}; plan it with `aapo train {output} --dry-run`", markup=False)
+    console.print(f"recipe {output}; plan it with `aapo train {output} --dry-run`")

@@ -34,7 +34,7 @@ def print_plan(recipe: Recipe, output: Path, *, resume: bool) -> None:
     Raises:
         InputError: The recipe, its prompts or its output folder are wrong.
     """
-    console.print(yaml.safe_dump(recipe.resolved(), sort_keys=False), end="", markup=False)
+    console.print(yaml.safe_dump(recipe.resolved(), sort_keys=False), end="")
     path = model_path(recipe)
     made = recipe.base_model is not None and not Path(path).exists()
     lines = {"model": f"{path} ({'will be built' if made else 'reused' if Path(path).exists() else 'from the Hub'})"}
@@ -51,7 +51,7 @@ def print_plan(recipe: Recipe, output: Path, *, resume: bool) -> None:
     lines["writes"] = f"{output} ({'resumes the run there' if resume else 'new'})"
     console.print("plan:")
     for key, value in lines.items():
-        console.print(f"  {key}: {value}", markup=False)
+        console.print(f"  {key}: {value}")
     if not made:
         _print_memory(recipe, path, longest)
 
@@ -112,7 +112,7 @@ def _print_memory(recipe: Recipe, path: str, prompt_tokens: int) -> None:
     revision = recipe.model.model_revision
     shape = model_shape(path, revision, trust_remote_code=recipe.training.trust_remote_code)
     if shape is None:
-        console.print(f"memory: needs the config of {path}, which is not here; give a local folder", markup=False)
+        console.print(f"memory: needs the config of {path}, which is not here; give a local folder")
         return
     columns: list[tuple[Layout, int]] = [(name, 1 if name == "single" else NUM_GPUS) for name in LAYOUTS]
     if launched().count > 1:
@@ -128,12 +128,10 @@ def _print_memory(recipe: Recipe, path: str, prompt_tokens: int) -> None:
         table.add_row(part.replace("_", " "), *(_gib(found[column], part) for column in columns))
     console.print(table)
     if recipe.training.use_vllm and recipe.training.vllm_mode == "colocate":
-        console.print(
-            f"  and vLLM's share of each GPU: {recipe.training.vllm_gpu_memory_utilization:.0%}", markup=False
-        )
+        console.print(f"  and vLLM's share of each GPU: {recipe.training.vllm_gpu_memory_utilization:.0%}")
     available = device_memory()
     if available is not None and all(item.total > available for item in found.values()):
-        console.print(f"  that is more than this GPU has, {available / GIB:.1f} GiB: docs/memory.md", markup=False)
+        console.print(f"  that is more than this GPU has, {available / GIB:.1f} GiB: docs/memory.md")
 
 
 def _gib(found: MemoryEstimate, part: str) -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from aapo.errors import InputError, nearest
-from aapo.fields import field_types, make, read_mapping, typed
+from aapo.fields import checked, field_types, make, read_mapping
 from aapo.grading import GRADER_VERSION
+from aapo.ranges import check, check_all
 from aapo.sampling import SamplingSettings
 from aapo.tasks import STYLE_FIELD, PromptStyle, with_style
 
@@ -73,9 +74,9 @@ class Protocol:
             template = getattr(self, key)
             if template is not None and "{question}" not in template:
                 raise InputError(f"{key} is {template!r}; it must contain {{question}}")
-        for count in (self.num_samples, *self.benchmark_samples.values()):
-            if not isinstance(count, int) or count < 1:
-                raise InputError(f"num_samples is {count}; it must be a whole number >= 1")
+        check_all(vars(self))
+        for name, count in self.benchmark_samples.items():
+            check("num_samples", count, f"benchmark_samples.{name}.")
         if self.temperature == 0 and max(self.num_samples, *self.benchmark_samples.values(), 1) > 1:
             raise InputError(
                 f"num_samples is {self.num_samples} and temperature 0, so that all samples of a problem are the "
@@ -85,7 +86,7 @@ class Protocol:
             raise InputError(f"grader is {self.grader}; this version of aapo grades by {GRADER_VERSION}; remove it")
         if self.chat_template_kwargs and not self.conversational:
             raise InputError("chat_template_kwargs has no effect, because conversational is false; remove it")
-        _ = self.sampling  # which checks the rest
+        _ = self.sampling  # which checks what it must not hold
 
     @property
     def sampling(self) -> SamplingSettings:
@@ -131,7 +132,7 @@ class Protocol:
         for key in given:
             if key not in kinds or key == "name":
                 raise InputError(f"unknown protocol setting {key!r}{nearest(key, [*kinds, STYLE_FIELD])}")
-        values = {key: typed(key, value, kinds[key]) for key, value in given.items()}
+        values = {key: checked(key, value, kinds[key]) for key, value in given.items()}
         if "num_samples" in values and "benchmark_samples" not in values:
             values["benchmark_samples"] = {}
         made = replace(self, **values)

@@ -73,11 +73,22 @@ def metrics_of(evaluation: Evaluation, ks: Sequence[int] | None) -> list[str]:
         InputError: A k is over the number of samples.
     """
     n = evaluation.num_samples
-    for k in ks or ():
-        if not 1 <= k <= n:
-            raise InputError(f"k is {k} and {evaluation.task} has {n} samples a problem; k must be from 1 to {n}")
+    check_ks(evaluation.task, n, ks or ())
     wanted = ([n] if n > 1 else []) if ks is None else list(ks)
     return [f"avg@{n}", *(f"{kind}@{k}" for kind in ("pass", "maj") for k in wanted)]
+
+
+def check_ks(task: str, num_samples: int, ks: Sequence[int]) -> None:
+    """Check that the k of pass@k and maj@k are known from the samples of a task.
+
+    Raises:
+        InputError: One is not.
+    """
+    for k in ks:
+        if not 1 <= k <= num_samples:
+            raise InputError(
+                f"k is {k} and {task} has {num_samples} samples a problem; k must be from 1 to {num_samples}"
+            )
 
 
 def result_rows(evaluations: Sequence[Evaluation], ks: Sequence[int] | None = None) -> list[Row]:

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -12,7 +13,7 @@ import yaml
 
 from aapo.errors import InputError, nearest
 from aapo.fields import parse_flags
-from aapo.files import write_json, write_text
+from aapo.files import check_folder, write_json, write_text
 from aapo.objective import COLLECTION_FIELDS
 from aapo.recipe import Recipe, load_recipe, resolve, set_field
 from aapo.recipe.effects import CHOICE_FIELDS
@@ -173,7 +174,7 @@ def _check(algorithms: Sequence[str], seeds: Sequence[int], base: Recipe, match:
         raise InputError(f"--match is {match!r}{nearest(match, get_args(Match))}; it must be steps, tokens or seconds")
     if match == "steps" and budget is not None:
         raise InputError("--budget has no effect, because runs are matched by steps; set --max_steps, or --match")
-    if match != "steps" and (budget is None or budget <= 0):
+    if match != "steps" and (budget is None or not 0 < budget < inf):
         raise InputError(f"--match {match} needs the {match} that each run may use, such as --budget 1000000")
     if base.training.max_steps <= 0:
         raise InputError("the recipe has no max_steps, so its runs have no common length; set --max_steps")
@@ -248,6 +249,7 @@ def _check_folder(plan: Plan) -> None:
     Raises:
         InputError: It holds something else.
     """
+    check_folder(plan.folder, "--output")
     stored = _stored(plan.folder)
     if not stored:
         if plan.folder.exists() and any(plan.folder.iterdir()):

@@ -57,7 +57,7 @@ def execute(plan: Plan, jobs: int = 1, devices: Sequence[str] = ()) -> list[Fail
     for run in waiting:
         run.beside(".failed").unlink(missing_ok=True)
     done = len(plan.runs) - len(waiting)
-    console.print(f"{len(plan.runs)} runs, {done} of them done", markup=False)
+    console.print(f"{len(plan.runs)} runs, {done} of them done")
     running: list[Running] = []
     failures: list[Failure] = []
     began, told, finished = time.monotonic(), time.monotonic(), 0
@@ -75,11 +75,11 @@ def execute(plan: Plan, jobs: int = 1, devices: Sequence[str] = ()) -> list[Fail
                 failures += [failure] if failure else []
                 what = f"failed: {failure.reason}" if failure else f"{time.monotonic() - item.began:.0f} s"
                 place = f"[{len(plan.runs) - len(waiting) - len(running)}/{len(plan.runs)}]"
-                console.print(f"{place} {_name(item.run)}: {what}; about {left / 60:.0f} min left", markup=False)
+                console.print(f"{place} {_name(item.run)}: {what}; about {left / 60:.0f} min left")
             waiting = [run for run in waiting if not run.done]  # another command may be at work here, too
             if time.monotonic() - told > STATUS_SECONDS:
                 told = time.monotonic()
-                console.print(_status(running, waiting), markup=False)
+                console.print(_status(running, waiting))
             time.sleep(POLL_SECONDS)
     finally:
         _stop(running)
@@ -168,7 +168,7 @@ def _stop(running: Sequence[Running]) -> None:
     for item in running:
         item.process.send_signal(signal.SIGINT)
     if running:
-        console.print(f"stopping {len(running)} runs after their step; the same command goes on", markup=False)
+        console.print(f"stopping {len(running)} runs after their step; the same command goes on")
     for item in running:
         item.process.wait()
 

@@ -7,10 +7,11 @@ is read from verdicts, and from a reward only where a threshold for it was decla
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite, isnan
+from math import isnan
 
 from aapo.errors import InputError, nearest
 from aapo.grading.registry import REWARDS
+from aapo.ranges import check_all
 
 VERDICT = "verdict/"
 # Shipped reward functions that log verdicts; those of others are known once they have logged them.
@@ -81,8 +82,7 @@ class Judge:
         Raises:
             InputError: None can; the message says what to set.
         """
-        if self.threshold is not None and not isfinite(self.threshold):
-            raise InputError(f"judge_threshold is {self.threshold}; it must be a finite number")
+        check_all({"judge_threshold": self.threshold})
         if self.name is not None and self.name not in names:
             raise InputError(
                 f"judge is {self.name!r}{nearest(self.name, names)}; it must be one of the reward functions, "

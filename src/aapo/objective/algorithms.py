@@ -5,13 +5,13 @@ A new algorithm is one more declaration: passed to `register`, or named in a rec
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from math import isfinite
 from typing import Any
 
 from aapo.errors import InputError, nearest
 from aapo.fields import Rule, inert
 from aapo.named import load_named
 from aapo.objective.space import OBJECTIVE_FIELDS, Objective
+from aapo.ranges import check
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,8 @@ class Collection:
         Raises:
             InputError: A number is not finite or out of range.
         """
-        for name, value in asdict(self).items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
-                raise InputError(f"{name} is {value!r}; it must be a finite number")
-        if not 0 <= self.min_live_frac <= 1:
-            raise InputError(
-                f"min_live_frac is {self.min_live_frac}; it must be a share of groups in [0, 1] (DAPO uses 1, GPG 0.5)"
-            )
-        if self.generations_factor < 1 or self.generations_factor != int(self.generations_factor):
-            raise InputError(f"generations_factor is {self.generations_factor}; it must be a whole number >= 1")
+        for name, value in vars(self).items():
+            check(name, value)
 
 
 COLLECTION_FIELDS = tuple(item.name for item in fields(Collection))

@@ -5,13 +5,13 @@ Shapes: P prompts, G rollouts per prompt, K reference samples per prompt.
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from math import isfinite
 from typing import Any, Literal, NamedTuple, get_args
 
 from torch import Tensor
 
 from aapo.errors import InputError
 from aapo.objective.margins import MarginFunction, margin_function
+from aapo.ranges import check
 
 Baseline = Literal["group_mean", "leave_one_out", "batch_mean", "none"]
 Scale = Literal["group", "batch", "none"]
@@ -102,43 +102,26 @@ class Objective:
             if getattr(self, name) not in get_args(axis):
                 allowed = ", ".join(get_args(axis))
                 raise InputError(f"{name} is {getattr(self, name)!r}; it must be one of {allowed}")
-        for name in _NUMBERS:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
-                raise InputError(f"{name} is {value!r}; it must be a finite number")
-        for name in ("rescale_dead_groups", "reads_reference"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputError(f"{name} is {getattr(self, name)!r}; it must be true or false")
+        for name in _RANGED:
+            check(name, getattr(self, name))
         if self.margin != "none":
             margin_function(self.margin)
         if self.advantage is not None and not callable(self.advantage):
             raise InputError(f"advantage is {self.advantage!r}; it must be a function of Groups, or None")
         if self.reads_reference and self.advantage is None:
             raise InputError("reads_reference is true but there is no advantage function to read them; remove it")
-        self._check_ranges()
+        self._check_together()
 
-    def _check_ranges(self) -> None:
+    def _check_together(self) -> None:
         if self.scale == "group" and self.baseline in ("none", "batch_mean"):
             raise InputError(
                 f"scale is group and baseline {self.baseline}; rewards that are not centred on their group cannot be "
                 "divided by its spread, so choose another baseline, or batch or none as the scale"
             )
-        if self.margin_low > 0:
-            raise InputError(f"margin_low is {self.margin_low}; it must be <= 0 (AAPO uses -0.2)")
-        if self.margin_high < 0:
-            raise InputError(f"margin_high is {self.margin_high}; it must be >= 0 (AAPO uses 0.28)")
         if not self.margin_low < self.margin_high:
             raise InputError(
                 f"margin_low is {self.margin_low} and margin_high {self.margin_high}; margin_low must be below "
                 "margin_high (for no margin set margin to none)"
-            )
-        for name in ("clip_low", "clip_high", "max_importance_weight"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be > 0")
-        if not 0 <= self.overlong_buffer < 1:
-            raise InputError(
-                f"overlong_buffer is {self.overlong_buffer}; it must be a share of max_completion_length in [0, 1) "
-                "(DAPO uses 0.2)"
             )
 
     @property
@@ -156,7 +139,10 @@ class Objective:
         return values
 
 
-_NUMBERS = ("margin_low", "margin_high", "clip_low", "clip_high", "max_importance_weight", "overlong_buffer")
+_RANGED = (
+    "margin_low", "margin_high", "clip_low", "clip_high", "max_importance_weight", "overlong_buffer",
+    "rescale_dead_groups", "reads_reference",
+)  # fmt: skip
 _AXES = {
     "baseline": Baseline, "scale": Scale, "loss": Loss, "ratio_level": RatioLevel, "aggregation": Aggregation,
 }  # fmt: skip

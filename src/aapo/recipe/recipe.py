@@ -13,7 +13,7 @@ import yaml
 
 from aapo.base.config import BaseModelConfig
 from aapo.errors import InputError, nearest
-from aapo.fields import field_types, make, parse_flags, read_mapping, typed
+from aapo.fields import checked, field_types, make, parse_flags, read_mapping
 from aapo.grading import RewardFunction, reward_functions, reward_name, with_convention
 from aapo.recipe.effects import refuse, without_effect
 from aapo.recipe.model import ModelSettings
@@ -22,7 +22,6 @@ from aapo.sampling import SamplingSettings
 from aapo.tasks import DataConfig, pinned, with_style
 
 SHIPPED = files("aapo") / "recipes"
-PREFLIGHTS = ("stop", "warn", "off")
 
 
 @dataclass
@@ -80,16 +79,9 @@ class RunConfig:
     bank_cost_share: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check what is one of a few words.
-
-        Raises:
-            InputError: It is none of them.
-        """
-        if self.preflight == "no":  # YAML reads a bare `off` as false
+        """Take the `no` that YAML makes of a bare `off` for what it was."""
+        if self.preflight == "no":
             self.preflight = "off"
-        if self.preflight not in PREFLIGHTS:
-            near = nearest(self.preflight, PREFLIGHTS)
-            raise InputError(f"preflight is {self.preflight!r}{near}; it must be one of {', '.join(PREFLIGHTS)}")
 
 
 PARTS = {"run": RunConfig, "data": DataConfig, "model": ModelSettings, "training": TrainingSettings}
@@ -227,9 +219,9 @@ def _made(name: str, given: dict[str, Any]) -> Recipe:
         if value is None:
             continue
         if key not in types_of:
-            raise InputError(f"unknown field {key!r}{nearest(key, types_of)}")
+            raise InputError(f"unknown field {key!r}{nearest(str(key), types_of)}")
         part, kind = types_of[key]
-        given[key] = parts[part][key] = typed(key, value, kind)
+        given[key] = parts[part][key] = checked(key, value, kind)
     run = RunConfig(**parts["run"])
     prompts = with_style({"prompt_style": run.prompt_style, **parts["data"]})
     prompts.pop("choice_template", None)  # training prompts have no lettered options
@@ -251,8 +243,7 @@ def _check_together(recipe: Recipe) -> None:
     if recipe.model.load_in_4bit and recipe.model.load_in_8bit:
         raise InputError("load_in_4bit and load_in_8bit are both true; set one of them")
     low, high = recipe.run.min_reference_pass_rate, recipe.run.max_reference_pass_rate
-    bounds = (0.0 if low is None else low, 1.0 if high is None else high)
-    if not 0 <= bounds[0] <= bounds[1] <= 1:
+    if low is not None and high is not None and low > high:
         raise InputError(
             f"min_reference_pass_rate is {low} and max_reference_pass_rate {high}; they must be 0 <= min <= max <= 1"
         )
@@ -271,8 +262,11 @@ def _check_together(recipe: Recipe) -> None:
         raise InputError("eval_strategy has no prompts to evaluate on, because num_eval_prompts is 0; set one of them")
     names = [reward_name(function) for function in recipe.reward_funcs]
     recipe.training.check_judge(names, filters=recipe.filters_prompts)
-    if recipe.run.num_reference_samples < 1 or recipe.run.eval_num_samples < 1:
-        raise InputError("num_reference_samples and eval_num_samples must be >= 1")
+    if recipe.data.num_eval_prompts and recipe.run.eval_num_samples > 1 and recipe.run.eval_temperature == 0:
+        raise InputError(
+            f"eval_num_samples is {recipe.run.eval_num_samples} and eval_temperature 0, so that all samples of a "
+            "prompt are the same; set eval_num_samples to 1"
+        )
     weights = recipe.training.reward_weights
     if weights is not None and len(weights) != len(recipe.run.reward_funcs):
         raise InputError(
@@ -326,11 +320,16 @@ def _named(source: str) -> tuple[str, str]:
 
 
 def set_field(given: dict[str, Any], path: str, value: Any) -> None:
-    """Set a field, or an entry of a mapping field by `field.entry`."""
+    """Set a field, or an entry of a mapping field by `field.entry`.
+
+    Raises:
+        InputError: The field is no mapping.
+    """
     key, _, entry = path.partition(".")
     if not entry:
         given[key] = value
         return
-    inner = dict(given.get(key) or {})
-    inner[entry] = value
-    given[key] = inner
+    inner = given.get(key) or {}
+    if not isinstance(inner, dict):
+        raise InputError(f"{path} is an entry of {key}, which is {inner!r} and has none; set {key} itself")
+    given[key] = {**inner, entry: value}

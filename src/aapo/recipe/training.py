@@ -193,31 +193,19 @@ class TrainingSettings:
         if self.reference not in ("bank", "live"):
             raise InputError(f"reference is {self.reference!r}; it must be bank or live")
         check_strategy(self.weighted_sample, self.sample_strategy, self.sample_prior, self.curriculum)
-        self._check_sync()
-        self._check_refill()
+        if self.temperature == 0:
+            raise InputError(
+                "temperature is 0; it must be > 0 in training, since greedy rollouts of a prompt are all the same and "
+                "teach nothing (eval_temperature may be 0)"
+            )
+        if self.collection.min_live_frac and self.max_refill_rounds is None:
+            self.max_refill_rounds = MAX_REFILL_ROUNDS
         if self.generation_batch_size is None and self.steps_per_generation is None:
             self._check_batch()
         self._multiply(self.collection.generations_factor)
         if self.load_best_model_at_end and self.metric_for_best_model is None:
             # Transformers' own choice is the loss, which says nothing about a policy.
             self.metric_for_best_model, self.greater_is_better = BEST_BY, True
-
-    def _check_sync(self) -> None:
-        if self.ref_model_sync_steps < 1:
-            raise InputError(f"ref_model_sync_steps is {self.ref_model_sync_steps}; it must be >= 1")
-        if not 0 < self.ref_model_mixup_alpha <= 1:
-            raise InputError(
-                f"ref_model_mixup_alpha is {self.ref_model_mixup_alpha}; it must be above 0 and at most 1, a "
-                "copy of the policy"
-            )
-
-    def _check_refill(self) -> None:
-        if self.max_refill_rounds is not None and self.max_refill_rounds < 1:
-            raise InputError(
-                f"max_refill_rounds is {self.max_refill_rounds}; it must be >= 1 (for no refill set min_live_frac to 0)"
-            )
-        if self.collection.min_live_frac and self.max_refill_rounds is None:
-            self.max_refill_rounds = MAX_REFILL_ROUNDS
 
     def _multiply(self, factor: int) -> None:
         """Multiply the rollouts per prompt and, so that a step sees as many prompts, the batch."""

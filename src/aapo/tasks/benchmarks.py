@@ -15,6 +15,7 @@ from datasets import Dataset
 
 from aapo.errors import InputError, nearest
 from aapo.fields import make, read_mapping
+from aapo.ranges import check_all
 from aapo.tasks.checks import refuse_rows
 from aapo.tasks.prompts import FILE_TYPES, GENERATED, DataConfig, MissingSourceError, in_shape, read_rows
 from aapo.tasks.rendering import prompt_key
@@ -72,10 +73,7 @@ class Benchmark:
         Raises:
             InputError: A value is out of range or without effect.
         """
-        for key in ("num_problems", "num_samples"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise InputError(f"{key} of task {self.name} is {value}; it must be >= 1")
+        check_all(vars(self))
         if self.choice_columns is not None and not 2 <= len(self.choice_columns) <= 10:
             raise InputError(
                 f"choice_columns of task {self.name} are {len(self.choice_columns)}; there must be 2 to 10"

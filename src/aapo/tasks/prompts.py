@@ -18,6 +18,7 @@ from datasets import Dataset, DatasetDict, load_dataset
 
 from aapo.errors import InputError, nearest
 from aapo.messages import content_text
+from aapo.ranges import check_all
 from aapo.tasks.checks import check_rows
 from aapo.tasks.datasets import named_datasets, pinned
 
@@ -97,6 +98,7 @@ class DataConfig:
         Raises:
             InputError: A value is missing, out of range or without effect.
         """
+        check_all(vars(self))
         if not self.dataset_name:
             raise InputError(
                 "dataset_name is missing; name a reasoning-gym task (reasoning_gym:chain_sum), a local file or folder, "
@@ -109,10 +111,6 @@ class DataConfig:
             )
         if "{question}" not in self.prompt_template:
             raise InputError(f"prompt_template is {self.prompt_template!r}; it must contain {{question}}")
-        if self.num_eval_prompts is not None and self.num_eval_prompts < 0:
-            raise InputError(f"num_eval_prompts is {self.num_eval_prompts}; it must be >= 0")
-        if self.num_train_prompts is not None and self.num_train_prompts < 1:
-            raise InputError(f"num_train_prompts is {self.num_train_prompts}; it must be >= 1")
         if self.dataset_settings and not self.is_generated:
             raise InputError(
                 f"dataset_settings has no effect, because {self.dataset_name} is not a reasoning-gym task; remove it"

@@ -41,7 +41,7 @@ def preflight(
         # What the run is ended by stands in the error.
         lines += [line for finding in findings if not stops or finding.level != "error" for line in finding.lines()]
         for line in [*lines, *(sample_lines(report) if show_samples else [])]:
-            console.print(line, markup=False)
+            console.print(line)
     if stops:
         margin = " and its margin zero" if report.has_margin else ""
         raise InputError(

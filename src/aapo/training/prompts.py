@@ -146,9 +146,7 @@ def by_pass_rate(recipe: Recipe, bank: ReferenceBank, checked: CheckedPrompts) -
     run, judge = recipe.run, recipe.training.judgement
     records = known_records([bank.correct(prompt.key, judge) for prompt in checked.prompts])
     kept = within(records, run.min_reference_pass_rate, run.max_reference_pass_rate)
-    console.print(
-        f"{len(kept)} of {len(checked.rows)} prompts have a reference pass rate within the bounds", markup=False
-    )
+    console.print(f"{len(kept)} of {len(checked.rows)} prompts have a reference pass rate within the bounds")
     check_number(recipe, len(kept))
     return replace(checked, rows=checked.rows.select(kept), prompts=[checked.prompts[place] for place in kept])
 

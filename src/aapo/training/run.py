@@ -19,6 +19,7 @@ from aapo.evaluation import (
     result_rows,
     save_results,
 )
+from aapo.files import check_folder
 from aapo.grading import reward_name
 from aapo.progress import console
 from aapo.ranks import launched
@@ -76,7 +77,7 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, show_samples: b
         names = [reward_name(function) for function in recipe.reward_funcs]
         judge = recipe.training.judgement
         for note in (*checked.notes(), *([] if judge.known(names) else [f"right answers: {judge.describe(names)}"])):
-            console.print(note, markup=False)
+            console.print(note)
         checked.write_unparseable(run.unparseable_golds)
     source = RecipeBank(recipe, tokenizer) if recipe.uses_bank else None
     bank, needed = None, [checked.prompts[place] for place in planned_prompts(recipe, len(checked.prompts))]
@@ -86,7 +87,7 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, show_samples: b
     if source is not None and bank is not None and ranks.is_main:
         added, wanted = source.grown.samples, len({prompt.key for prompt in needed}) * source.num_samples
         cost = cost_line(added, wanted - added, planned_rollouts(recipe, len(checked.prompts)))
-        console.print(f"reference bank {cost}", markup=False)
+        console.print(f"reference bank {cost}")
     if bank is not None and recipe.filters_prompts:
         checked = by_pass_rate(recipe, bank, checked)
     forecast = None
@@ -122,8 +123,10 @@ def check_output(run: RunDirectory, recipe: Recipe, *, resume: bool) -> None:
     """Check that the folder can be this recipe's run directory.
 
     Raises:
-        InputError: It holds another run, something else, or a run that `resume` was not asked for.
+        InputError: It holds another run, something else, or a run that `resume` was not asked for; or it cannot be
+            written to.
     """
+    check_folder(run.path, "output_dir")
     if run.recipe_file.exists():
         stored = run.recipe()["fields"]
         if not resume:

@@ -8,6 +8,7 @@ from trl import GRPOConfig
 
 from aapo.errors import InputError
 from aapo.fields import inert
+from aapo.ranges import check_all
 from aapo.recipe import Recipe
 from aapo.recipe.effects import TRAINING_RULES, changed, refuse
 from aapo.recipe.training import TrainingSettings
@@ -27,11 +28,12 @@ class AAPOConfig(TrainingSettings, GRPOConfig):  # pyright: ignore[reportIncompa
     """
 
     def __post_init__(self) -> None:
-        """Check the objective and the batch, then TRL's own checks.
+        """Check ranges, the objective and the batch, then TRL's own checks.
 
         Raises:
             InputError: A value is invalid or has no effect.
         """
+        check_all({item.name: getattr(self, item.name) for item in fields(self) if item.init})
         values = {item.name: getattr(self, item.name) for item in fields(TrainingSettings)}
         refuse(inert(TRAINING_RULES, self, changed(TrainingSettings, values)), values)
         self.check()
@@ -49,8 +51,8 @@ def trainer_config(recipe: Recipe, **changes: Any) -> AAPOConfig:
         return AAPOConfig(**{**DEFAULTS, "use_cpu": not accelerator_available(), **settings, **changes})
     except InputError:
         raise
-    except (ValueError, TypeError) as error:
-        raise InputError(str(error).replace("\n", " ")) from error
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        raise InputError(" ".join(str(error).split())) from error
 
 
 _NAMES = {item.name for item in fields(AAPOConfig) if item.init}

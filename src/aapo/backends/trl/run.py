@@ -1,29 +1,40 @@
 """Training a recipe's policy with TRL's trainer."""
 
 import gc
+import importlib.util
 import shutil
 from dataclasses import asdict
 
 import torch
 from transformers import PrinterCallback
+from transformers.integrations import get_available_reporting_integrations
 from trl import ModelConfig, get_peft_config
 
 from aapo.backends import TrainingJob
 from aapo.backends.trl.config import trainer_config
 from aapo.backends.trl.recorder import Budget, Recorder, newest_checkpoint, remove_partial_checkpoints
 from aapo.backends.trl.trainer import AAPOTrainer
+from aapo.errors import InputError
 from aapo.progress import console, progress
 from aapo.ranks import launched
 from aapo.recipe import Recipe
+
+# Where metrics go, of which we have an extra.
+REPORTING_EXTRAS = ("tensorboard", "trackio", "wandb")
 
 
 def check_recipe(recipe: Recipe) -> None:
     """Check the settings that only TRL and Transformers know.
 
     Raises:
-        InputError: They refuse one; the message is theirs.
+        InputError: They refuse one, in their words; or what a setting needs is not installed.
     """
-    trainer_config(recipe)
+    args = trainer_config(recipe)
+    if args.use_vllm and not importlib.util.find_spec("vllm"):
+        raise InputError("use_vllm is true and needs vllm; pip install 'aapo[vllm]'")
+    for name in {*(args.report_to or ())} - {*get_available_reporting_integrations()}:
+        package = f"'aapo[{name}]'" if name in REPORTING_EXTRAS else name
+        raise InputError(f"report_to is {name}, which is not installed; pip install {package}")
 
 
 def train_policy(job: TrainingJob) -> bool:
