@@ -85,7 +85,7 @@ def test_a_run_that_cannot_learn_is_ended_with_the_cause_and_the_fix(fault, reci
     assert "to train all the same set preflight to warn" in err
     said = out[out.index("preflight") :]
     assert "groups of 4: 100% dead, 100% with the margin" in said and max(map(len, said.splitlines())) <= 80
-    assert not RunDirectory("run").metrics()
+    assert not list(RunDirectory("run").path.iterdir())  # free for the mended recipe
 
     # The doctor names the same fault first, and says that training cannot work.
     code, out, _ = called(capsys, "doctor", path)
@@ -137,6 +137,15 @@ def test_samples_are_not_asked_for_without_a_bank(recipe, capsys):
     code, _, err = called(capsys, "train", path, "--output_dir", "other", "--preflight", "off")
     assert code == 2 and "preflight is 'no' but has no effect, because the objective has no margin" in err
     assert called(capsys, "doctor", path)[0] == 0
+
+
+def test_a_bank_that_only_grows_while_training_says_nothing_ahead(recipe, capsys):
+    path = recipe(mixed)
+    flags = ("--reference_bank", "null", "--weighted_sample", "true", "--sample_strategy", "soft")
+    code, out, err = called(capsys, "train", path, "--output_dir", "run", *flags)
+    assert code == 0 and "preflight" not in out, err
+    assert RunDirectory("run").manifest()["preflight"]["num_prompts"] == 0
+    assert RunDirectory("run").manifest()["preflight"]["pass_rate"]["estimate"] is None
 
 
 def test_another_reference_than_the_trained_model_only_warns(recipe, capsys, tiny_folder, tmp_path):

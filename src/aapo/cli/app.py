@@ -363,7 +363,7 @@ def report(
 def doctor(
     context: typer.Context,
     target: Annotated[
-        str | None, typer.Argument(metavar="[RECIPE|RUN|BANK]", help="By default the environment alone.")
+        str | None, typer.Argument(metavar="RECIPE|RUN|BANK", help="By default the environment alone.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
 ) -> int:

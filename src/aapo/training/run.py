@@ -92,7 +92,12 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, show_samples: b
         checked = by_pass_rate(recipe, bank, checked)
     forecast = None
     if bank is not None and recipe.run.preflight != "off":
-        forecast = preflight(recipe, bank, checked.prompts, show_samples=show_samples)
+        try:
+            forecast = preflight(recipe, bank, checked.prompts, show_samples=show_samples)
+        except InputError:
+            if ranks.is_main and not resume:  # so that the folder is free for the recipe as it is mended
+                run.discard()
+            raise
     if ranks.is_main:
         run.write_manifest(**_facts(recipe, path, source, checked, forecast))
     job = TrainingJob(

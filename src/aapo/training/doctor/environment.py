@@ -48,7 +48,7 @@ def package_findings() -> Iterator[Finding]:
         wrong = True
     if not wrong:
         shown = ", ".join(f"{name} {installed_version(name)}" for name in MAIN_PACKAGES)
-        yield Finding("ok", "packages", f"as aapo needs them: {shown}")
+        yield Finding("ok", "packages", f"packages are as aapo needs them: {shown}")
 
 
 def installed_version(name: str) -> str | None:

@@ -47,13 +47,13 @@ def model_findings(recipe: Recipe, longest: int) -> Iterator[Finding]:
 def _engine(recipe: Recipe) -> Finding:
     training = recipe.training
     if not training.use_vllm:
-        why = "use_vllm is false; its draws do not depend on the batch"
-        return Finding("ok", "engine", f"rollouts and bank are sampled by Transformers, because {why}")
+        text = "rollouts and bank are sampled by Transformers, because use_vllm is false"
+        return Finding("ok", "engine", text)
     if importlib.util.find_spec("vllm") is None:
         text = "use_vllm is true, and vllm is not installed"
         return Finding("error", "engine", text, "pip install 'aapo[vllm]', or leave use_vllm out", "docs/launch.md")
-    text = f"rollouts are sampled by vLLM ({training.vllm_mode}), because use_vllm is true; the bank by Transformers"
-    return Finding("ok", "engine", f"{text}, unless it is built by `aapo bank build --engine vllm`")
+    text = f"rollouts and bank are sampled by vLLM (vllm_mode {training.vllm_mode}), because use_vllm is true"
+    return Finding("ok", "engine", text)
 
 
 def _attention(recipe: Recipe, config: object) -> Finding:
@@ -67,7 +67,7 @@ def _attention(recipe: Recipe, config: object) -> Finding:
         return Finding("error", "attention", text, "install what it needs, or set it to sdpa", "docs/launch.md")
     taken, name = model.config._attn_implementation, type(model).__name__
     why = f"attn_implementation is {given}" if given else f"it is Transformers' choice for {name} here"
-    return Finding("ok", "attention", f"{taken}, because {why}")
+    return Finding("ok", "attention", f"attention is {taken}, because {why}")
 
 
 def _context(recipe: Recipe, config: object, longest: int) -> Iterator[Finding]:
