@@ -106,7 +106,7 @@ def test_warn_says_it_and_trains_and_off_says_nothing(recipe, capsys):
     code, out, err = called(capsys, "train", path, "--output_dir", "warned", "--preflight", "warn")
     assert code == 0, err
     assert "error    no reference sample is right" in out and "12 prompts x 4 reference samples, pass rate 0.000" in out
-    assert RunDirectory("warned").manifest()["preflight"]["groups"]["silent_frac"] == 1
+    assert RunDirectory("warned").manifest()["preflight"]["groups"]["dead_after_margin_frac"] == 1
     code, out, err = called(capsys, "train", path, "--output_dir", "unsaid", "--preflight", "off")
     assert code == 0 and "preflight" not in out and "reference samples" not in out, err
     assert RunDirectory("unsaid").manifest()["preflight"] is None
@@ -137,6 +137,17 @@ def test_samples_are_not_asked_for_without_a_bank(recipe, capsys):
     code, _, err = called(capsys, "train", path, "--output_dir", "other", "--preflight", "off")
     assert code == 2 and "preflight is 'no' but has no effect, because the objective has no margin" in err
     assert called(capsys, "doctor", path)[0] == 0
+
+
+def test_a_run_that_can_learn_no_more_than_the_format_is_warned(recipe, capsys):
+    def text(place, k):
+        return "<think>no</think><answer>-1</answer>" if (place + k) % 2 else "-1"
+
+    path = recipe(text, reward_funcs=["accuracy", "format"])
+    code, out, err = called(capsys, "train", path, "--output_dir", "run")
+    said = " ".join(out.split())
+    assert code == 0 and "warning 50% of the completions have no answer that the grader reads" in said, err
+    assert "no reference sample is right, so that only format can be learnt (gold '2', answer '-1')" in said
 
 
 def test_a_bank_that_only_grows_while_training_says_nothing_ahead(recipe, capsys):

@@ -28,7 +28,7 @@ def test_dead_groups_of_two_with_two_samples_a_prompt(monkeypatch):
     by_hand = ((0.0625 + 0.7292) + 2 * (0.3125 + 0.3125) + (0.7292 + 0.0625)) / 4
     assert by_hand == pytest.approx(0.7083, abs=1e-4)
     assert found.dead_frac == pytest.approx(by_hand, abs=0.015)  # three standard errors of 10,000 groups
-    assert found.silent_frac == found.dead_frac  # no margin
+    assert found.dead_after_margin_frac == found.dead_frac  # no margin
     assert found.all_right_frac == pytest.approx((0.0625 + 2 * 0.3125 + 0.7292) / 4, abs=0.015)
     assert found.learnable
 
@@ -36,7 +36,7 @@ def test_dead_groups_of_two_with_two_samples_a_prompt(monkeypatch):
     # c = 0, all right for c = 2. For c = 1 the margin of 0 is (0 - 0.2) / 2, of 1 it is (0.28 + 0) / 2.
     margin = forecast_groups(AAPO, samples([[0, 0], [0, 1], [1, 0], [1, 1]]), 2)
     assert margin.dead_frac == found.dead_frac
-    assert margin.silent_frac == pytest.approx(2 * 0.7292 / 4, abs=0.015)
+    assert margin.dead_after_margin_frac == pytest.approx(2 * 0.7292 / 4, abs=0.015)
 
 
 def test_rollouts_are_like_the_prompts_own_samples_as_often_as_the_urn_says():
@@ -65,7 +65,7 @@ def test_one_reward_everywhere_teaches_nothing_with_or_without_a_margin(reward):
     bank = samples(np.full((5, 3), reward))
     for point in (AAPO, GRPO, objective("gpg"), objective("rloo")):
         found = forecast_groups(point, bank, 4)
-        assert (found.dead_frac, found.silent_frac, found.learnable) == (1.0, 1.0, False)
+        assert (found.dead_frac, found.dead_after_margin_frac, found.learnable) == (1.0, 1.0, False)
     assert found.all_right_frac == reward and found.all_wrong_frac == 1 - reward
 
 
@@ -73,26 +73,26 @@ def test_one_right_sample_anywhere_can_be_learnt_from():
     rewards = np.zeros((2000, 8))
     rewards[7, 3] = 1
     found = forecast_groups(AAPO, samples(rewards), 8)
-    assert found.learnable and found.silent_frac > 0.99
+    assert found.learnable and found.dead_after_margin_frac > 0.99
 
 
 def test_what_the_objective_adds_to_a_reward_is_counted():
     # DAPO's overlong penalty tells equal rewards apart by their lengths; an advantage of one's own reads verdicts.
     bank = samples(np.zeros((4, 2)), lengths=[[5, 10]] * 4)
     found = forecast_groups(objective("dapo"), bank, 4, max_completion_length=10)
-    assert found.learnable and found.silent_frac < 1
+    assert found.learnable and found.dead_after_margin_frac < 1
     assert not forecast_groups(objective("dapo"), bank._replace(lengths_PK=np.full((4, 2), 5)), 4, 10).learnable
 
     def by_verdict(groups):
         return groups.correct_PG - 0.5
 
-    assert forecast_groups(Objective(advantage=by_verdict), bank, 4).silent_frac == 0
+    assert forecast_groups(Objective(advantage=by_verdict), bank, 4).dead_after_margin_frac == 0
 
 
 def test_samples_that_no_function_scored_take_no_part():
     nan = float("nan")
     unscored = forecast_groups(AAPO, samples([[nan, nan], [nan, nan]]), 2)
-    assert unscored.silent_frac == 1 and not unscored.learnable
+    assert unscored.dead_after_margin_frac == 1 and not unscored.learnable
     nothing = forecast_groups(AAPO, samples(np.zeros((0, 4))), 2)
     assert np.isnan(nothing.dead_frac) and not nothing.learnable
 

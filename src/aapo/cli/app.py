@@ -369,7 +369,7 @@ def doctor(
 ) -> int:
     """Say what is wrong with a recipe, a run or a bank and with the environment, the most severe first, and what to do.
 
-    Nothing is built, sampled or written. Fields of a recipe can be set as `--field value`. Exits with 1 where a finding
+    Nothing is built or sampled. Fields of a recipe can be set as `--field value`. Exits with 1 where a finding
     is an error, with which training cannot work; with 0 otherwise.
     """
     from aapo.cli import doctor as examining

@@ -39,7 +39,7 @@ class GroupForecast(NamedTuple):
 
     Attributes:
         dead_frac: Dead groups: all G rewards are equal.
-        silent_frac: Groups without a gradient, the margin counted.
+        dead_after_margin_frac: Groups without a gradient, the margin counted.
         all_right_frac: Groups of which every completion is right.
         all_wrong_frac: Groups of which every completion is wrong.
         learnable: Whether any group can have a gradient: false where all samples have one reward and the margin of that
@@ -47,7 +47,7 @@ class GroupForecast(NamedTuple):
     """
 
     dead_frac: float
-    silent_frac: float
+    dead_after_margin_frac: float
     all_right_frac: float
     all_wrong_frac: float
     learnable: bool
@@ -98,7 +98,7 @@ def forecast_groups(
     rewards = samples.rewards_PK[~np.isnan(samples.rewards_PK)].round(6)
     return GroupForecast(
         dead_frac=float(found.dead_P.double().mean()),
-        silent_frac=float(silent_N.double().mean()),
+        dead_after_margin_frac=float(silent_N.double().mean()),
         all_right_frac=float((correct_NG == 1).all(1).double().mean()),
         all_wrong_frac=float((correct_NG == 0).all(1).double().mean()),
         learnable=len(np.unique(rewards)) > 1 or not bool(silent_N.all()),

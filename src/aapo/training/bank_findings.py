@@ -55,11 +55,15 @@ def _faults(report: BankReport, setting: Setting) -> Iterator[Finding]:
 
 
 def _none_right(report: BankReport) -> Iterator[Finding]:
-    """Of a bank without a right sample, what else could be the cause."""
+    """Of a bank without a right sample, what else could be the cause, or what can be learnt all the same."""
     answered = 1 - (report.grading.no_answer_frac if report.grading else 0.0)
-    if answered <= 1 - MANY_UNREAD and not report.groups.learnable:
+    if report.groups.learnable:
+        names = [name for name, spread in report.spread.items() if spread > 0] or ["the length"]
+        text = f"no reference sample is right, so that only {', '.join(names)} can be learnt"
+    elif answered > 1 - MANY_UNREAD:
+        text = f"no reference sample is right, though {percent(answered)} have an answer"
+    else:
         return  # because there is no answer, which has been said
-    text = f"no reference sample is right, though {percent(answered)} have an answer"
     example = next((item for item in report.samples if item.extracted), None)
     shown = f" (gold {quoted(example.gold)}, answer {quoted(example.extracted)})" if example else ""
     advice = "check answer_column; if the gold answers are right the prompts are too hard, so take easier ones"
@@ -70,7 +74,7 @@ def _of_groups(report: BankReport) -> Iterator[Finding]:
     """Of a bank in which some sample is right, what weakens the signal."""
     if report.pass_rate.estimate == 0:
         return
-    if (share := report.groups.silent_frac) >= MANY_SILENT:
+    if (share := report.groups.dead_after_margin_frac) >= MANY_SILENT:
         text = f"{percent(share)} of the groups of {report.num_generations} are expected to have no gradient"
         advice = "raise num_generations, leave out hopeless and solved prompts (min_reference_pass_rate), or refill"
         yield Finding("warning", "dead groups", text, advice, "docs/curriculum.md")

@@ -72,7 +72,7 @@ def summary_lines(report: BankReport) -> list[str]:
     rate, groups = report.pass_rate, report.groups
     known = rate.estimate == rate.estimate  # NaN is not
     shown = f"{rate.estimate:.3f} [{rate.low:.3f}, {rate.high:.3f}]" if known else "unknown"
-    margin = f", {percent(groups.silent_frac)} with the margin" if report.has_margin else ""
+    margin = f", {percent(groups.dead_after_margin_frac)} with the margin" if report.has_margin else ""
     kinds = f" ({percent(groups.all_wrong_frac)} all wrong, {percent(groups.all_right_frac)} all right)"
     lines = [
         f"{report.num_prompts} prompts x {report.num_samples} reference samples, pass rate {shown}",

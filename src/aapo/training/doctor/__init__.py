@@ -60,7 +60,7 @@ class Diagnosis:
 def diagnose(target: str | None = None, flags: Sequence[str] = ()) -> Diagnosis:
     """What is wrong with the target, and with the environment.
 
-    Nothing is written, built or sampled: of a recipe, a bank is read where it is there.
+    Nothing is built or sampled: a recipe's bank is read where it is there.
 
     Args:
         target: A run directory, a bank's folder, or a recipe's name or path; None looks at the environment alone.

@@ -61,9 +61,11 @@ def _attention(recipe: Recipe, config: object) -> Finding:
     given = recipe.model.attn_implementation or (recipe.training.model_init_kwargs or {}).get("attn_implementation")
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, attn_implementation=given)
+            model = AutoModelForCausalLM.from_config(
+                config, attn_implementation=given, trust_remote_code=recipe.training.trust_remote_code
+            )
     except (ImportError, ValueError) as error:
-        text = f"attn_implementation is {given}, which cannot be used: {' '.join(str(error).split())}"
+        text = f"no model can be made with attn_implementation {given}: {' '.join(str(error).split())}"
         return Finding("error", "attention", text, "install what it needs, or set it to sdpa", "docs/launch.md")
     taken, name = model.config._attn_implementation, type(model).__name__
     why = f"attn_implementation is {given}" if given else f"it is Transformers' choice for {name} here"
