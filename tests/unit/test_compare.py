@@ -12,11 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from aapo.backends.trl.recorder import Budget, Spent
 from aapo.errors import InputError
 from aapo.evaluation import Evaluation, result_rows, save_results
 from aapo.evaluation.evaluation import SAMPLE_COLUMNS
 from aapo.experiments import execute, make_plan, write_plan, write_summary
 from aapo.experiments.plan import Variant
+from aapo.experiments.summary import FinishedRun
 from aapo.reporting import write_report
 from aapo.reporting.bands import band
 from aapo.reporting.comparison import judge, verdict_sentences
@@ -105,6 +107,39 @@ def test_bad_plans_are_refused(recipe, tmp_path, options, words):
 def test_budget_ends_runs(recipe, tmp_path):
     plan = plan_of(recipe, tmp_path, match="tokens", budget=5000.0)
     assert plan.runs[0].recipe.run.max_generated_tokens == 5000 and plan.budget == 5000
+
+
+def test_each_run_pays_its_part_of_the_bank_that_it_reads(recipe, tmp_path):
+    shares = {"run": 1.0, "amortised": 1 / 2, "free": 0.0}  # of two variants with two seeds one reads a bank
+    for bank_cost, share in shares.items():
+        plan = plan_of(
+            recipe, tmp_path / bank_cost, ["aapo", "grpo"], match="tokens", budget=5000.0, bank_cost=bank_cost
+        )
+        assert plan.bank_share == share
+        assert [run.recipe.run.bank_cost_share for run in plan.runs[:2]] == [share, 1.0]
+    write_plan(plan_of(recipe, tmp_path, match="tokens", budget=5000.0))
+    more = plan_of(recipe, tmp_path, seeds=(2, 3, 4), match="tokens", budget=5000.0, bank_cost="run")
+    assert more.bank_share == 1 / 2  # what the runs that are there were given
+    with pytest.raises(InputError, match="--bank-cost is 'none'; it must be run, amortised, free"):
+        plan_of(recipe, tmp_path / "other", bank_cost="none")
+
+
+def test_costs_count_the_share_of_the_reference_samples():
+    rows = [
+        {"step": step, "seconds": 2.0 * step, "rollout/generated_tokens": 100 * step, "bank/generated_tokens": 40,
+         "bank/seconds": 3.0, "eval_rollout/accuracy": 0.1 * step}
+        for step in (1, 2)
+    ]  # fmt: skip
+    run = FinishedRun(Path("seed-0"), 0, None, rows, bank_share=0.25)  # type: ignore[arg-type]
+    assert (run.end("steps"), run.end("tokens"), run.end("seconds")) == (2, 210, 4.75)
+    assert run.bank_tokens == 10 and run.curve("tokens") == ([110, 210], [0.1, 0.2])
+    spent = Spent(99, 1.0)
+    assert not spent.reaches(Budget(100, None, 0.5)) and spent.reaches(Budget(99)) and spent.reaches(Budget(None, 1.0))
+
+
+def test_a_flag_without_effect_on_any_variant_is_refused(recipe, tmp_path):
+    with pytest.raises(InputError, match="--margin_high has no effect on any of grpo, gpg; remove it"):
+        plan_of(recipe, tmp_path, ["grpo", "gpg"], flags=["--margin_high", "0.5"])
 
 
 def test_a_comparison_takes_more_seeds_and_no_other_settings(recipe, tmp_path):
@@ -260,7 +295,7 @@ def test_summary_says_what_can_be_told(compared):
     assert aapo["final"]["interquartile_mean"]["estimate"] == pytest.approx(np.mean(sorted(scores)[1:3]))
     # The curve rises linearly from 0 to the run's mean share.
     assert aapo["area"]["scores"][0] == pytest.approx(aapo["curves"][0]["scores"][-1] / 2)
-    assert aapo["cost"] == {"steps": 10, "tokens": 1000, "seconds": 20}
+    assert aapo["cost"] == {"steps": 10, "tokens": 1000, "seconds": 20, "bank_tokens": 0.0}
     verdicts = {(pair["one"], pair["other"]): pair["verdict"] for pair in summary["pairs"]}
     assert verdicts == {
         ("aapo", "grpo"): "cannot tell", ("aapo", "dr_grpo"): "better", ("grpo", "dr_grpo"): "better",

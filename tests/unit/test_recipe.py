@@ -72,8 +72,8 @@ def test_a_run_directory_is_a_recipe(tmp_path):
         ),
         ({"algorithm": "grpo", "reference": "live"}, "reference is 'live' but has no effect"),
         (
-            {"algorithm": "grpo", "num_reference_samples": 4},
-            "num_reference_samples is 4 but has no effect, because the objective",
+            {"algorithm": "grpo", "num_reference_samples": 5},
+            "num_reference_samples is 5 but has no effect, because the objective",
         ),
         (
             {"reference": "live", "reference_bank": "x"},
@@ -126,7 +126,7 @@ def test_a_bare_no_is_the_word():
 
 def test_null_takes_a_field_back():
     recipe = resolve("r", {**BASICS, "algorithm": "grpo", "num_reference_samples": None})
-    assert recipe.run.num_reference_samples == 8
+    assert recipe.run.num_reference_samples == 4
 
 
 def test_trl_names_set_the_objective():
