@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from aapo.objective import Algorithm, Collection, Margin, Objective, augmented_advantages, register
     from aapo.recipe import load_recipe
     from aapo.tasks import DataConfig, load_prompts
-    from aapo.training import train
+    from aapo.training import build_bank, train
 
 __version__ = "0.1.0"
 
@@ -37,6 +37,7 @@ __getattr__ = lazily(
         "Task": "aapo.evaluation",
         "accuracy": "aapo.grading",
         "augmented_advantages": "aapo.objective",
+        "build_bank": "aapo.training",
         "evaluate": "aapo.evaluation",
         "grade": "aapo.grading",
         "load_prompts": "aapo.tasks",
@@ -63,6 +64,7 @@ __all__ = [
     "Task",
     "accuracy",
     "augmented_advantages",
+    "build_bank",
     "evaluate",
     "grade",
     "load_prompts",

@@ -389,7 +389,7 @@ def test_dead_groups_are_drawn_again_with_fresh_prompts(tiny_folder, tmp_path):
     assert 5 * trainers[1].num_drawn < logged["rollout/generated_tokens"] <= 6 * trainers[1].num_drawn
     rows = pq.read_table(tmp_path / "1.0" / "step-000001.parquet").to_pylist()
     assert [row["prompt"] for row in rows[::4]] == [f"Calculate {number} + {number}." for number in after]
-    assert [row["completion_tokens"] for row in rows] == filled[0][2]["tokens_B"].tolist()
+    assert [row["completion_tokens"] for row in rows] == filled[0][2].tokens_B.tolist()
 
     assert torch.equal(again[0][1]["completion_ids"], filled[0][1]["completion_ids"])
     assert [row["answer"] for row in again[0][0]] == [row["answer"] for row in filled[0][0]]
@@ -497,7 +497,7 @@ def test_dapo_counts_the_overlong_penalty_in_the_advantage_only(tiny_folder, tmp
     train(trainer)
     (batch,) = trainer.batches
     expected = expected_advantages(trainer, batch)
-    lengths_B = batch[2]["tokens_B"].float()
+    lengths_B = batch[2].tokens_B.float()
     assert len(set(lengths_B.tolist())) > 2
     penalty_PG = -((lengths_B - 3) / 3).clamp(min=0).view(4, 4)  # the last 3 of 6 tokens
     centred_PG = penalty_PG - penalty_PG.mean(1, keepdim=True)

@@ -85,8 +85,9 @@ def trained(workplace):
 
 def test_train_goes_from_nothing_to_a_report(trained):
     run_directory, out = trained
-    for stage in ("base model: ", "reference bank: 48/48", "aapo training: 4/4", "evaluating base: 16/16",
-                  "evaluating trained: 16/16", "Percent right with 95% interval"):  # fmt: skip
+    for stage in ("base model: ", "reference bank: 48/48", "aapo training: 4/4",
+                  "evaluating base on basic_arithmetic: 16/16",
+                  "evaluating trained on basic_arithmetic: 16/16", "Percent right with 95% interval"):  # fmt: skip
         assert stage in out
     assert out.strip().splitlines()[-1] == f"run directory {run_directory.path}"
     for note in ("reward ", "accuracy ", "dead ", "margin ", "length ", "tok/s", "left"):
@@ -133,7 +134,7 @@ def test_the_final_model_loads_as_any_transformers_model(trained):
 
 def test_a_second_run_reuses_base_and_bank(trained, workplace, capsys):
     out = lines_of(capsys, "train", "small.yaml", "--dry-run", "--output_dir", "another")
-    assert "(reused)" in out and "(reused: 16 prompts)" in out and "16 prompts, 4 steps, 64 rollouts" in out
+    assert "(reused)" in out and ": +0 completions, found 48" in out and "16 prompts, 4 steps, 64 rollouts" in out
     assert "another (new)" in out and not (workplace / "another").exists()
 
 
@@ -153,8 +154,10 @@ def test_bank_show_and_build(trained, workplace, capsys):
 
 def test_other_reward_functions_score_the_cached_samples_without_the_model(trained, workplace, capsys, monkeypatch):
     flags = ("--reward_funcs", "[format]", "--reward_weights", "[1.0]")
-    assert "(will be rescored: 48 samples)" in lines_of(capsys, "train", "small.yaml", "--dry-run", *flags)
-    assert "(will be built: 96 samples)" in lines_of(
+    assert "+0 completions, found 48, 48 of them to be scored" in lines_of(
+        capsys, "train", "small.yaml", "--dry-run", *flags
+    )
+    assert "+48 completions (75% of the run's 64 rollouts), found 48, 48 of them to be scored; at most" in lines_of(
         capsys, "train", "small.yaml", "--dry-run", "--num_reference_samples", 6, *flags
     )
 
@@ -164,8 +167,8 @@ def test_other_reward_functions_score_the_cached_samples_without_the_model(train
     monkeypatch.setattr("aapo.engines.transformers.TransformersEngine", never)
     shown = lines_of(capsys, "bank", "build", "small.yaml", *flags)
     assert "reference bank: 48/48" in shown and len([x for x in shown.splitlines() if "of 16 prompts" in x]) == 2
-    assert "(reused: 16 prompts)" in lines_of(capsys, "train", "small.yaml", "--dry-run", *flags)
-    assert "(reused: 16 prompts)" in lines_of(capsys, "train", "small.yaml", "--dry-run")
+    for asked in (flags, ()):
+        assert "+0 completions, found 48\n" in lines_of(capsys, "train", "small.yaml", "--dry-run", *asked)
     assert "reference bank:" not in lines_of(capsys, "bank", "build", "small.yaml")
 
 
@@ -207,7 +210,7 @@ def test_bank_rescore_prints_what_changes_and_keeps_what_was(trained, workplace,
 
 def test_bank_rescore_goes_on_after_a_kill(trained, workplace, capsys, monkeypatch):
     monkeypatch.setattr("aapo.bank.store.PROMPTS_PER_FILE", 2)
-    lines_of(capsys, "bank", "build", "small.yaml", "--output", "slow-bank", "--num_train_prompts", "20")
+    lines_of(capsys, "bank", "build", "small.yaml", "--all", "--output", "slow-bank", "--num_train_prompts", "20")
     (workplace / "slow.py").write_text(
         "import time\ndef slow(completions, **columns):\n    time.sleep(0.3)\n    return [1.0 for _ in completions]\n"
     )
@@ -396,15 +399,15 @@ def test_kill_during_the_bank_leaves_whole_files_that_the_next_build_completes(t
                 "min_digits: 2, max_digits: 2, allow_parentheses: false}",
                 "--base_model", "null", "--model_name_or_path", trained[0].model)  # fmt: skip
     patch = "import aapo.bank.store as b; b.PROMPTS_PER_FILE = 4; from aapo.cli import main; main()"
-    arguments = [sys.executable, "-c", patch, "bank", "build", "small.yaml", "--output", "killed"]
+    arguments = [sys.executable, "-c", patch, "bank", "build", "small.yaml", "--all", "--output", "killed"]
     process = subprocess.Popen([*arguments, *map(str, settings)], env=os.environ, stdout=subprocess.DEVNULL)
     wait_for(lambda: len(list((workplace / "killed").glob("scores/*/scores-*"))) >= 2, process)
     process.kill()
     process.wait()
     kept = ReferenceBank.open(workplace / "killed")
     assert 0 < len(kept) < 40
-    assert run(["bank", "build", "small.yaml", "--output", "killed", *map(str, settings)]) == 0
-    assert run(["bank", "build", "small.yaml", "--output", "at-once", *map(str, settings)]) == 0
+    assert run(["bank", "build", "small.yaml", "--all", "--output", "killed", *map(str, settings)]) == 0
+    assert run(["bank", "build", "small.yaml", "--all", "--output", "at-once", *map(str, settings)]) == 0
     killed, at_once = (ReferenceBank.open(workplace / name) for name in ("killed", "at-once"))
     assert sorted(map(str, killed.rows())) == sorted(map(str, at_once.rows()))
     assert len(killed) == 40
@@ -464,7 +467,7 @@ class TestBadInput:
         ("flags", "difference"),
         [
             (("--temperature", 0.5), "sampling.temperature: bank has 1.0, run has 0.5"),
-            (("--num_reference_samples", 5), "num_samples: bank has 3, run has 5"),
+            (("--reference_seed", 5), "seed: bank has 0, run has 5"),
             (("--base_model", "null", "--model_name_or_path", "run/model"), "model.weights: bank has"),
             (
                 ("--reward_funcs", "[accuracy]", "--reward_weights", "[1]"),
@@ -526,15 +529,19 @@ class TestBadInput:
             assert "reasoning_gym:countdown could run code" in line and "darwin on arm64); choose another task" in line
         assert not (workplace / "apart").exists()
 
-    def test_a_bank_of_another_template_or_data_set(self, trained, capsys):
+    def test_a_named_bank_takes_other_prompts_in_and_no_other_template(self, trained, capsys, workplace):
         run(["bank", "build", "small.yaml", "--output", "own-bank"])
-        for flags in (("--system_prompt", "Other."), ("--dataset_seed", 9)):
-            line = refused(
-                capsys, "train", "small.yaml", "--base_model", "null", "--model_name_or_path",
-                trained[0].manifest()["model"]["name_or_path"], "--reference_bank", "own-bank", "--output_dir",
-                f"refused{flags[0]}", *flags,
-            )  # fmt: skip
-            assert "prompts are not in the bank own-bank" in line and "aapo bank build RECIPE --output own-bank" in line
+        planned = ("train", "small.yaml", "--dry-run", "--reference_bank", "own-bank")
+        for flags in (("--system_prompt", "Other."), ("--max_steps", 3)):
+            out = lines_of(capsys, *planned, "--base_model", "null", "--model_name_or_path",
+                           trained[0].manifest()["model"]["name_or_path"], *flags)  # fmt: skip
+            assert f"own-bank: +{0 if flags[1] == 3 else 48} completions" in out
+        copy = workplace / "other-template"
+        shutil.copytree(trained[0].manifest()["model"]["name_or_path"], copy)
+        template = copy / "chat_template.jinja"
+        template.write_text(template.read_text() + "{{ '' }}")
+        line = refused(capsys, *planned, "--base_model", "null", "--model_name_or_path", copy)
+        assert "the bank own-bank does not match this run: tokenizer.chat_template: bank has" in line
 
     def test_output_directories(self, trained, capsys, workplace):
         assert "run holds another run; choose another --output_dir, or add --resume" in refused(

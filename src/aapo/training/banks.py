@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
+
 from aapo.bank import (
     BankIdentity,
     Growth,
@@ -11,18 +13,20 @@ from aapo.bank import (
     ReferenceBank,
     bank_identity,
     digest,
-    find_score_set,
     missing,
     read_identity,
     sample_identity,
 )
+from aapo.bank.store import NUM_SAMPLES
 from aapo.engines.identity import tokenizer_identity
 from aapo.engines.opening import OpenedEngine, open_engine
-from aapo.engines.spec import TRANSFORMERS
+from aapo.engines.spec import TRANSFORMERS, ModelSpec
 from aapo.errors import InputError
+from aapo.grading import RewardFunction
 from aapo.progress import told_progress
 from aapo.ranks import launched
 from aapo.recipe import Recipe
+from aapo.recipe.training import TrainingSettings
 from aapo.records import Engine, Prompt
 from aapo.runs import cache_folder
 from aapo.training.models import reference_spec
@@ -144,11 +148,55 @@ class RecipeBank:
         lacks, wanted = self.lacks(prompts), len({prompt.key for prompt in prompts}) * self.num_samples
         added = lacks.num_samples(self.num_samples)
         limit = self.recipe.training.sampling.max_completion_length
-        scored = find_score_set(self.path, self.identity["rewards"])
-        again = f", scores {lacks.num_unscored:,} anew" if lacks.num_unscored and not added else ""
-        new = "" if scored is not None or added else " by other reward functions"
-        return f"{self.path}: {cost_line(added, wanted - added, num_rollouts)}{again}{new}" + (
-            f"; at most {added * limit:,} tokens, sampled by {self.engine}" if added else ""
+        again = f", {lacks.num_unscored:,} of them to be scored" if lacks.num_unscored else ""
+        drawn = f"; at most {added * limit:,} tokens, sampled by {self.engine}" if added else ""
+        return f"{self.path}: {cost_line(added, wanted - added, num_rollouts)}{again}{drawn}"
+
+
+def build_bank(
+    path: str | Path,
+    model: str | ModelSpec,
+    prompts: Dataset,
+    reward_funcs: Sequence[RewardFunction],
+    args: TrainingSettings,
+    *,
+    num_samples: int = NUM_SAMPLES,
+    seed: int = 0,
+    engine: str = TRANSFORMERS,
+) -> ReferenceBank:
+    """A bank for training with `args`, from Python; what is there of it is kept.
+
+    Args:
+        path: Its folder.
+        model: The frozen reference.
+        prompts: Columns `prompt` and `answer`, and what the reward functions read.
+        reward_funcs: The training's, in the same order.
+        args: The training's; sampling settings and chat template options are read.
+        num_samples: K.
+        seed: Of the samples.
+        engine: As in `aapo.engines.open_engine`.
+
+    Raises:
+        InputError: The folder holds another bank, or a model or column is missing.
+    """
+    spec, ranks = ModelSpec(model) if isinstance(model, str) else model, launched()
+    with (
+        open_engine(spec, args.sampling, engine) as opened,
+        told_progress("reference bank", visible=ranks.is_main) as tell,
+    ):
+        identity = bank_identity(
+            spec.identity(engine), tokenizer_identity(opened.tokenizer), args.sampling.describe(), reward_funcs, seed
+        )
+        return ReferenceBank.build(
+            path,
+            prompts,
+            opened,
+            reward_funcs,
+            identity,
+            num_samples=num_samples,
+            template_options=args.template_options,
+            on_batch=tell,
+            ranks=ranks,
         )
 
 
