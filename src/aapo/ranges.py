@@ -101,6 +101,7 @@ RANGES: dict[str, Allowed] = {
     "max_generated_tokens": whole(1, 10**15),
     "max_training_seconds": POSITIVE,
     "judge_threshold": Number(),
+    "preflight": Names(("stop", "warn", "off"), pattern="no"),  # YAML reads a bare `off` as false
     # prompts, and problems of a task
     **_each(
         "dataset_path dataset_config dataset_data_dir dataset_revision dataset_train_split dataset_test_split "

@@ -105,6 +105,11 @@ class RunDirectory:
                 file.truncate(file.read().rfind(b"\n") + 1)
             file.write((json.dumps(finite(row), allow_nan=False) + "\n").encode())
 
+    def discard(self) -> None:
+        """Remove what a run writes before its manifest."""
+        for file in (self.recipe_file, self.unparseable_golds):
+            file.unlink(missing_ok=True)
+
     def write_recipe(self, recipe: dict[str, Any]) -> None:
         """Store the resolved recipe."""
         write_text(self.recipe_file, yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))

@@ -13,7 +13,7 @@ from aapo.bank.identity import (
 from aapo.bank.reference import COLUMNS, ReferenceBank
 from aapo.bank.storage import STORED, ScoreSet, find_score_set, read_identity, read_pieces, score_sets
 from aapo.bank.store import Growth, Missing, SampleStore, missing, newest_scores
-from aapo.bank.summary import BankSummary, constant_rewards, summarize
+from aapo.bank.summary import BankSummary, summarize
 
 __all__ = [
     "COLUMNS",
@@ -29,7 +29,6 @@ __all__ = [
     "ScoreSet",
     "bank_identity",
     "compare_scores",
-    "constant_rewards",
     "differences",
     "digest",
     "find_score_set",

@@ -40,16 +40,6 @@ class BankSummary:
     grading: GradingShares | None
 
 
-def constant_rewards(bank: ReferenceBank) -> dict[str, float]:
-    """The reward functions that paid all scored samples the same, and what; such a one can teach nothing."""
-    paid: dict[str, set[float]] = {name: set() for name in bank.identity["rewards"]}
-    columns = {name: f"reward/{name}" for name in paid}
-    for row in bank.rows(list(columns.values())):
-        for name, column in columns.items():
-            paid[name] |= {reward for reward in row[column] if reward is not None}
-    return {name: rewards.pop() for name, rewards in paid.items() if len(rewards) == 1}
-
-
 def summarize(bank: ReferenceBank, judge: Judge = BY_VERDICT) -> BankSummary:
     """The bank's summary, by what the judge says is right; an empty bank has NaN rates and 0 tokens."""
     num_samples = bank.num_samples

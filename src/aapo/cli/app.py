@@ -46,6 +46,9 @@ def train(
         bool, typer.Option("--dry-run", help="Print what would be run, built, reused, written.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
+    show_samples: Annotated[
+        bool, typer.Option("--show-samples", help="Print three reference samples with their verdicts.")
+    ] = False,
 ) -> None:
     """Train a model by a recipe, evaluate it and write its report.
 
@@ -54,7 +57,7 @@ def train(
     """
     from aapo.cli import commands
 
-    commands.train(recipe, context.args, dry_run=dry_run, resume=resume)
+    commands.train(recipe, context.args, dry_run=dry_run, resume=resume, show_samples=show_samples)
 
 
 @base_app.command("build", context_settings=FLAGS)
@@ -355,6 +358,26 @@ def report(
     from aapo.reporting import write_report
 
     console.print(f"report {write_report(folders, output)}")
+
+
+@app.command(context_settings=FLAGS)
+def doctor(
+    context: typer.Context,
+    target: Annotated[
+        str | None, typer.Argument(metavar="RECIPE|RUN|BANK", help="By default the environment alone.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
+) -> int:
+    """Say what is wrong with a recipe, a run or a bank and with the environment, the most severe first, and what to do.
+
+    Nothing is built or sampled. Fields of a recipe can be set as `--field value`. Exits with 1 where a finding
+    is an error, with which training cannot work; with 0 otherwise.
+    """
+    from aapo.cli import doctor as examining
+
+    words = [word for word in (target, *context.args) if word is not None]
+    named = words[0] if words and not words[0].startswith("--") else None
+    return examining.doctor(named, words[named is not None :], as_json=as_json)
 
 
 @app.command()

@@ -27,16 +27,19 @@ def _main_process() -> bool:
     return launched().is_main
 
 
-def train(source: str, flags: Sequence[str], *, dry_run: bool, resume: bool) -> None:
+def train(source: str, flags: Sequence[str], *, dry_run: bool, resume: bool, show_samples: bool) -> None:
     """Train, evaluate, report; or with `dry_run` print the plan."""
     recipe = load_recipe(source, flags)
+    if show_samples and (not recipe.uses_bank or recipe.run.preflight == "off"):
+        reason = "preflight is off" if recipe.uses_bank else "the run has no reference bank"
+        raise InputError(f"--show-samples has no effect, because {reason}; leave it out")
     output = _output(recipe, source, flags, resume=resume)
     if dry_run:
         print_plan(recipe, output, resume=resume)
         return
     if _main_process():
         console.print(f"run directory {output}")
-    result = train_recipe(recipe, output, resume=resume)
+    result = train_recipe(recipe, output, resume=resume, show_samples=show_samples)
     if result.interrupted:
         raise AapoError(f"interrupted; a checkpoint is saved, go on with `aapo train {output} --resume`")
     if _main_process():

@@ -16,7 +16,7 @@ SYNC_FIELDS = ("ref_model_sync_steps", "ref_model_mixup_alpha")
 # What only a bank reads.
 BANK_FIELDS = (
     "reference_bank", "num_reference_samples", "reference_seed", "reference_model_name_or_path",
-    "reference_model_revision",
+    "reference_model_revision", "preflight",
 )  # fmt: skip
 # What chooses prompts by the reference model's pass rates, with or without a margin.
 CHOICE_FIELDS = ("weighted_sample", "curriculum", "min_reference_pass_rate", "max_reference_pass_rate")

@@ -40,6 +40,8 @@ class RunConfig:
         reference_seed: Seed of the reference samples.
         reference_model_name_or_path: The frozen reference; by default the model that training starts from.
         reference_model_revision: Revision of a Hub reference model.
+        preflight: What is done where the bank says that nothing can be learnt: `stop` ends the run before its first
+            step, `warn` only says so, `off` neither looks nor prints.
         min_reference_pass_rate: Train on prompts that the reference model solves at least so often, in [0, 1].
         max_reference_pass_rate: Likewise at most so often.
         eval_num_samples: Samples per held-out prompt.
@@ -65,6 +67,7 @@ class RunConfig:
     reference_seed: int = 0
     reference_model_name_or_path: str | None = None
     reference_model_revision: str | None = None
+    preflight: str = "stop"
     min_reference_pass_rate: float | None = None
     max_reference_pass_rate: float | None = None
     eval_num_samples: int = 4
@@ -74,6 +77,11 @@ class RunConfig:
     max_generated_tokens: int | None = None
     max_training_seconds: float | None = None
     bank_cost_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Take the `no` that YAML makes of a bare `off` for what it was."""
+        if self.preflight == "no":
+            self.preflight = "off"
 
 
 PARTS = {"run": RunConfig, "data": DataConfig, "model": ModelSettings, "training": TrainingSettings}

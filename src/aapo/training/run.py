@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from aapo.backends import TrainingJob, load_backend
-from aapo.bank import constant_rewards
 from aapo.engines import model_identity
 from aapo.errors import InputError
 from aapo.evaluation import (
@@ -26,9 +25,11 @@ from aapo.progress import console
 from aapo.ranks import launched
 from aapo.recipe import Recipe
 from aapo.runs import RunDirectory
+from aapo.training.bank_report import BankReport
 from aapo.training.banks import RecipeBank, cost_line
 from aapo.training.held_out import held_out_task, recipe_protocol
 from aapo.training.models import model_spec, prepare_model, training_options
+from aapo.training.preflight import preflight
 from aapo.training.prompts import CheckedPrompts, by_pass_rate, checked_prompts, loaded_prompts
 from aapo.training.schedule import planned_prompts, planned_rollouts, planned_steps
 
@@ -47,16 +48,18 @@ class TrainingResult:
     interrupted: bool
 
 
-def train(recipe: Recipe, output: Path, *, resume: bool = False) -> TrainingResult:
+def train(recipe: Recipe, output: Path, *, resume: bool = False, show_samples: bool = False) -> TrainingResult:
     """Run the recipe into the folder `output`.
 
     Args:
         recipe: What to run.
         output: The run directory; new, or with `resume` that of the run to go on with.
         resume: Go on from the newest whole checkpoint.
+        show_samples: Print three samples of the reference bank before the first step.
 
     Raises:
-        InputError: The folder holds another run, or something the recipe names is missing or does not match.
+        InputError: The folder holds another run, something the recipe names is missing or does not match, or the bank
+            says that nothing can be learnt.
         AapoError: Something failed while running.
     """
     run, ranks = RunDirectory(output), launched()
@@ -85,15 +88,18 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False) -> TrainingResu
         added, wanted = source.grown.samples, len({prompt.key for prompt in needed}) * source.num_samples
         cost = cost_line(added, wanted - added, planned_rollouts(recipe, len(checked.prompts)))
         console.print(f"reference bank {cost}")
-        for name, value in constant_rewards(bank).items():
-            console.print(
-                f"reward function {name} pays {value:g} to all samples of the reference bank: as long as it pays all "
-                "completions the same it teaches nothing",
-            )
     if bank is not None and recipe.filters_prompts:
         checked = by_pass_rate(recipe, bank, checked)
+    forecast = None
+    if bank is not None and recipe.run.preflight != "off":
+        try:
+            forecast = preflight(recipe, bank, checked.prompts, show_samples=show_samples)
+        except InputError:
+            if ranks.is_main and not resume:  # so that the folder is free for the recipe as it is mended
+                run.discard()
+            raise
     if ranks.is_main:
-        run.write_manifest(**_facts(recipe, path, source, checked))
+        run.write_manifest(**_facts(recipe, path, source, checked, forecast))
     job = TrainingJob(
         recipe,
         run,
@@ -111,7 +117,7 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False) -> TrainingResu
     if source is not None:
         source.close()
     if ranks.is_main:
-        run.write_manifest(**_facts(recipe, path, source, checked))
+        run.write_manifest(**_facts(recipe, path, source, checked, forecast))
     if interrupted:
         return TrainingResult(run, [], True)
     evaluations = evaluate_run(recipe, run, path, held_out_task(recipe)) if held_out is not None else []
@@ -162,7 +168,9 @@ def evaluate_run(recipe: Recipe, run: RunDirectory, path: str, task: Task) -> li
     return evaluations
 
 
-def _facts(recipe: Recipe, path: str, bank: RecipeBank | None, checked: CheckedPrompts) -> dict[str, Any]:
+def _facts(
+    recipe: Recipe, path: str, bank: RecipeBank | None, checked: CheckedPrompts, forecast: BankReport | None
+) -> dict[str, Any]:
     return {
         "recipe": recipe.name,
         "algorithm": recipe.training.algorithm,
@@ -179,27 +187,36 @@ def _facts(recipe: Recipe, path: str, bank: RecipeBank | None, checked: CheckedP
             "num_samples": bank.num_samples,
             "added": asdict(bank.grown),
         },
+        "preflight": None if forecast is None else forecast.describe(),
         "num_processes": launched().count,
     }
 
 
 def _check_space(recipe: Recipe, output: Path, model: str) -> None:
-    """Refuse to start a run that cannot be written.
+    """Refuse to start a run that cannot be written."""
+    free, needed = free_space(output), space_needed(recipe, model)
+    if free < needed:
+        raise InputError(
+            f"no disk space: {output} has {free / 2**30:.2f} GiB free and the run writes about {needed / 2**30:.2f} "
+            "GiB; free some or choose another --output_dir"
+        )
 
-    The kept checkpoints, one being written and the final model count, in copies of the weights; LoRA writes next to
-    nothing, and the size of a Hub model is not known here.
+
+def free_space(folder: Path) -> int:
+    """Bytes that can be written into a folder, which need not exist yet."""
+    return shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
+
+
+def space_needed(recipe: Recipe, model: str) -> float:
+    """Bytes that a run writes: the kept checkpoints, one being written and the final model, in copies of the weights.
+
+    LoRA writes next to nothing, and the size of a Hub model is not known here.
     """
     args = recipe.training
     weights = sum(file.stat().st_size for file in Path(model).glob("*.safetensors"))
     checkpoints = 0 if args.save_strategy == "no" else (args.save_total_limit or 2) + 1
     copies = 0 if recipe.model.use_peft else 1 + checkpoints * (1 if args.save_only_model else COPIES_PER_CHECKPOINT)
-    existing = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
-    free, needed = shutil.disk_usage(existing).free, copies * weights + SLACK_BYTES
-    if free < needed:
-        raise InputError(
-            f"no disk space: {existing} has {free / 2**30:.2f} GiB free and the run writes about {needed / 2**30:.2f} "
-            "GiB; free some or choose another --output_dir"
-        )
+    return copies * weights + SLACK_BYTES
 
 
 def default_output(recipe: Recipe) -> Path:
