@@ -6,7 +6,16 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from aapo.errors import InputError
 from aapo.recipe import resolve
-from aapo.training.memory import ModelShape, activations, estimate, kv_cache, logits, model_shape, num_trained
+from aapo.training.memory import (
+    ModelShape,
+    activations,
+    estimate,
+    known_config,
+    kv_cache,
+    logits,
+    model_shape,
+    num_trained,
+)
 
 GIVEN = {
     "model_name_or_path": "model", "dataset_name": "rows.jsonl", "num_eval_prompts": 0, "num_generations": 2,
@@ -34,6 +43,7 @@ def test_published_sizes():
     for name, size in sizes.items():
         shape = model_shape(name)
         assert shape is not None and shape.num_parameters == size
+        assert shape == ModelShape.of(known_config(name))
 
 
 def test_a_model_that_is_not_here_has_no_shape():

@@ -5,11 +5,14 @@ Exit codes: 0 done; 2 the input is wrong; 1 it failed while running, or was inte
 
 import errno
 import logging
+import os
+import socket
 import sys
 import traceback
 import warnings
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -17,6 +20,8 @@ from aapo.errors import AapoError, InputError, nearest
 from aapo.ranks import finish
 
 FLAGS = {"allow_extra_args": True, "ignore_unknown_options": True}
+# Commands that may look for models and data on the Hub.
+REACHING = ("train", "eval", "bank", "base", "compare", "chat", "doctor", "publish")
 RECIPE_HELP = "A shipped recipe's name, a .yaml file, or a run directory."
 
 app = typer.Typer(
@@ -490,6 +495,8 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if not debug:
         _quiet()
+    if arguments[:1] and arguments[0] in REACHING:
+        _offline()
     code = run(arguments, debug=debug)
     if code == 0:  # a process that failed does not wait for the others
         finish()
@@ -523,6 +530,17 @@ def _explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "no disk space left; nothing was half-written, free some and go on with --resume", 1
     return f"{type(error).__name__}: {' '.join(str(error).split())} (--debug shows where)", 1
+
+
+def _offline() -> None:
+    """Tell the Hub's libraries, before they are imported, that there is no way to it; they would try for minutes."""
+    if any(os.environ.get(name) for name in ("HF_HUB_OFFLINE", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return
+    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 
 
 def _quiet() -> None:

@@ -14,7 +14,6 @@ from aapo.fields import parse_flags
 from aapo.progress import console
 from aapo.ranks import launched
 from aapo.recipe import Recipe, load_recipe
-from aapo.reporting import write_report
 from aapo.training import train as train_recipe
 from aapo.training.models import prepare_model
 from aapo.training.run import default_output, newest_run
@@ -43,6 +42,8 @@ def train(source: str, flags: Sequence[str], *, dry_run: bool, resume: bool, sho
     if result.interrupted:
         raise AapoError(f"interrupted; a checkpoint is saved, go on with `aapo train {output} --resume`")
     if _main_process():
+        from aapo.reporting import write_report
+
         if result.evaluations:
             print_table(score_table(result_rows(result.evaluations)))
         page = write_report([result.run.path])

@@ -7,6 +7,7 @@ import yaml
 from rich import box
 from rich.table import Table
 
+from aapo.engines.identity import hub_commit
 from aapo.engines.loading import is_hub_name
 from aapo.errors import InputError
 from aapo.grading import reward_name
@@ -59,6 +60,8 @@ def print_plan(recipe: Recipe, output: Path, *, resume: bool) -> None:
 def _tokenizer(recipe: Recipe, path: str, lines: dict[str, str]) -> Any | None:
     """The model's tokenizer; None, with a line that says so, where the Hub that has it cannot be reached."""
     try:
+        if is_hub_name(path):
+            hub_commit(path, recipe.model.model_revision)  # which says so before tokenizers are imported
         return model_spec(recipe, path, recipe.model.model_revision).load_tokenizer()
     except InputError as error:
         if not is_hub_name(path):

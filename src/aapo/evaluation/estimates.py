@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special, stats
+import scipy  # whose parts are loaded when they are asked for
 
 CONFIDENCE = 0.95
 NUM_SUBSETS = 500
@@ -85,7 +85,7 @@ def _vote(classes: np.ndarray, correct: np.ndarray) -> float:
 
 def student_reach(error: np.ndarray | float, freedom: np.ndarray | float) -> np.ndarray:
     """Half the width of Student's 95% interval of a mean with this standard error."""
-    return special.stdtrit(freedom, (1 + CONFIDENCE) / 2) * error
+    return scipy.special.stdtrit(freedom, (1 + CONFIDENCE) / 2) * error
 
 
 def share_interval(
@@ -105,7 +105,9 @@ def share_interval(
     mean = np.asarray(mean, float)
     slope = mean * (1 - mean)
     reach = np.divide(student_reach(error, freedom), slope, out=np.zeros(np.shape(slope)), where=slope > 0)
-    return special.expit(special.logit(mean) - reach), special.expit(special.logit(mean) + reach)
+    return scipy.special.expit(scipy.special.logit(mean) - reach), scipy.special.expit(
+        scipy.special.logit(mean) + reach
+    )
 
 
 def score(values_P: np.ndarray) -> Estimate:
@@ -185,5 +187,5 @@ def _error(values_P: np.ndarray) -> float:
 
 def _exact(mean: float, count: int) -> tuple[float, float]:
     """Clopper and Pearson's interval for `count` independent trials of which the share `mean` succeeded."""
-    found = stats.binomtest(round(mean * count), count).proportion_ci(CONFIDENCE)
+    found = scipy.stats.binomtest(round(mean * count), count).proportion_ci(CONFIDENCE)
     return float(found.low), float(found.high)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy import optimize, stats
+import scipy  # whose parts are loaded when they are asked for
 
 from aapo.evaluation import CONFIDENCE, Estimate, share_interval
 
@@ -29,7 +29,7 @@ def mean_over_seeds(scores_S: np.ndarray) -> Estimate:
     """
     if np.ptp(scores_S) < SAME:
         return _without_interval(scores_S.mean())
-    low, high = share_interval(scores_S.mean(), stats.sem(scores_S), len(scores_S) - 1)
+    low, high = share_interval(scores_S.mean(), scipy.stats.sem(scores_S), len(scores_S) - 1)
     return Estimate(float(scores_S.mean()), float(low), float(high))
 
 
@@ -41,8 +41,8 @@ def interquartile_mean(scores_S: np.ndarray) -> Estimate:
     """
     if len(scores_S) < 4:
         return mean_over_seeds(scores_S)
-    mean = float(stats.trim_mean(scores_S, QUARTER))
-    error = float(stats.mstats.trimmed_stde(scores_S, (QUARTER, QUARTER)))
+    mean = float(scipy.stats.trim_mean(scores_S, QUARTER))
+    error = float(scipy.stats.mstats.trimmed_stde(scores_S, (QUARTER, QUARTER)))
     if error < SAME:
         return _without_interval(mean)
     low, high = share_interval(mean, error, len(scores_S) - 2 * int(QUARTER * len(scores_S)) - 1)
@@ -136,8 +136,8 @@ def _reach(
     num_problems: int,
 ) -> np.ndarray:
     """Half the width of the interval that misses with probability `level`."""
-    by_seeds = stats.t.isf(level / 2, num_seeds - 1) * np.sqrt(seeds)
-    by_problems = stats.t.isf(level / 2, num_problems - 1) * np.sqrt(problems) if num_problems > 1 else 0.0
+    by_seeds = scipy.stats.t.isf(level / 2, num_seeds - 1) * np.sqrt(seeds)
+    by_problems = scipy.stats.t.isf(level / 2, num_problems - 1) * np.sqrt(problems) if num_problems > 1 else 0.0
     return np.hypot(by_seeds, by_problems)
 
 
@@ -151,7 +151,7 @@ def _p_value(mean: float, seeds: float, problems: float, num_seeds: int, num_pro
         return 1.0
     if beyond(LOG_LEAST_P) < 0:
         return float(np.exp(LOG_LEAST_P))
-    return float(np.exp(optimize.brentq(beyond, LOG_LEAST_P, 0.0, xtol=1e-12)))  # type: ignore[arg-type]
+    return float(np.exp(scipy.optimize.brentq(beyond, LOG_LEAST_P, 0.0, xtol=1e-12)))  # type: ignore[arg-type]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -177,7 +177,7 @@ def probability_of_improvement(one_S: np.ndarray, other_S: np.ndarray) -> Estima
     """
     above = (one_S[:, None] > other_S).mean() + (one_S[:, None] == other_S).mean() / 2
     m, n = len(one_S), len(other_S)
-    z = stats.norm.ppf((1 + CONFIDENCE) / 2)
+    z = scipy.stats.norm.ppf((1 + CONFIDENCE) / 2)
 
     def excess(theta: float) -> float:
         weight = (m + n) / 2 - 1
@@ -186,8 +186,8 @@ def probability_of_improvement(one_S: np.ndarray, other_S: np.ndarray) -> Estima
 
     tiny = 1e-9
     inside = min(max(float(above), tiny), 1 - tiny)
-    low = 0.0 if inside == tiny else optimize.brentq(excess, tiny**2, inside)
-    high = 1.0 if inside == 1 - tiny else optimize.brentq(excess, inside, 1 - tiny**2)
+    low = 0.0 if inside == tiny else scipy.optimize.brentq(excess, tiny**2, inside)
+    high = 1.0 if inside == 1 - tiny else scipy.optimize.brentq(excess, inside, 1 - tiny**2)
     return Estimate(float(above), float(low), float(high))  # type: ignore[arg-type]
 
 
@@ -211,7 +211,7 @@ def seeds_needed(difference: Difference, num_comparisons: int) -> int | None:
     sizes = np.arange(difference.num_seeds + 1, MAX_SEEDS + 1)
     seeds, problems = difference.seed_variance * difference.num_seeds / sizes, difference.problem_variance
     reach = _reach(level, seeds, problems, sizes, difference.num_problems)
-    shown = abs(difference.difference) >= reach + stats.norm.ppf(POWER) * np.sqrt(seeds + problems)
+    shown = abs(difference.difference) >= reach + scipy.stats.norm.ppf(POWER) * np.sqrt(seeds + problems)
     return int(sizes[shown.argmax()]) if shown.any() else None
 
 

@@ -6,8 +6,8 @@ Shapes: P prompts, K reference samples per prompt, G rollouts per prompt, N grou
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # whose parts are loaded when they are asked for
 import torch
-from scipy.special import gammaln
 
 from aapo.objective import Objective, augmented_advantages, silent_groups
 
@@ -148,6 +148,6 @@ def prior_strength(rewards_PK: np.ndarray) -> float:
     prompts = np.repeat(np.arange(num_prompts), num_samples)
     pairs, counts_pv = np.unique(prompts * len(counts_V) + kinds.reshape(-1), return_counts=True)
     prior_pv = s * (counts_V / rewards_PK.size)[pairs % len(counts_V)]
-    likelihood = (gammaln(prior_pv + counts_pv) - gammaln(prior_pv)).sum(1)
-    likelihood += num_prompts * (gammaln(s) - gammaln(s + num_samples))[:, 0]
+    likelihood = (scipy.special.gammaln(prior_pv + counts_pv) - scipy.special.gammaln(prior_pv)).sum(1)
+    likelihood += num_prompts * (scipy.special.gammaln(s) - scipy.special.gammaln(s + num_samples))[:, 0]
     return float(STRENGTHS[np.argmax(likelihood - (np.log(STRENGTHS) / SPREAD) ** 2 / 2)])

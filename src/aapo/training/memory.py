@@ -9,9 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
 
-import torch
 import yaml
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from aapo.errors import InputError
 from aapo.recipe import Recipe
@@ -59,6 +57,9 @@ class ModelShape:
     @classmethod
     def of(cls, config: Any) -> "ModelShape":
         """The shape of the model that a Transformers config describes; no weights are made."""
+        import torch
+        from transformers import AutoModelForCausalLM
+
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -104,13 +105,23 @@ def model_shape(name: str, revision: str | None = None, *, trust_remote_code: bo
     """The shape of a model in a folder or on the Hub, or of one of the shipped recipes; None where it is not here."""
     known = _architectures().get(name)
     if known is not None:
-        given = dict(known)
-        return ModelShape.of(AutoConfig.for_model(given.pop("model_type"), **given))
+        linear = tuple(tuple(sizes) for sizes in known["shape"]["linear_shapes"])
+        return ModelShape(**{**known["shape"], "linear_shapes": linear})
+    from transformers import AutoConfig
+
     try:
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError):
         return None
     return ModelShape.of(config)
+
+
+def known_config(name: str) -> Any:
+    """The config of a model of the shipped recipes, from which its shape was computed."""
+    from transformers import AutoConfig
+
+    given = dict(_architectures()[name]["config"])
+    return AutoConfig.for_model(given.pop("model_type"), **given)
 
 
 @cache
@@ -252,4 +263,6 @@ def kv_cache(shape: ModelShape, num_tokens: int, size: float) -> float:
 
 def device_memory() -> float | None:
     """Bytes of this process's GPU; None without one."""
+    import torch
+
     return float(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else None
