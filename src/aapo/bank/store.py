@@ -8,7 +8,6 @@ Shapes: P prompts, K samples per prompt.
 """
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -18,18 +17,17 @@ from datasets import Dataset
 
 from aapo.bank import storage
 from aapo.bank.identity import BankIdentity, reward_versions, sample_identity
-from aapo.bank.storage import Piece, ScoredPiece, ScoreSet
+from aapo.bank.parts import Part, Reader, joined, parts_of
+from aapo.bank.storage import Piece, ScoreSet
 from aapo.errors import InputError
 from aapo.grading import VERDICT, Judge, RewardFunction, check_isolation
 from aapo.ranks import ALONE, Ranks
-from aapo.records import Engine, Prompt, Scores
+from aapo.records import Engine, Prompt
 from aapo.scoring import as_prompts, check_columns, sample, score_groups
 
 PROMPTS_PER_FILE = 64
 # K by default; docs/log.md compares numbers of samples.
 NUM_SAMPLES = 4
-# Files of which the rows are kept while a store is read.
-NUM_OPEN = 8
 
 OnDone = Callable[[int, int], None]
 
@@ -76,15 +74,6 @@ class Missing(NamedTuple):
         return sum(len(piece.num_tokens) for _, piece in self.unscored)
 
 
-class _Part(NamedTuple):
-    """Some of a prompt's first K samples with their scores: a slice of a piece."""
-
-    piece: Piece
-    scored: ScoredPiece
-    start: int
-    stop: int
-
-
 class SampleStore:
     """Rewards and verdicts by prompt key: the first K stored samples of each prompt by one of the score sets.
 
@@ -103,7 +92,7 @@ class SampleStore:
     purpose: ClassVar[str] = "samples"
 
     def __init__(
-        self, path: Path, identity: BankIdentity, scores: ScoreSet, num_samples: int, parts: dict[str, list[_Part]]
+        self, path: Path, identity: BankIdentity, scores: ScoreSet, num_samples: int, parts: dict[str, list[Part]]
     ) -> None:
         """Take what `open` has read: of each prompt the parts that are its first K samples."""
         self.path = path
@@ -112,7 +101,7 @@ class SampleStore:
         self.num_samples = num_samples
         self.grown = Growth()
         self._parts = parts
-        self._table = {key: _joined([part.scored.scores.part(part.start, part.stop) for part in own])
+        self._table = {key: joined([part.scored.scores.part(part.start, part.stop) for part in own])
                        for key, own in parts.items()}  # fmt: skip
 
     def __len__(self) -> int:
@@ -149,7 +138,7 @@ class SampleStore:
         there = storage.by_key(piece for piece in pieces if (piece.key, piece.first) in scored)
         counts = {key: storage.num_samples(own) for key, own in there.items()}
         wanted = min((count for count in counts.values() if count), default=0) if num_samples is None else num_samples
-        parts = {key: _parts(there[key], scored, wanted) for key, count in counts.items() if 0 < wanted <= count}
+        parts = {key: parts_of(there[key], scored, wanted) for key, count in counts.items() if 0 < wanted <= count}
         return cls(path, BankIdentity(**identity, rewards=versions), scores, wanted, parts)
 
     @classmethod
@@ -320,7 +309,7 @@ class SampleStore:
                 text. A prompt without a column, because a function did not always log it, has None there.
         """
         wanted = self.columns() if columns is None else list(columns)
-        read = _Reader(["key", *wanted])
+        read = Reader(["key", *wanted])
         for key, parts in self._parts.items():
             pieces = [
                 ({**read(part.piece.file)[part.piece.place], **read(part.scored.file)[part.scored.place]}, part)
@@ -339,22 +328,6 @@ class SampleStore:
                     for item in (value or [None] * part.stop)[part.start : part.stop]
                 ] if logged else None  # fmt: skip
             yield row
-
-
-class _Reader:
-    """Rows of the files of a store, those of the files that were asked for last kept."""
-
-    def __init__(self, columns: Collection[str]) -> None:
-        self._columns = columns
-        self._kept: OrderedDict[Path, list[dict[str, Any]]] = OrderedDict()
-
-    def __call__(self, file: Path) -> list[dict[str, Any]]:
-        if file not in self._kept:
-            self._kept[file] = storage.read_table(file, self._columns).to_pylist()
-            if len(self._kept) > NUM_OPEN:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(file)
-        return self._kept[file]
 
 
 def missing(path: Path, prompts: Sequence[Prompt], rewards: Mapping[str, str], num_samples: int) -> Missing:
@@ -388,27 +361,6 @@ def newest_scores(path: Path, pieces: Sequence[Piece] | None = None, but: ScoreS
     sets = [item for item in storage.score_sets(path) if but is None or item.path != but.path]
     whole = [item for item in sets if not item.unscored(pieces)]
     return (whole or sets or [None])[-1]
-
-
-def _parts(pieces: Sequence[Piece], scored: Mapping[tuple[str, int], ScoredPiece], wanted: int) -> list[_Part]:
-    """The parts of a prompt's pieces, sorted by what they are, that are its first samples."""
-    parts, reached = [], 0
-    for piece in pieces:
-        if piece.first <= reached < min(piece.stop, wanted):
-            start, stop = reached - piece.first, min(piece.stop, wanted) - piece.first
-            parts.append(_Part(piece, scored[piece.key, piece.first], start, stop))
-            reached = piece.first + stop
-    return parts
-
-
-def _joined(parts: Sequence[Scores]) -> Scores:
-    """The scores of parts one after another."""
-    if len(parts) == 1:
-        return parts[0]
-    first = parts[0]
-    rewards = {name: [value for part in parts for value in part.rewards[name]] for name in first.rewards}
-    notes = {name: [value for part in parts for value in part.notes[name]] for name in first.notes}
-    return Scores(rewards, notes)
 
 
 def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -146,6 +146,9 @@ class RecipeBank:
             InputError: The bank that is named is another one, or is not scored so.
         """
         lacks, wanted = self.lacks(prompts), len({prompt.key for prompt in prompts}) * self.num_samples
+        if not prompts:
+            most = num_rollouts // (self.recipe.training.num_generations or 1) * self.num_samples
+            return f"{self.path}: grows by the prompts that are drawn, by at most {most:,} completions"
         added = lacks.num_samples(self.num_samples)
         limit = self.recipe.training.sampling.max_completion_length
         again = f", {lacks.num_unscored:,} of them to be scored" if lacks.num_unscored else ""
@@ -200,10 +203,10 @@ def build_bank(
         )
 
 
-def cost_line(added: int, found: int, num_rollouts: int) -> str:
-    """What a bank costs a run, beside its rollouts, which are all that GRPO pays."""
+def cost_line(added: int, found: int | None, num_rollouts: int) -> str:
+    """What a bank costs a run, beside its rollouts, which are all that GRPO pays; and what of it was there."""
     share = f" ({added / num_rollouts:.0%} of the run's {num_rollouts:,} rollouts)" if added and num_rollouts else ""
-    return f"+{added:,} completions{share}, found {found:,}"
+    return f"+{added:,} completions{share}" + ("" if found is None else f", found {found:,}")
 
 
 def identity_of_bank(recipe: Recipe, tokenizer: Any, engine: str = TRANSFORMERS) -> BankIdentity:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aapo.backends import TrainingJob, load_backend
+from aapo.bank import Growth
 from aapo.engines import model_identity
 from aapo.errors import InputError
 from aapo.evaluation import (
@@ -80,14 +81,15 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, show_samples: b
             console.print(note)
         checked.write_unparseable(run.unparseable_golds)
     source = RecipeBank(recipe, tokenizer) if recipe.uses_bank else None
+    earlier = _added_before(run) if resume else Growth()
     bank, needed = None, [checked.prompts[place] for place in planned_prompts(recipe, len(checked.prompts))]
+    num_rollouts = planned_rollouts(recipe, len(checked.prompts))
     if source is not None:
         bank = source.grow(needed)
         source.close()
-    if source is not None and bank is not None and ranks.is_main:
+    if source is not None and needed and ranks.is_main:
         added, wanted = source.grown.samples, len({prompt.key for prompt in needed}) * source.num_samples
-        cost = cost_line(added, wanted - added, planned_rollouts(recipe, len(checked.prompts)))
-        console.print(f"reference bank {cost}")
+        console.print(f"reference bank {cost_line(added, wanted - added, num_rollouts)}")
     if bank is not None and recipe.filters_prompts:
         checked = by_pass_rate(recipe, bank, checked)
     forecast = None
@@ -99,7 +101,7 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, show_samples: b
                 run.discard()
             raise
     if ranks.is_main:
-        run.write_manifest(**_facts(recipe, path, source, checked, forecast))
+        run.write_manifest(**_facts(recipe, path, source, earlier, checked, forecast))
     job = TrainingJob(
         recipe,
         run,
@@ -113,11 +115,14 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, show_samples: b
         [prompt.key for prompt in needed] if recipe.reads_whole_bank else [],
         planned_steps(recipe, len(checked.prompts)),
     )
+    planned = None if source is None else source.grown
     interrupted = backend.train_policy(job)
     if source is not None:
         source.close()
+        if source.grown != planned and ranks.is_main:
+            console.print(f"reference bank in all {cost_line(source.grown.samples, None, num_rollouts)}")
     if ranks.is_main:
-        run.write_manifest(**_facts(recipe, path, source, checked, forecast))
+        run.write_manifest(**_facts(recipe, path, source, earlier, checked, forecast))
     if interrupted:
         return TrainingResult(run, [], True)
     evaluations = evaluate_run(recipe, run, path, held_out_task(recipe)) if held_out is not None else []
@@ -168,8 +173,19 @@ def evaluate_run(recipe: Recipe, run: RunDirectory, path: str, task: Task) -> li
     return evaluations
 
 
+def _added_before(run: RunDirectory) -> Growth:
+    """What the part of a run that is resumed has added to its bank."""
+    known = run.manifest().get("reference_bank") if run.manifest_file.exists() else None
+    return Growth(**known["added"]) if known else Growth()
+
+
 def _facts(
-    recipe: Recipe, path: str, bank: RecipeBank | None, checked: CheckedPrompts, forecast: BankReport | None
+    recipe: Recipe,
+    path: str,
+    bank: RecipeBank | None,
+    earlier: Growth,
+    checked: CheckedPrompts,
+    forecast: BankReport | None,
 ) -> dict[str, Any]:
     return {
         "recipe": recipe.name,
@@ -185,7 +201,7 @@ def _facts(
             "path": str(bank.path),
             "identity": bank.identity,
             "num_samples": bank.num_samples,
-            "added": asdict(bank.grown),
+            "added": asdict(earlier + bank.grown),
         },
         "preflight": None if forecast is None else forecast.describe(),
         "num_processes": launched().count,

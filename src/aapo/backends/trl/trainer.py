@@ -8,30 +8,23 @@ batch over all processes, b those of this process.
 """
 
 import copy
-import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from accelerate.utils import gather, gather_object
+from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import PeftModel
-from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
-from trl.data_utils import is_conversational
-from trl.models.utils import unwrap_model_for_generation
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl.trainer.callbacks import SyncRefModelCallback
-from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from aapo.backends.trl.checks import check_groups, check_refill, keep_masters, kept_from_trl
 from aapo.backends.trl.config import AAPOConfig
-from aapo.backends.trl.guards import MovedWeights, check_finite, check_trainable
+from aapo.backends.trl.guards import MovedWeights, check_trainable
 from aapo.backends.trl.order import EpochOrder, EpochSampler
 from aapo.backends.trl.references import (
     CORRECT_COLUMN,
@@ -44,25 +37,25 @@ from aapo.backends.trl.references import (
     save_reference,
     with_keys,
 )
+from aapo.backends.trl.scoring import ScoringTrainer, gathered
 from aapo.bank import ReferenceBank
-from aapo.engines import TransformersEngine, generate_ids, load_tokenizer
-from aapo.errors import InputError, nearest
+from aapo.engines import TransformersEngine, load_tokenizer
+from aapo.errors import InputError
 from aapo.learning.bank_cost import BankCost
 from aapo.learning.batch import BatchScores, Lesson, Reference, Teacher
 from aapo.learning.curriculum import PromptChoice, known_records
-from aapo.learning.held_out import HeldOutBatch, held_out_metrics
+from aapo.learning.held_out import HeldOutBatch
 from aapo.learning.refill import FreshPrompts, Rollouts, refill
 from aapo.learning.rollouts import Rollout, RolloutWriter
 from aapo.ranks import launched
 from aapo.records import Engine, Notes, Prompt
-from aapo.sampling import sample_seed
-from aapo.scoring import as_notes, as_prompts, check_finite_rewards
-from aapo.tasks import encode_prompt, prompt_key, prompt_opening, render_prompt
+from aapo.scoring import as_prompts
+from aapo.tasks import prompt_key, render_prompt
 
 logger = logging.getLogger(__name__)
 
 
-class AAPOTrainer(GRPOTrainer):
+class AAPOTrainer(ScoringTrainer):
     """TRL's GRPOTrainer with any objective of `aapo.objective`.
 
     With a bank the reference costs nothing during training: no second model in memory, no second set of rollouts.
@@ -81,12 +74,6 @@ class AAPOTrainer(GRPOTrainer):
     """
 
     _tag_names: ClassVar = ["trl", "aapo"]
-    # Narrower than TRL's own annotations: these are set once __init__ has run.
-    args: AAPOConfig
-    model: Any
-    num_generations: int
-    num_generations_eval: int
-    _tokenizer: Any
     _reference_model: Any
 
     def __init__(
@@ -232,168 +219,6 @@ class AAPOTrainer(GRPOTrainer):
         assert isinstance(self.train_dataset, Dataset)
         return [dict(self.train_dataset[places[i // self.num_generations]]) for i in self._positions(size)]
 
-    # -- rollouts ------------------------------------------------------------------------------------------------------
-
-    def _generate_single_turn(
-        self,
-        prompt_ids: Any,
-        images: Any,
-        multimodal_fields: Any,
-        num_generations: int,
-        has_tool_images: bool = False,
-        *,
-        positions: Sequence[int] | None = None,
-    ) -> tuple[list[list[int]], Any]:
-        """TRL's static generation with keyed noise, its other engines as they are, or what a refill has drawn."""
-        if self._drawn is not None:
-            drawn, self._drawn = self._drawn, None
-            return drawn.token_ids, drawn.logprobs
-        if self.use_vllm or self.use_transformers_continuous_batching or images is not None or self.tools:
-            token_ids, extra = super()._generate_single_turn(
-                prompt_ids, images, multimodal_fields, num_generations, has_tool_images
-            )
-            self._generated_tokens += sum(map(len, token_ids)) if self.model.training else 0
-            return token_ids, extra
-        purpose = "rollout" if self.model.training else "eval-rollout"
-        with self._generating() as model:
-            return self._draw(model, prompt_ids, purpose, positions), None
-
-    @contextmanager
-    def _generating(self) -> Iterator[Any]:
-        """The policy as it is sampled from, whatever it is spread over."""
-        with (
-            unwrap_model_for_generation(
-                self.model_wrapped,
-                self.accelerator,
-                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
-                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,  # type: ignore[reportArgumentType]
-            ) as model,
-            self._dist.summon_full_params(self.model_wrapped, recurse=False),
-        ):
-            yield model
-
-    def _tokenize_prompts(self, prompts: list) -> tuple[Any, Any, dict[str, Any]]:
-        """Text prompts as bank and evaluation encode them; TRL encodes what has images or tools."""
-        if self._is_vlm or self.tools or self.environment_factories is not None:
-            return super()._tokenize_prompts(prompts)
-        options = self.args.template_options
-        return [encode_prompt(prompt, self._tokenizer, **options) for prompt in prompts], None, {}
-
-    def _draw(
-        self,
-        model: Any,
-        prompt_ids: Sequence[Sequence[int]],
-        purpose: str,
-        positions: Sequence[int] | None = None,
-    ) -> list[list[int]]:
-        """Completions of this process's rows; a row's seed does not depend on the number of processes.
-
-        Args:
-            model: The policy or the reference.
-            prompt_ids: The rows.
-            purpose: What they are for.
-            positions: Where the rows are in the batch of all processes; by default this process's share of it.
-        """
-        positions = self._positions(len(prompt_ids)) if positions is None else positions
-        seeds = [
-            sample_seed(self.args.seed, purpose, self.state.global_step, _digest(ids), position)
-            for ids, position in zip(prompt_ids, positions, strict=True)
-        ]
-        token_ids = generate_ids(
-            model,
-            prompt_ids,
-            seeds,
-            self.args.sampling,
-            eos_token_ids=self.eos_token_ids,
-            pad_token_id=self._tokenizer.pad_token_id,
-            cache_implementation=self.args.cache_implementation,
-        )
-        if purpose != "eval-rollout":  # an evaluation is no part of the training's cost
-            self._generated_tokens += sum(map(len, token_ids))
-        return token_ids
-
-    def _positions(self, size: int) -> range:
-        """Where this process's rows are in the batch of all processes."""
-        return range(self.accelerator.process_index * size, (self.accelerator.process_index + 1) * size)
-
-    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
-        """TRL's rewards of all processes; what they say is kept until TRL's pass over the batch is done."""
-        rewards_BF = self._finite_rewards(inputs, prompts, completions, completion_ids_list)
-        notes = self._notes(len(prompts))
-        self._scored = (
-            BatchScores(rewards_BF, self._correct(rewards_BF, notes), *self._lengths(completion_ids_list)),
-            notes,
-        )
-        return rewards_BF
-
-    def _finite_rewards(self, rows: Any, prompts: Any, completions: Any, token_ids: Any) -> Tensor:
-        """TRL's rewards of all processes, shape (B, F); NaN where a function could not score."""
-        if not self._is_vlm and self._tokenizer.chat_template is not None:
-            options = self.args.template_options
-            rows = [
-                {**row, "prompt_opening": prompt_opening(row["prompt"], self._tokenizer, **options)} for row in rows
-            ]
-        rewards_BF = super()._calculate_rewards(rows, prompts, completions, token_ids)
-        for name, rewards_B in zip(self.reward_func_names, rewards_BF.T, strict=True):
-            check_finite_rewards(name, rewards_B.tolist())
-        return rewards_BF
-
-    def _score(self, rows: list[dict[str, Any]], token_ids: list[list[int]]) -> tuple[Tensor, Tensor]:
-        """Rewards (B, F) of completions of these rows, of all processes, and which are right (B,).
-
-        Nothing that reward functions log of them is kept.
-        """
-        prompts = [row["prompt"] for row in rows]
-        texts = self._tokenizer.batch_decode(token_ids, skip_special_tokens=True)
-        chat = is_conversational({"prompt": prompts[0]})
-        completions = [[{"role": "assistant", "content": text}] if chat else text for text in texts]
-        rewards_BF = self._finite_rewards(rows, prompts, completions, token_ids)
-        correct_B = self._correct(rewards_BF, self._notes(len(rows)))
-        # What reward functions log is about the completions that are trained on, which are scored later.
-        self._pending_extra_logs.clear()
-        self._pending_metrics.clear()
-        return rewards_BF, correct_B
-
-    def _correct(self, rewards_BF: Tensor, notes: Notes) -> Tensor:
-        """1 for a right completion, 0 for a wrong one, NaN where nothing says; shape (B,)."""
-        return self._with_nan(self.teacher.correct(rewards_BF, notes))
-
-    def _lengths(self, token_ids: list[list[int]]) -> tuple[Tensor, Tensor]:
-        """Completion tokens, and whether the limit cut them, of all processes; shape (B,)."""
-        device, ends = self.accelerator.device, (*self.eos_token_ids, self._tokenizer.pad_token_id)
-        tokens_b = torch.tensor([len(ids) for ids in token_ids], device=device)
-        truncated_b = torch.tensor([ids[-1] not in ends for ids in token_ids], device=device)
-        return _gather(tokens_b), _gather(truncated_b)
-
-    def _notes(self, size: int) -> Notes:
-        """What the reward functions have just logged of the completions of all processes, by column."""
-        mine = as_notes(self._pending_extra_logs, size, "a reward function")
-        rows = gather_object([{column: values[i] for column, values in mine.items()} for i in range(size)])
-        # Not every process need log every column, so the columns are those of all, in one order.
-        return {column: [row.get(column) for row in rows] for column in sorted({name for row in rows for name in row})}
-
-    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """TRL's loss, before its gradient is taken; one that is not finite ends the run."""
-        loss = super().compute_loss(model, inputs, *args, **kwargs)
-        check_finite("loss", (loss[0] if isinstance(loss, tuple) else loss).item(), self.state.global_step + 1)
-        return loss
-
-    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        """The norm of the gradient, just before the optimizer's step; one that is not finite ends the run."""
-        norm = super()._get_grad_norm(model, grad_norm)
-        if norm is not None and not self.args.fp16:  # whose scaler skips such steps
-            check_finite("gradient's norm", float(norm), self.state.global_step + 1)
-        return norm
-
-    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
-        """TRL's evaluation; means over completions are over all of them, not over the means of batches."""
-        self._held_out = []
-        output = super().evaluation_loop(dataloader, *args, **kwargs)
-        count = len(dataloader.dataset) * self.num_generations_eval if has_length(dataloader.dataset) else None
-        values = held_out_metrics(self._held_out, count, self.num_generations_eval, self.reward_func_names)
-        self._metrics["eval"].update({key: [value] for key, value in values.items()})
-        return output
-
     # -- advantages ----------------------------------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -424,7 +249,7 @@ class AAPOTrainer(GRPOTrainer):
         mask_bT = (
             output["completion_mask"] * output["tool_mask"] if "tool_mask" in output else output["completion_mask"]
         )
-        loss_tokens_B = _gather(mask_bT.sum(1))
+        loss_tokens_B = gathered(mask_bT.sum(1))
         lesson = self.teacher.teach(scores, loss_tokens_B, notes, self.state.global_step)
         first = self.accelerator.process_index * len(inputs)
         output["advantages"] = lesson.weighted_B[first : first + len(inputs)]
@@ -436,12 +261,6 @@ class AAPOTrainer(GRPOTrainer):
                 rollouts = [Rollout(*text, *row) for *text, row in zip(*texts, rows, strict=True)]
                 self._writer.write(self.state.global_step + 1, rollouts, scores, lesson, loss_tokens_B, notes)
         return output
-
-    def _take_scored(self) -> tuple[BatchScores, Notes]:
-        """What `_calculate_rewards` has kept of the batch that TRL has just scored."""
-        scored, self._scored = self._scored, None
-        assert scored is not None
-        return scored
 
     def _refilled(self, inputs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], Reference | None]:
         """The rows that are trained on, and their reference; TRL is handed their completions, drawn here."""
@@ -490,7 +309,7 @@ class AAPOTrainer(GRPOTrainer):
                 [row.get(CORRECT_COLUMN, unknown) for row in inputs],
             )
         tensors_bK = (self._with_nan(values) for values in columns)
-        return Reference(*(_gather(values_bK)[:: self.num_generations] for values_bK in tensors_bK))
+        return Reference(*(gathered(values_bK)[:: self.num_generations] for values_bK in tensors_bK))
 
     def _banked(self, inputs: list[dict[str, Any]]) -> tuple[list[list[float]], list[list[float | None]]]:
         """Weighted reference rewards of the rows' prompts, and which samples are right; the bank grows if it must."""
@@ -516,17 +335,13 @@ class AAPOTrainer(GRPOTrainer):
         with self._generating() as model, as_reference(model) as reference:
             return self._grow_bank(prompts, TransformersEngine(reference, self._tokenizer, self.args.sampling))
 
-    def _with_nan(self, values: list) -> Tensor:
-        """The values as a tensor, None as NaN."""
-        return torch.tensor(np.array(values, dtype=np.float32), device=self.accelerator.device)
-
     def _log_lesson(self, lesson: Lesson) -> None:
         """Log what a batch teaches, its advantages in the place of those that TRL has just logged."""
         for key, value in lesson.metrics.items():
             self._metrics["train"][key].append(value)
         # A total, which is not averaged over the batches of a step.
         generated = torch.tensor([self._generated_tokens], device=self.accelerator.device)
-        self._metrics["train"]["rollout/generated_tokens"] = [int(_gather(generated).sum())]
+        self._metrics["train"]["rollout/generated_tokens"] = [int(gathered(generated).sum())]
         if self._bank is not None:
             for key, value in self._bank_cost.metrics(self._bank).items():
                 self._metrics["train"][key] = [value]
@@ -569,22 +384,6 @@ class AAPOTrainer(GRPOTrainer):
         groups = (-1, self.num_generations)
         return Reference(self.teacher.total(rewards_BF).view(groups), correct_B.view(groups))
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """TRL's evaluation; what comes back has all that was logged, by which the best model is chosen."""
-        metrics = super().evaluate(*args, **kwargs)
-        logged = self.state.log_history[-1] if self.state.log_history else {}
-        return {**{key: value for key, value in logged.items() if key.startswith("eval_")}, **metrics}
-
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        name = "eval_" + (self.args.metric_for_best_model or "").removeprefix("eval_")
-        if self.args.metric_for_best_model is not None and name not in metrics:
-            known = [key for key in metrics if key.startswith("eval_")]
-            raise InputError(
-                f"metric_for_best_model is {name}{nearest(name, known)}, which the evaluation does not have; it has "
-                f"{', '.join(sorted(known))}"
-            )
-        return super()._determine_best_metric(metrics, trial)
-
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
@@ -611,14 +410,3 @@ def _required(dataset: Dataset | None) -> Dataset:
     if dataset is None:
         raise InputError("train_dataset is missing; pass a datasets.Dataset with the columns prompt and answer")
     return dataset
-
-
-def _gather(tensor: Tensor) -> Tensor:
-    """The rows of all processes, in their order."""
-    gathered = gather(tensor)
-    assert isinstance(gathered, Tensor)
-    return gathered
-
-
-def _digest(token_ids: Sequence[int]) -> str:
-    return hashlib.sha256(repr(list(token_ids)).encode()).hexdigest()

@@ -1,0 +1,113 @@
+"""TRL's trainer with rollouts whose noise belongs to the sample, not to the moment it is drawn."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from trl.models.utils import unwrap_model_for_generation
+from trl.trainer.grpo_trainer import GRPOTrainer
+
+from aapo.backends.trl.config import AAPOConfig
+from aapo.engines import generate_ids
+from aapo.learning.refill import Rollouts
+from aapo.sampling import sample_seed
+from aapo.tasks import encode_prompt
+
+
+class RolloutTrainer(GRPOTrainer):
+    """Draws a completion that is a function of seed, step, prompt and place in the batch of all processes."""
+
+    # Narrower than TRL's own annotations: these are set once __init__ has run.
+    args: AAPOConfig
+    model: Any
+    num_generations: int
+    _tokenizer: Any
+    _drawn: Rollouts | None
+    _generated_tokens: int
+
+    def _generate_single_turn(
+        self,
+        prompt_ids: Any,
+        images: Any,
+        multimodal_fields: Any,
+        num_generations: int,
+        has_tool_images: bool = False,
+        *,
+        positions: Sequence[int] | None = None,
+    ) -> tuple[list[list[int]], Any]:
+        """TRL's static generation with keyed noise, its other engines as they are, or what a refill has drawn."""
+        if self._drawn is not None:
+            drawn, self._drawn = self._drawn, None
+            return drawn.token_ids, drawn.logprobs
+        if self.use_vllm or self.use_transformers_continuous_batching or images is not None or self.tools:
+            token_ids, extra = super()._generate_single_turn(
+                prompt_ids, images, multimodal_fields, num_generations, has_tool_images
+            )
+            self._generated_tokens += sum(map(len, token_ids)) if self.model.training else 0
+            return token_ids, extra
+        purpose = "rollout" if self.model.training else "eval-rollout"
+        with self._generating() as model:
+            return self._draw(model, prompt_ids, purpose, positions), None
+
+    @contextmanager
+    def _generating(self) -> Iterator[Any]:
+        """The policy as it is sampled from, whatever it is spread over."""
+        with (
+            unwrap_model_for_generation(
+                self.model_wrapped,
+                self.accelerator,
+                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,  # type: ignore[reportArgumentType]
+            ) as model,
+            self._dist.summon_full_params(self.model_wrapped, recurse=False),
+        ):
+            yield model
+
+    def _tokenize_prompts(self, prompts: list) -> tuple[Any, Any, dict[str, Any]]:
+        """Text prompts as bank and evaluation encode them; TRL encodes what has images or tools."""
+        if self._is_vlm or self.tools or self.environment_factories is not None:
+            return super()._tokenize_prompts(prompts)
+        options = self.args.template_options
+        return [encode_prompt(prompt, self._tokenizer, **options) for prompt in prompts], None, {}
+
+    def _draw(
+        self,
+        model: Any,
+        prompt_ids: Sequence[Sequence[int]],
+        purpose: str,
+        positions: Sequence[int] | None = None,
+    ) -> list[list[int]]:
+        """Completions of this process's rows; a row's seed does not depend on the number of processes.
+
+        Args:
+            model: The policy or the reference.
+            prompt_ids: The rows.
+            purpose: What they are for.
+            positions: Where the rows are in the batch of all processes; by default this process's share of it.
+        """
+        positions = self._positions(len(prompt_ids)) if positions is None else positions
+        seeds = [
+            sample_seed(self.args.seed, purpose, self.state.global_step, _digest(ids), position)
+            for ids, position in zip(prompt_ids, positions, strict=True)
+        ]
+        token_ids = generate_ids(
+            model,
+            prompt_ids,
+            seeds,
+            self.args.sampling,
+            eos_token_ids=self.eos_token_ids,
+            pad_token_id=self._tokenizer.pad_token_id,
+            cache_implementation=self.args.cache_implementation,
+        )
+        if purpose != "eval-rollout":  # an evaluation is no part of the training's cost
+            self._generated_tokens += sum(map(len, token_ids))
+        return token_ids
+
+    def _positions(self, size: int) -> range:
+        """Where this process's rows are in the batch of all processes."""
+        return range(self.accelerator.process_index * size, (self.accelerator.process_index + 1) * size)
+
+
+def _digest(token_ids: Sequence[int]) -> str:
+    return hashlib.sha256(repr(list(token_ids)).encode()).hexdigest()
