@@ -692,6 +692,7 @@ finish()
 """
 
 
+@pytest.mark.slow
 def test_evaluation_during_training_counts_every_completion_once(tiny_folder, tmp_path):
     script = tmp_path / "script.py"
     fields = {"tests": str(Path(__file__).parent), "folder": str(tiny_folder), "out": str(tmp_path / "out")}

@@ -107,6 +107,7 @@ assert trainer.accelerator.num_processes == int(sys.argv[1])
 """
 
 
+@pytest.mark.slow
 def test_two_processes_draw_what_one_draws(tiny_folder, tmp_path):
     script = tmp_path / "script.py"
     fields = {"tests": str(Path(__file__).parent), "folder": str(tiny_folder), "out": str(tmp_path / "out")}
@@ -137,7 +138,7 @@ def test_a_filter_by_pass_rate_needs_no_margin(tiny_folder, tmp_path, cache, cap
         f"model_name_or_path: {tiny_folder}\ndataset_name: {rows}\nnum_eval_prompts: 0\nconversational: false\n"
         "algorithm: grpo\nnum_generations: 2\nper_device_train_batch_size: 4\nmax_completion_length: 4\nmax_steps: 1\n"
         "bf16: false\nactivation_checkpointing: false\nsave_strategy: 'no'\nnum_reference_samples: 2\n"
-        "max_reference_pass_rate: 0.5\n"
+        "max_reference_pass_rate: 0.5\npreflight: warn\n"
     )
     assert aapo(["train", str(tmp_path / "recipe.yaml"), "--output_dir", str(tmp_path / "run")]) == 0
     assert "8 of 8 prompts have a reference pass rate within the bounds" in capsys.readouterr().out

@@ -85,7 +85,7 @@ def test_every_recipe_is_planned_offline(name, stand_ins, copies, capsys):
 def test_without_the_hub_the_rest_is_planned(name, capsys):
     assert aapo(["train", name, "--dry-run"]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "model: not here: cannot load the tokenizer" in out and "prompts: not here: cannot load data set" in out
+    assert "model: not here: cannot load the model" in out and "prompts: not here: cannot load data set" in out
     assert "memory on each GPU" in out and "writes: runs/" in out
     assert "training:" not in out, "an epoch of prompts that are not here"
 

@@ -33,6 +33,7 @@ class Reader:
         self._kept: OrderedDict[Path, list[dict[str, Any]]] = OrderedDict()
 
     def __call__(self, file: Path) -> list[dict[str, Any]]:
+        """All rows of the file."""
         if file not in self._kept:
             self._kept[file] = storage.read_table(file, self._columns).to_pylist()
             if len(self._kept) > NUM_OPEN:
