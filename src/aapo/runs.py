@@ -118,6 +118,10 @@ class RunDirectory:
         """Store where, when and with what this runs, and the given facts."""
         write_json(self.manifest_file, {**environment(), **facts})
 
+    def update_manifest(self, **facts: Any) -> None:
+        """Store other values of some of the facts."""
+        write_json(self.manifest_file, {**self.manifest(), **facts})
+
 
 def finite(row: dict[str, Any]) -> dict[str, Any]:
     """The row with null for numbers that JSON does not have."""

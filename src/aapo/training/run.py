@@ -122,7 +122,7 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, show_samples: b
         if source.grown != planned and ranks.is_main:
             console.print(f"reference bank in all {cost_line(source.grown.samples, None, num_rollouts)}")
     if ranks.is_main:
-        run.write_manifest(**_facts(recipe, path, source, earlier, checked, forecast))
+        run.update_manifest(**_facts(recipe, path, source, earlier, checked, forecast))
     if interrupted:
         return TrainingResult(run, [], True)
     evaluations = evaluate_run(recipe, run, path, held_out_task(recipe)) if held_out is not None else []
