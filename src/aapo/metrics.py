@@ -53,6 +53,10 @@ METRICS: dict[str, Metric] = {
         "tokens", "Completion tokens of their samples, whichever run drew them; beside `rollout/generated_tokens`."
     ),
     "bank/seconds": Metric("seconds", "What drawing them took."),
+    "update/micro_batches": Metric("passes", "Micro-batches that a process cut the step into."),
+    "update/skipped_frac": Metric(
+        SHARE_OF_COMPLETIONS, "Completions left out of the training phase, because nothing is learnt from them."
+    ),
     "rollout/tokens_per_second": Metric(
         "tokens / s", "Prompt and completion tokens rolled out and trained on, per second."
     ),

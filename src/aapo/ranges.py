@@ -170,6 +170,8 @@ RANGES: dict[str, Allowed] = {
     "num_generations_eval": whole(1, 4096),
     **_each("per_device_train_batch_size per_device_eval_batch_size generation_batch_size", BATCH),
     **_each("gradient_accumulation_steps steps_per_generation eval_accumulation_steps", BATCH),
+    "max_tokens_per_microbatch": TOKENS,
+    **_each("padding_free share_prompts skip_zero_advantages", Flag()),
     "num_iterations": whole(1, 10_000),
     "num_train_epochs": Number(0, 10**6, above=True),
     "max_steps": whole(1, MANY, also=(-1,), note="-1 trains num_train_epochs"),

@@ -48,13 +48,6 @@ def test_a_resumed_run_draws_what_the_uninterrupted_one_draws(tiny_folder, tmp_p
         torch.testing.assert_close(parameter, dict(resumed.model.named_parameters())[name], atol=1e-6, rtol=0)
 
 
-def test_several_batches_of_one_step_have_prompts_of_their_own(tiny_folder, tmp_path):
-    settings = {**WEIGHTED, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_steps": 2}
-    trainer = make(Spy, tiny_folder, tmp_path, sums(12), rewards=even_sum_or_dead, steps_per_generation=1, **settings)
-    trainer.train()
-    assert len(trainer.batches) == 4 and len({tuple(batch) for batch in drawn(trainer)}) > 1
-
-
 def test_a_refill_takes_the_prompts_that_weigh_most(tiny_folder, tmp_path):
     trainer = make(
         Spy, tiny_folder, tmp_path, sums(12), rewards=even_sum_or_dead, max_steps=3, min_live_frac=1.0,

@@ -57,6 +57,16 @@ class BatchScores(NamedTuple):
     truncated_B: Tensor
     reference: Reference | None = None
 
+    def part(self, index: int, count: int) -> "BatchScores":
+        """One of `count` equal parts, of whole groups."""
+
+        def of(values: Tensor) -> Tensor:
+            return values.chunk(count)[index]
+
+        reference = None if self.reference is None else Reference(*map(of, self.reference))
+        rewards_BF, correct_B, tokens_B, truncated_B = map(of, self[:4])
+        return BatchScores(rewards_BF, correct_B, tokens_B, truncated_B, reference)
+
 
 class Lesson(NamedTuple):
     """What a batch teaches.

@@ -52,14 +52,15 @@ def refill(
     silent: Callable[[BatchScores], Tensor],
     fresh: Callable[[int], Sequence[Row]],
     roll_out: Callable[[list[Row], list[int]], Rollouts],
+    num_steps: int = 1,
     ranks: Ranks = ALONE,
 ) -> Refilled:
     """The batch with fresh prompts in the place of its silent groups.
 
-    While fewer than `min_live_frac` of the groups have a gradient, all that have none are drawn again, at most
-    `max_rounds` times; a group that is then still silent stays. Each round is split evenly over the processes, by whole
-    groups; where they do not divide, some draw the last group once more, which is thrown away. All processes take the
-    same decisions, because they see the same scores.
+    While fewer than `min_live_frac` of a step's groups have a gradient, all of it that have none are drawn again, at
+    most `max_rounds` times; a group that is then still silent stays. Each round is split evenly over the processes, by
+    whole groups; where they do not divide, some draw the last group once more, which is thrown away. All processes take
+    the same decisions, because they see the same scores.
 
     Args:
         rollouts: The batch as it was first drawn.
@@ -69,6 +70,7 @@ def refill(
         silent: True for each group without a gradient, shape (P,).
         fresh: The next prompts that the batch does not have yet, at most so many; fewer where they run out.
         roll_out: Draws and scores rows, given with their positions in the batch of all processes.
+        num_steps: Optimizer steps, of which each learns from an equal part of the batch.
         ranks: This process and the others.
     """
     rows, token_ids = list(rollouts.rows), list(rollouts.token_ids)
@@ -77,9 +79,10 @@ def refill(
     refilled: set[int] = set()
     num_rounds = 0
     while num_rounds < max_rounds:
-        silent_P = silent(scores).cpu()
-        dead = silent_P.nonzero().flatten().tolist()
-        if (len(silent_P) - len(dead)) / len(silent_P) >= min_live_frac:
+        silent_SP = silent(scores).cpu().view(num_steps, -1)
+        too_few_S = (~silent_SP).double().mean(1) < min_live_frac
+        dead = (silent_SP & too_few_S[:, None]).flatten().nonzero().flatten().tolist()
+        if not dead:
             break
         prompts = fresh(len(dead))
         if not prompts:

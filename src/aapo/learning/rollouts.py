@@ -38,8 +38,8 @@ class Rollout(NamedTuple):
 class RolloutWriter:
     """Writes the rollouts of a run, `step-000001.parquet` and so on, one row a completion.
 
-    Columns: step, batch (index of the generation batch in the step), group (index in the batch), sample (index in its
-    group), prompt_key, prompt (the question), gold, completion, completion_tokens, loss_tokens (those that the loss
+    Columns: step, batch (0; a step of earlier versions could have several), group (index in the step), sample (index in
+    its group), prompt_key, prompt (the question), gold, completion, completion_tokens, loss_tokens (those that the loss
     counts, none of a truncated completion that is masked), truncated, correct (1 or 0, by the judge), reward
     (the weighted sum), reward/NAME for each function, advantage, margin, augmented, reference_rewards (K floats) when
     there are any, and as text what the reward functions logged, such as verdict/NAME. NaN rewards are stored as null.
@@ -49,7 +49,6 @@ class RolloutWriter:
         """Take where they go, and what knows their groups and reward functions."""
         self.folder = folder
         self.teacher = teacher
-        self._step = -1
 
     def keys_until(self, step: int) -> list[str]:
         """Keys of the prompts of the stored steps up to this one, each once."""
@@ -68,14 +67,12 @@ class RolloutWriter:
         loss_tokens_B: Tensor,
         notes: Notes,
     ) -> None:
-        """Write a generation batch of a step, counted from 1, after those of the same step that were written before."""
-        append, self._step = self._step == step, step
-        file, size = self.folder / f"step-{step:06d}.parquet", len(rollouts)
-        num_generations, result, reference = self.teacher.num_generations, lesson.advantages, scores.reference
-        earlier = pq.read_table(file) if append else None
+        """Write the rollouts of a step, counted from 1."""
+        size, num_generations = len(rollouts), self.teacher.num_generations
+        result, reference = lesson.advantages, scores.reference
         columns: dict[str, Any] = {
             "step": [step] * size,
-            "batch": [0 if earlier is None else earlier["batch"][-1].as_py() + 1] * size,
+            "batch": [0] * size,
             "group": [i // num_generations for i in range(size)],
             "sample": [i % num_generations for i in range(size)],
             "prompt_key": pa.array([rollout.key for rollout in rollouts], pa.string()),
@@ -97,10 +94,7 @@ class RolloutWriter:
         if reference is not None:
             columns["reference_rewards"] = reference.rewards_PK.repeat_interleave(num_generations, 0).tolist()
         columns |= {name: pa.array(values, pa.string()) for name, values in beside(notes, columns).items()}
-        table = pa.table(columns)
-        if earlier is not None:  # a function need not log the same columns in every generation
-            table = pa.concat_tables([earlier, table], promote_options="default")
-        write_parquet(file, table)
+        write_parquet(self.folder / f"step-{step:06d}.parquet", pa.table(columns))
 
 
 def _nullable(values_B: Tensor) -> pa.Array:

@@ -27,7 +27,7 @@ from aapo.objective.diagnostics import (
     rollout_diagnostics,
     signal_diagnostics,
 )
-from aapo.objective.losses import completion_weights, policy_loss, token_losses
+from aapo.objective.losses import completion_weights, importance_ratios, policy_loss, token_losses
 from aapo.objective.margins import MARGINS, Margin, MarginFunction, expected_margin, paired_margin, register_margin
 from aapo.objective.space import OBJECTIVE_FIELDS, AdvantageFunction, Groups, Objective
 
@@ -53,6 +53,7 @@ __all__ = [
     "dead_groups",
     "difficulty_diagnostics",
     "expected_margin",
+    "importance_ratios",
     "margin_diagnostics",
     "objective",
     "overlong_penalty",

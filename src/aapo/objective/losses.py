@@ -28,6 +28,18 @@ def completion_weights(lengths_B: Tensor, aggregation: Aggregation, max_completi
     return torch.full_like(lengths_B, 1 / (len(lengths_B) * max_completion_length))
 
 
+def importance_ratios(
+    objective: Objective, logprobs_BT: Tensor, old_logprobs_BT: Tensor, mask_BT: Tensor | None = None
+) -> Tensor:
+    """Rho of `token_losses`, shape (B, T), with its arguments."""
+    log_ratio_BT = logprobs_BT - old_logprobs_BT
+    if objective.ratio_level == "sequence":
+        counted_BT = torch.ones_like(logprobs_BT, dtype=torch.bool) if mask_BT is None else mask_BT != 0
+        sums_B1 = log_ratio_BT.masked_fill(~counted_BT, 0.0).sum(1, keepdim=True)
+        log_ratio_BT = (sums_B1 / counted_BT.sum(1, keepdim=True).clamp(min=1)).expand_as(log_ratio_BT)
+    return log_ratio_BT.exp()
+
+
 def token_losses(
     objective: Objective,
     logprobs_BT: Tensor,
@@ -58,12 +70,7 @@ def token_losses(
         mask_BT: 1 on completion tokens, whose ratios a sequence's ratio is of; None when all are.
     """
     old_BT = logprobs_BT.detach() if old_logprobs_BT is None else old_logprobs_BT
-    log_ratio_BT = logprobs_BT - old_BT
-    if objective.ratio_level == "sequence":
-        counted_BT = torch.ones_like(logprobs_BT, dtype=torch.bool) if mask_BT is None else mask_BT != 0
-        sums_B1 = log_ratio_BT.masked_fill(~counted_BT, 0.0).sum(1, keepdim=True)
-        log_ratio_BT = (sums_B1 / counted_BT.sum(1, keepdim=True).clamp(min=1)).expand_as(log_ratio_BT)
-    ratio_BT = log_ratio_BT.exp()
+    ratio_BT = importance_ratios(objective, logprobs_BT, old_BT, mask_BT)
     advantages_B1 = advantages_B.unsqueeze(1)
     if objective.loss == "cross_entropy":
         weight_BT = ratio_BT.detach().clamp(max=objective.max_importance_weight)

@@ -57,6 +57,11 @@ TRAINING_RULES = (
         lambda training: _unless(training.weighted_sample, "weighted_sample is false"),
         "set it to true",
     ),
+    Rule(
+        ("share_prompts",),
+        lambda training: _unless(training.padding_free, "padding_free is false"),
+        "set it to true, or remove it",
+    ),
     Rule(("sync_ref_model",), _follows_nothing, "set reference to live, or remove it"),
     Rule(SYNC_FIELDS, lambda training: _unless(training.sync_ref_model, "sync_ref_model is false"), "set it to true"),
 )

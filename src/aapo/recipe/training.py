@@ -73,6 +73,12 @@ class TrainingSettings:
         judge: The reward function whose verdicts say what is right; by default the first that logs verdicts.
         judge_threshold: Of a judge that logs none: a completion is right where its reward is at least this.
         rollouts_dir: Folder that every step's rollouts are written to as Parquet; None writes none.
+        max_tokens_per_microbatch: Tokens of prompts and completions that go through the model at once in the training
+            phase; by default what `per_device_train_batch_size` rows padded to the longest would be. Halved when memory
+            is short.
+        padding_free: Lay rows one after another, each attending to itself, where the model's layers allow it.
+        share_prompts: Compute the tokens of a prompt once for its completions in a micro-batch.
+        skip_zero_advantages: Leave out the completions that have no gradient; their tokens count in the loss's divisor.
 
     The other fields are TRL's.
     """
@@ -98,6 +104,10 @@ class TrainingSettings:
     judge: str | None = None
     judge_threshold: float | None = None
     rollouts_dir: str | None = None
+    max_tokens_per_microbatch: int | None = None
+    padding_free: bool = True
+    share_prompts: bool = True
+    skip_zero_advantages: bool = True
     # TRL's, of which None is the algorithm's value
     scale_rewards: str | bool | None = None
     epsilon: float | None = None
@@ -181,6 +191,33 @@ class TrainingSettings:
                 f"the {self.generation_batch_size} completions that are generated at once are not divisible by "
                 f"num_generations {self.num_generations}; change one of them"
             )
+        self.window_steps  # noqa: B018  raises where steps and rollouts do not divide
+
+    @property
+    def step_size(self) -> int:
+        """Completions of an optimizer step, over all processes."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps * num_launched()
+
+    @property
+    def window_steps(self) -> int:
+        """Optimizer steps that learn from rollouts drawn at once, each from its own.
+
+        Where fewer completions are generated at once than a step has, that only bounds memory: a step's rollouts are
+        then drawn in turns, and judged together.
+
+        Raises:
+            InputError: They are no whole steps.
+        """
+        generated, step = (
+            self.steps_per_generation or self.gradient_accumulation_steps,
+            self.gradient_accumulation_steps,
+        )
+        if generated > step and generated % step:
+            raise InputError(
+                f"steps_per_generation is {generated}; above gradient_accumulation_steps {step} it must be a multiple "
+                "of it, so that whole optimizer steps learn from rollouts drawn at once"
+            )
+        return max(1, generated // step)
 
     def check(self) -> None:
         """Check what is ours, and fill in what an algorithm decides; run once, before the trainer's own checks.
@@ -200,8 +237,7 @@ class TrainingSettings:
             )
         if self.collection.min_live_frac and self.max_refill_rounds is None:
             self.max_refill_rounds = MAX_REFILL_ROUNDS
-        if self.generation_batch_size is None and self.steps_per_generation is None:
-            self._check_batch()
+        self._check_batch()
         self._multiply(self.collection.generations_factor)
         if self.load_best_model_at_end and self.metric_for_best_model is None:
             # Transformers' own choice is the loss, which says nothing about a policy.
@@ -220,12 +256,12 @@ class TrainingSettings:
             self.steps_per_generation *= factor
 
     def _check_batch(self) -> None:
-        per_step = self.per_device_train_batch_size * self.gradient_accumulation_steps * num_launched()
-        if self.num_generations is not None and per_step % self.num_generations:
+        if self.num_generations is not None and self.step_size % self.num_generations:
             raise InputError(
-                f"the batch of {per_step} completions (per_device_train_batch_size {self.per_device_train_batch_size} "
-                f"x gradient_accumulation_steps {self.gradient_accumulation_steps} x {num_launched()} processes) is "
-                f"not divisible by num_generations {self.num_generations}; change one of them"
+                f"the batch of {self.step_size} completions (per_device_train_batch_size "
+                f"{self.per_device_train_batch_size} x gradient_accumulation_steps {self.gradient_accumulation_steps} "
+                f"x {num_launched()} processes) is not divisible by num_generations {self.num_generations}; change one "
+                "of them"
             )
 
     @property

@@ -28,6 +28,7 @@ from aapo.records import Prompt
 from aapo.runs import cache_folder
 from aapo.scoring import as_prompts, check_columns
 from aapo.tasks import Split, limit_prompts, load_prompts, tasks_of
+from aapo.training.schedule import prompts_of_a_batch
 
 # An answer that agrees with no gold answer by its text, so that each gold has to be read.
 PROBE = r"\boxed{x_{probe}}"
@@ -122,18 +123,16 @@ def _with_keys(rows: Dataset, prompts: Sequence[Prompt]) -> Dataset:
 
 
 def check_number(recipe: Recipe, num_prompts: int) -> None:
-    """Check that the prompts fill one generation batch, since an incomplete one is never trained on.
+    """Check that the prompts fill one batch, since an incomplete one is never trained on.
 
     Raises:
         InputError: They do not.
     """
-    args = recipe.training
-    assert args.generation_batch_size and args.num_generations
-    needed = args.generation_batch_size // args.num_generations
+    args, needed = recipe.training, prompts_of_a_batch(recipe)
     if num_prompts < needed:
         raise InputError(
-            f"there are {num_prompts} training prompts and one batch takes {needed} (generation_batch_size "
-            f"{args.generation_batch_size} / num_generations {args.num_generations}); add prompts or lower the batch"
+            f"there are {num_prompts} training prompts and one batch takes {needed} ({needed * args.num_generations} "
+            f"completions / num_generations {args.num_generations}); add prompts or lower the batch"
         )
 
 

@@ -1,5 +1,6 @@
 """The trainer's configuration: TRL's GRPOConfig and the axes of the objective."""
 
+import copy
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -38,6 +39,17 @@ class AAPOConfig(TrainingSettings, GRPOConfig):  # pyright: ignore[reportIncompa
         refuse(inert(TRAINING_RULES, self, changed(TrainingSettings, values)), values)
         self.check()
         GRPOConfig.__post_init__(self)
+        self.window_steps  # noqa: B018  raises where steps and rollouts do not divide
+
+
+def by_step(args: AAPOConfig) -> AAPOConfig:
+    """The same configuration as a trainer reads it that sees one batch an optimizer step."""
+    stepwise = copy.copy(args)
+    stepwise.per_device_train_batch_size *= args.gradient_accumulation_steps
+    stepwise.gradient_accumulation_steps = 1
+    stepwise.steps_per_generation = args.window_steps
+    stepwise.generation_batch_size = args.step_size * args.window_steps
+    return stepwise
 
 
 def trainer_config(recipe: Recipe, **changes: Any) -> AAPOConfig:

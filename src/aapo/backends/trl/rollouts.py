@@ -6,22 +6,19 @@ from contextlib import contextmanager
 from typing import Any
 
 from trl.models.utils import unwrap_model_for_generation
-from trl.trainer.grpo_trainer import GRPOTrainer
 
-from aapo.backends.trl.config import AAPOConfig
+from aapo.backends.trl.update import UpdateTrainer
 from aapo.engines import generate_ids
 from aapo.learning.refill import Rollouts
 from aapo.sampling import sample_seed
 from aapo.tasks import encode_prompt
 
 
-class RolloutTrainer(GRPOTrainer):
+class RolloutTrainer(UpdateTrainer):
     """Draws a completion that is a function of seed, step, prompt and place in the batch of all processes."""
 
-    # Narrower than TRL's own annotations: these are set once __init__ has run.
-    args: AAPOConfig
-    model: Any
     num_generations: int
+    rows_at_once: int
     _tokenizer: Any
     _drawn: Rollouts | None
     _generated_tokens: int
@@ -91,15 +88,18 @@ class RolloutTrainer(GRPOTrainer):
             sample_seed(self.args.seed, purpose, self.state.global_step, _digest(ids), position)
             for ids, position in zip(prompt_ids, positions, strict=True)
         ]
-        token_ids = generate_ids(
-            model,
-            prompt_ids,
-            seeds,
-            self.args.sampling,
-            eos_token_ids=self.eos_token_ids,
-            pad_token_id=self._tokenizer.pad_token_id,
-            cache_implementation=self.args.cache_implementation,
-        )
+        token_ids: list[list[int]] = []
+        for first in range(0, len(prompt_ids), self.rows_at_once):
+            some = slice(first, first + self.rows_at_once)
+            token_ids += generate_ids(
+                model,
+                prompt_ids[some],
+                seeds[some],
+                self.args.sampling,
+                eos_token_ids=self.eos_token_ids,
+                pad_token_id=self._tokenizer.pad_token_id,
+                cache_implementation=self.args.cache_implementation,
+            )
         if purpose != "eval-rollout":  # an evaluation is no part of the training's cost
             self._generated_tokens += sum(map(len, token_ids))
         return token_ids

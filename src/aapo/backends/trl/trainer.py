@@ -17,13 +17,14 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import PeftModel
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import RepeatSampler
 
 from aapo.backends.trl.checks import check_groups, check_refill, keep_masters, kept_from_trl
-from aapo.backends.trl.config import AAPOConfig
+from aapo.backends.trl.config import AAPOConfig, by_step
 from aapo.backends.trl.guards import MovedWeights, check_trainable
 from aapo.backends.trl.order import EpochOrder, EpochSampler
 from aapo.backends.trl.references import (
@@ -38,6 +39,7 @@ from aapo.backends.trl.references import (
     with_keys,
 )
 from aapo.backends.trl.scoring import ScoringTrainer, gathered
+from aapo.backends.trl.update import window_rows
 from aapo.bank import ReferenceBank
 from aapo.engines import TransformersEngine, load_tokenizer
 from aapo.errors import InputError
@@ -47,6 +49,7 @@ from aapo.learning.curriculum import PromptChoice, known_records
 from aapo.learning.held_out import HeldOutBatch
 from aapo.learning.refill import FreshPrompts, Rollouts, refill
 from aapo.learning.rollouts import Rollout, RolloutWriter
+from aapo.learning.window import Window
 from aapo.ranks import launched
 from aapo.records import Engine, Notes, Prompt
 from aapo.scoring import as_prompts
@@ -115,6 +118,9 @@ class AAPOTrainer(ScoringTrainer):
                 does not go with the model or the engine.
         """
         args = args or AAPOConfig(output_dir="aapo-output")
+        self.rows_per_pass = args.per_device_train_batch_size
+        self.rows_at_once = args.per_device_train_batch_size * (args.steps_per_generation or 1)
+        args = by_step(args)
         point = args.objective
         if processing_class is None:
             name = model if isinstance(model, str) else model.config._name_or_path
@@ -140,6 +146,7 @@ class AAPOTrainer(ScoringTrainer):
         check_groups(self)
         check_refill(self)
         check_trainable(self.model)
+        self._choose_layout()
         keep_masters(self)
         self.add_callback(MovedWeights(self._metrics["train"]))
         # TRL's losses with every aggregation folded into the advantages: cispo is the cross-entropy with a truncated
@@ -249,18 +256,43 @@ class AAPOTrainer(ScoringTrainer):
         mask_bT = (
             output["completion_mask"] * output["tool_mask"] if "tool_mask" in output else output["completion_mask"]
         )
+        output["tool_mask"] = mask_bT
         loss_tokens_B = gathered(mask_bT.sum(1))
-        lesson = self.teacher.teach(scores, loss_tokens_B, notes, self.state.global_step)
+        lessons = self._teach(inputs, scores, loss_tokens_B, notes)
         first = self.accelerator.process_index * len(inputs)
-        output["advantages"] = lesson.weighted_B[first : first + len(inputs)]
-        self._log_lesson(lesson)
-        if self._writer is not None:
-            rows = gather_object([(str(row.get("answer", "")), self._key(row)) for row in inputs])
-            if self.accelerator.is_main_process:
-                texts = (list(self._logs[name])[-len(rows) :] for name in ("prompt", "completion"))
-                rollouts = [Rollout(*text, *row) for *text, row in zip(*texts, rows, strict=True)]
-                self._writer.write(self.state.global_step + 1, rollouts, scores, lesson, loss_tokens_B, notes)
+        output["advantages"] = torch.cat([lesson.weighted_B for lesson in lessons])[first : first + len(inputs)]
+        output["metrics"] = [lesson.metrics for lesson in lessons]
+        output["lengths"] = scores.tokens_B[first : first + len(inputs)]
         return output
+
+    def _draw_window(self, generation_batch: Any) -> Window:
+        output = self._generate_and_score_completions(generation_batch)
+        metrics = output.pop("metrics")
+        rows = gather_object(window_rows(output))
+        return Window({name: [row[name] for row in rows] for name in rows[0]}, metrics)
+
+    def _teach(
+        self, inputs: list[dict[str, Any]], scores: BatchScores, loss_tokens_B: Tensor, notes: Notes
+    ) -> list[Lesson]:
+        """The lesson of each step of the window, logged and stored."""
+        steps, next_step = self.window_steps, self.state.global_step
+        size = len(loss_tokens_B) // steps
+        rollouts = self._stored(inputs) if self._writer is not None else []
+        lessons = []
+        for i in range(steps):
+            some = slice(i * size, (i + 1) * size)
+            part = scores.part(i, steps), loss_tokens_B[some], {name: notes[name][some] for name in notes}
+            lessons.append(self.teacher.teach(*part, next_step + i))
+            if self._writer is not None and self.accelerator.is_main_process:
+                self._writer.write(next_step + i + 1, rollouts[some], part[0], lessons[-1], *part[1:])
+        self._log_lessons(lessons)
+        return lessons
+
+    def _stored(self, inputs: list[dict[str, Any]]) -> list[Rollout]:
+        """The rollouts of all processes as they are stored."""
+        rows = gather_object([(str(row.get("answer", "")), self._key(row)) for row in inputs])
+        texts = (list(self._logs[name])[-len(rows) :] for name in ("prompt", "completion"))
+        return [Rollout(*text, *row) for *text, row in zip(*texts, rows, strict=True)]
 
     def _refilled(self, inputs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], Reference | None]:
         """The rows that are trained on, and their reference; TRL is handed their completions, drawn here."""
@@ -276,6 +308,7 @@ class AAPOTrainer(ScoringTrainer):
             silent=lambda scores: self.teacher.silent(scores, self.state.global_step),
             fresh=fresh.take,
             roll_out=self._roll_out,
+            num_steps=self.window_steps,
             ranks=launched(),
         )
         metrics, num_groups = self._metrics["train"], len(keys) // self.num_generations
@@ -335,29 +368,28 @@ class AAPOTrainer(ScoringTrainer):
         with self._generating() as model, as_reference(model) as reference:
             return self._grow_bank(prompts, TransformersEngine(reference, self._tokenizer, self.args.sampling))
 
-    def _log_lesson(self, lesson: Lesson) -> None:
-        """Log what a batch teaches, its advantages in the place of those that TRL has just logged."""
-        for key, value in lesson.metrics.items():
-            self._metrics["train"][key].append(value)
-        # A total, which is not averaged over the batches of a step.
+    def _log_lessons(self, lessons: Sequence[Lesson]) -> None:
+        """Log what was drawn, and the advantages in the place of those that TRL has just logged."""
+        # Totals, which are not averaged over the batches of a step.
         generated = torch.tensor([self._generated_tokens], device=self.accelerator.device)
         self._metrics["train"]["rollout/generated_tokens"] = [int(gathered(generated).sum())]
         if self._bank is not None:
             for key, value in self._bank_cost.metrics(self._bank).items():
                 self._metrics["train"][key] = [value]
-        augmented = lesson.advantages.augmented_PG.flatten().tolist()
+        augmented = [value for lesson in lessons for value in lesson.advantages.augmented_PG.flatten().tolist()]
         logged = list(self._logs["advantages"])[: -len(augmented)]
         self._logs["advantages"].clear()
         self._logs["advantages"].extend(logged + augmented)
-        self._silent_steps = self._silent_steps + 1 if lesson.is_silent else 0
-        if self._silent_steps in (1, 10, 100, 1000):
-            logger.warning(
-                "step %d: every augmented advantage is zero, so no reward is learnt from (%d in a row). Prompts are "
-                "too easy, too hard or cut off (truncated: %.0f%%).",
-                self.state.global_step,
-                self._silent_steps,
-                100 * lesson.metrics["rollout/truncated_frac"],
-            )
+        for step, lesson in enumerate(lessons, self.state.global_step):
+            self._silent_steps = self._silent_steps + 1 if lesson.is_silent else 0
+            if self._silent_steps in (1, 10, 100, 1000):
+                logger.warning(
+                    "step %d: every augmented advantage is zero, so no reward is learnt from (%d in a row). Prompts "
+                    "are too easy, too hard or cut off (truncated: %.0f%%).",
+                    step,
+                    self._silent_steps,
+                    100 * lesson.metrics["rollout/truncated_frac"],
+                )
 
     def _key(self, row: dict[str, Any]) -> str:
         """The key of a row's prompt, under which a bank has it; a run without a bank stores the same."""
@@ -391,6 +423,8 @@ class AAPOTrainer(ScoringTrainer):
             save_reference(self._reference_model, folder)
         if self._choice is not None and self.args.should_save:
             self._choice.save(folder)
+        if self.args.should_save:
+            self._save_window(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -399,10 +433,14 @@ class AAPOTrainer(ScoringTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if self._bank is not None and self._writer is not None and checkpoint is not None:
-            met = [key for key in self._writer.keys_until(self.state.global_step) if key in self._bank]
+        if checkpoint is None:
+            return
+        self._load_window(Path(checkpoint))
+        if self._bank is not None and self._writer is not None:
+            last = self.state.global_step + (self._window is not None) * self.window_steps
+            met = [key for key in self._writer.keys_until(last) if key in self._bank]
             self._bank_cost.meet(self._bank, met)
-        if self._choice is not None and checkpoint is not None:
+        if self._choice is not None:
             self._choice.load(Path(checkpoint))
 
 
