@@ -14,9 +14,9 @@ Cases, 64 rows in groups of 8:
     equal_lengths  every completion at the limit, all groups live: what our own work costs
     shared_prompt  prompts of three times the completions; against ours without sharing, and against TRL
 
-`ideal` is the ratio of tokens: those that TRL's padded batches hold to those that must be computed. What would be unfair:
-other programs on the machine (the share that they took is in the report); lengths that are less spread; a model so small
-that a call costs more than its work. Generation, rewards and the optimizer are not in the times.
+`ideal` is the ratio of tokens: those that TRL's padded batches hold to those that must be computed. What would be
+unfair: other programs on the machine, which slow both sides, but not always alike; lengths that are less spread; a model
+so small that a call costs more than its work. Generation, rewards and the optimizer are not in the times.
 """
 
 import argparse
@@ -130,8 +130,8 @@ class Phases:
             "activation_checkpointing": False, "max_completion_length": 512, "disable_tqdm": True,
         }  # fmt: skip
         common: dict[str, Any] = {
-            "reward_funcs": [lambda completions, **_: [0.0] * len(completions)], "train_dataset": Dataset.from_list(rows),
-            "processing_class": self.tokenizer,
+            "reward_funcs": [lambda completions, **_: [0.0] * len(completions)],
+            "train_dataset": Dataset.from_list(rows), "processing_class": self.tokenizer,
         }  # fmt: skip
         config = new_model(MODEL, self.tokenizer)
         self.trl = GRPOTrainer(model=config, args=GRPOConfig(loss_type="cispo", epsilon_high=5.0, **shared), **common)
@@ -189,7 +189,7 @@ def gradient(trainer: Any, step: Callable[[], None]) -> Tensor:
 
 
 def seconds(trainer: Any, step: Callable[[], None]) -> float:
-    """Processor time of this process, which other programs do not lengthen as they lengthen the clock's."""
+    """How long a step takes, by the clock."""
     trainer.model.zero_grad()
     trainer._metrics["train"].clear()
     start = time.perf_counter()
@@ -219,8 +219,8 @@ def measure(phases: Phases, name: str, rounds: int) -> dict[str, Any]:
         order = list(steps)
         order = order[index % 3 :] + order[: index % 3]
         took = {key: seconds(*steps[key]) for key in order}
-        for key in ratios:
-            ratios[key].append(took[key] / took["ours"])
+        for key, values in ratios.items():
+            values.append(took[key] / took["ours"])
         ideals.append(ideal(case, rollouts))
         ours_s.append(took["ours"])
     middle = statistics.median

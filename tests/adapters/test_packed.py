@@ -16,7 +16,8 @@ from transformers import (
 )
 from trl.trainer.utils import add_fused_lm_head
 
-from aapo.backends.trl.packed import Row, is_plain, packed, padded, segment_attention_of, token_scores
+from aapo.backends.trl.packed import Row, packed, padded, token_scores
+from aapo.engines.attention import attending_by_layout, is_plain
 
 SHAPE = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8,
@@ -74,7 +75,7 @@ def test_scores_and_gradients_are_those_of_rows_alone(name):
     gradient = gradient_of(model, expected)
     add_fused_lm_head(model, outputs=("log_probs", "entropy"))
     for layout in (packed(rows, share=True), packed(rows, share=False)):
-        with segment_attention_of(model):
+        with attending_by_layout(model):
             logprobs, entropy = token_scores(model, model, layout, CPU)
             torch.testing.assert_close(logprobs, expected, atol=2e-5, rtol=0)
             torch.testing.assert_close(entropy, entropies, atol=2e-5, rtol=0)
@@ -92,7 +93,7 @@ def test_layers_that_are_computed_again_attend_by_segments_too():
     for checkpointed in (False, True):
         if checkpointed:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        with segment_attention_of(model):
+        with attending_by_layout(model):
             gradients.append(gradient_of(model, token_scores(model, model, packed(rows), CPU)[0]))
     torch.testing.assert_close(*gradients, atol=1e-6, rtol=0)
     assert model.config._attn_implementation == "sdpa"
@@ -111,7 +112,7 @@ def test_rows_do_not_see_one_another():
     rows = rows_of(("a", 5), ("a", 4), (3, 6), prompts={"a": 7})
     model = model_of("llama")
     add_fused_lm_head(model)
-    with torch.no_grad(), segment_attention_of(model):
+    with torch.no_grad(), attending_by_layout(model):
         before, _ = token_scores(model, model, packed(rows), CPU)
         other = [rows[0], Row(rows[1].prompt, (rows[1].completion + 1) % 97), rows[2]]
         after, _ = token_scores(model, model, packed(other), CPU)

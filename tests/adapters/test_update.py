@@ -8,8 +8,8 @@ from test_trainer import MAX_TOKENS, config, flat, load_model, load_tokenizer, r
 from transformers import AttentionInterface, Trainer
 
 from aapo.backends.trl import AAPOConfig, AAPOTrainer
-from aapo.backends.trl.packed import ATTENTION, segment_attention
-from aapo.backends.trl.update import MicroBatch
+from aapo.backends.trl.loss import MicroBatch
+from aapo.engines.attention import ATTENTION, layout_attention
 from aapo.errors import AapoError, InputError
 from aapo.objective import policy_loss
 
@@ -206,7 +206,7 @@ def test_a_layout_that_scores_otherwise_is_given_up(tiny_folder, tmp_path, addit
     expected = train(make(tiny_folder, tmp_path, reference_column(addition)))
 
     def wrong(*args, **kwargs):
-        output, weights = segment_attention(*args, **kwargs)
+        output, weights = layout_attention(*args, **kwargs)
         return output.roll(1, 1), weights
 
     AttentionInterface.register(ATTENTION, wrong)
@@ -214,7 +214,7 @@ def test_a_layout_that_scores_otherwise_is_given_up(tiny_folder, tmp_path, addit
         with caplog.at_level(logging.WARNING):
             (gradient,) = train(make(tiny_folder, tmp_path, reference_column(addition)))
     finally:
-        AttentionInterface.register(ATTENTION, segment_attention)
+        AttentionInterface.register(ATTENTION, layout_attention)
     assert_same(gradient, expected[0])
     (said,) = [record.message for record in caplog.records if "padding_free" in record.message]
     assert said.endswith("training goes on with padded rows")

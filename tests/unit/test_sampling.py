@@ -120,21 +120,20 @@ def test_finish_reasons_and_lengths(tiny_folder):
 def test_the_batch_size_is_halved_until_it_fits(tiny_folder, monkeypatch):
     sampler = engine(tiny_folder, batch_size=4)
     plain = sampler.generate(PROMPTS, [1, 2, 3, 4, 5])
-    generate = sampler.model.generate
 
-    def small_memory(input_ids, **kwargs):
-        if len(input_ids) > 1:
+    def small_memory(model, prompt_ids, *args, **kwargs):
+        if len(prompt_ids) > 1:
             raise torch.OutOfMemoryError
-        return generate(input_ids=input_ids, **kwargs)
+        return generate_ids(model, prompt_ids, *args, **kwargs)
 
-    monkeypatch.setattr(sampler.model, "generate", small_memory)
+    monkeypatch.setattr("aapo.engines.transformers.generate_ids", small_memory)
     assert sampler.generate(PROMPTS, [1, 2, 3, 4, 5]) == plain
     assert sampler.batch_size == 1
 
-    def no_memory(**kwargs):
+    def no_memory(*args, **kwargs):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(sampler.model, "generate", no_memory)
+    monkeypatch.setattr("aapo.engines.transformers.generate_ids", no_memory)
     with pytest.raises(AapoError, match="one sequence does not fit"):
         sampler.generate(PROMPTS, [1, 2, 3, 4, 5])
 
@@ -357,18 +356,18 @@ def test_rows_that_leave_the_batch_change_no_sample(tiny_folder, monkeypatch, se
     sizes = counting(model, monkeypatch)
     prompts, seeds = PROMPTS * 5, [sample_seed("shed", i) for i in range(25)]
 
-    def draw(shed):
+    def draw(way):
         sizes.clear()
         return generate_ids(
-            model, prompts, seeds, SamplingSettings(max_completion_length=40, **settings), shed=shed,
+            model, prompts, seeds, SamplingSettings(max_completion_length=40, **settings), way=way,
             eos_token_ids=[tokenizer.eos_token_id], pad_token_id=tokenizer.pad_token_id, tokenizer=tokenizer,
         )  # fmt: skip
 
-    shrunk = draw(shed=True)
+    shrunk = draw("shedding")
     assert settings.get("temperature") == 0 or (len(sizes) > 2 and sizes == sorted(sizes, reverse=True))
     lengths = set(map(len, shrunk))
     assert settings.get("temperature") == 0 or len(lengths) > 4
-    assert draw(shed=False) == shrunk and sizes == [25]
+    assert draw("static") == shrunk and sizes == [25]
 
 
 def test_rows_leave_under_a_lora_adapter_too(tiny_folder, monkeypatch):
@@ -377,8 +376,43 @@ def test_rows_leave_under_a_lora_adapter_too(tiny_folder, monkeypatch):
     sizes = counting(peft, monkeypatch)
     ends = {"eos_token_ids": [tokenizer.eos_token_id], "pad_token_id": tokenizer.pad_token_id}
     arguments = (peft, PROMPTS * 3, range(15), SamplingSettings(max_completion_length=30))
-    assert generate_ids(*arguments, **ends) == generate_ids(*arguments, **ends, shed=False)
+    drawn = generate_ids(*arguments, **ends, way="shedding")
+    assert drawn == generate_ids(*arguments, **ends, way="static") == generate_ids(*arguments, **ends)
     assert len(sizes) > 2
+
+
+@pytest.mark.parametrize("num_places", [1, 4, None])
+@pytest.mark.parametrize(
+    "settings", [{}, {"temperature": 0.7, "top_p": 0.9}, {"top_k": 20, "min_p": 0.01}, {"temperature": 0}], ids=str
+)
+def test_sequences_in_places_are_those_of_generate(tiny_folder, monkeypatch, settings, num_places):
+    model, tokenizer = ending_model(tiny_folder, 1 / 16)
+    sizes = counting(model, monkeypatch)
+    prompts, seeds = [prompt for prompt in PROMPTS for _ in range(4)], [sample_seed("places", i) for i in range(20)]
+
+    def draw(**options):
+        return generate_ids(
+            model, prompts, seeds, SamplingSettings(max_completion_length=40, **settings), tokenizer=tokenizer,
+            eos_token_ids=[tokenizer.eos_token_id], pad_token_id=tokenizer.pad_token_id, **options,
+        )  # fmt: skip
+
+    placed = draw(num_places=num_places)
+    assert sizes == [] and model.config._attn_implementation == "sdpa"
+    assert placed == draw(way="static")
+    assert settings.get("temperature") == 0 or len(set(map(len, placed))) > 4
+
+
+@pytest.mark.parametrize("field", ["repetition_penalty", "stop", "generation_kwargs"])
+def test_what_depends_on_earlier_tokens_is_left_to_generate(tiny_folder, monkeypatch, field):
+    model, tokenizer = ending_model(tiny_folder, 1 / 16)
+    sizes = counting(model, monkeypatch)
+    value = {"repetition_penalty": 1.1, "stop": ("a",), "generation_kwargs": {"min_new_tokens": 3}}[field]
+    settings = SamplingSettings(max_completion_length=6, **{field: value})
+    drawn = generate_ids(
+        model, PROMPTS, range(5), settings, tokenizer=tokenizer, num_places=2,
+        eos_token_ids=[tokenizer.eos_token_id], pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    assert sizes[0] == 2 and len(drawn) == 5
 
 
 @pytest.mark.parametrize("field", ["guidance_scale", "begin_suppress_tokens", "cache_implementation", "use_cache"])
@@ -388,7 +422,8 @@ def test_the_batch_stays_whole_where_generate_cannot_be_entered_again(tiny_folde
     setattr(model.generation_config, field, value[field])
     sizes = counting(model, monkeypatch)
     ends = {"eos_token_ids": [tokenizer.eos_token_id], "pad_token_id": tokenizer.pad_token_id}
-    generate_ids(model, PROMPTS, range(5), SamplingSettings(max_completion_length=20, temperature=0), **ends)
+    settings = SamplingSettings(max_completion_length=20, temperature=0)
+    generate_ids(model, PROMPTS, range(5), settings, **ends, way="shedding")
     assert sizes == [5]
 
 
@@ -435,14 +470,14 @@ def test_settings_without_stop_strings_are_described_as_before_there_were_any():
 @pytest.mark.parametrize("words", ["DefaultCPUAllocator: can't allocate memory", "[enforce fail] not enough memory"])
 def test_a_machine_without_memory_gets_smaller_batches_and_says_so_once(tiny_folder, monkeypatch, words):
     sampler = engine(tiny_folder, batch_size=4)
-    plain, generate = sampler.generate(PROMPTS, [1, 2, 3, 4, 5]), sampler.model.generate
+    plain = sampler.generate(PROMPTS, [1, 2, 3, 4, 5])
 
-    def small_memory(input_ids, **kwargs):
-        if len(input_ids) > 1:
+    def small_memory(model, prompt_ids, *args, **kwargs):
+        if len(prompt_ids) > 1:
             raise RuntimeError(words)
-        return generate(input_ids=input_ids, **kwargs)
+        return generate_ids(model, prompt_ids, *args, **kwargs)
 
-    monkeypatch.setattr(sampler.model, "generate", small_memory)
+    monkeypatch.setattr("aapo.engines.transformers.generate_ids", small_memory)
     said = []
     monkeypatch.setattr("aapo.engines.transformers.console.print", said.append)
     assert sampler.generate(PROMPTS, [1, 2, 3, 4, 5]) == plain

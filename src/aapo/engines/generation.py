@@ -1,7 +1,9 @@
-"""Token ids from a Transformers model: keyed samples, in a batch that shrinks as rows end.
+"""Token ids from a Transformers model: keyed samples, by the fastest way that the model and the settings allow.
 
-Transformers' `generate` keeps rows that have ended in the batch until the longest is done. Here it is left as soon as
-enough rows have ended and entered again with the others and their part of the key-value cache. Transformers'
+Where layers are plain causal attention and a token's choice depends on its logits alone, sequences are drawn in places
+(`decoding`). Otherwise Transformers' `generate` draws them. It keeps rows that have ended in the batch until the
+longest is done; here it is left as soon as enough rows have ended and entered again with the others and their part of
+the key-value cache. Transformers'
 continuous batching also fills free places, but it draws all rows of a step with one `torch.multinomial` from the global
 generator (`ContinuousBatchingModelRunner._sample`), and its logits processors see neither which request a row
 belongs to nor how far it is: samples would depend on their neighbours and on scheduling.
@@ -10,7 +12,7 @@ Shapes: B sequences of a batch, T tokens.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -30,13 +32,23 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_managed_module
 
+from aapo.engines.attention import is_plain
+from aapo.engines.decoding import decoded_ids
 from aapo.engines.noise import KeyedGumbel
 from aapo.sampling import SamplingSettings
 
+Way = Literal["places", "shedding", "static"]
 # Rows leave once this share of the batch has ended; from 1/16 to 1/2 the measured speed hardly depends on it.
 SHED_FRAC = 0.25
 
 # GenerationConfig's fields that mean the same when generate() is entered again in the middle of completions.
+# Those that are ours to set, or without effect on a token's choice.
+_PLAIN_FIELDS = frozenset(
+    (
+        "bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "max_length", "max_new_tokens",
+        "use_cache", "do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty",
+    )
+)  # fmt: skip
 _LASTING_FIELDS = frozenset(
     (
         "bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "max_length", "max_new_tokens",
@@ -56,7 +68,8 @@ def generate_ids(
     pad_token_id: int,
     cache_implementation: str | None = None,
     tokenizer: Any = None,
-    shed: bool = True,
+    way: Way | None = None,
+    num_places: int | None = None,
     streamer: Any = None,
 ) -> list[list[int]]:
     """One completion per prompt, as token ids up to and including the end token or the end of a stop string.
@@ -70,15 +83,36 @@ def generate_ids(
         pad_token_id: Token for padding.
         cache_implementation: Transformers' key-value cache; does not change what is drawn.
         tokenizer: The model's; only stop strings need it.
-        shed: Whether rows that have ended leave the batch; does not change what is drawn.
+        way: `places`, `shedding` (rows that have ended leave the batch) or `static`; by default the fastest that can be
+            used. It does not change what is drawn.
+        num_places: Sequences that are drawn at once; by default all.
         streamer: Transformers' streamer of a single prompt, which gets its tokens as they are drawn.
     """
+    num_places = num_places or len(prompt_ids)
+    if way == "places" or (way is None and streamer is None and _can_place(model, settings, cache_implementation)):
+        return decoded_ids(
+            model,
+            _causal(model),
+            prompt_ids,
+            seeds,
+            _warpers(settings),
+            limit=settings.max_completion_length,
+            eos_token_ids=eos_token_ids,
+            num_places=num_places,
+            greedy=settings.temperature == 0,
+        )
+    if len(prompt_ids) > num_places:
+        parts = [slice(first, first + num_places) for first in range(0, len(prompt_ids), num_places)]
+        ends = {"eos_token_ids": eos_token_ids, "pad_token_id": pad_token_id}
+        options = {"cache_implementation": cache_implementation, "tokenizer": tokenizer, "way": way}
+        each = (generate_ids(model, prompt_ids[part], seeds[part], settings, **ends, **options) for part in parts)
+        return [ids for some in each for ids in some]
     device, width, limit = model.device, max(map(len, prompt_ids)), settings.max_completion_length
     ids_BT = torch.tensor([[pad_token_id] * (width - len(ids)) + list(ids) for ids in prompt_ids], device=device)
     mask_BT = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompt_ids], device=device)
     seeds_B = torch.tensor(seeds, dtype=torch.long, device=device)
     stop_strings = StopStringCriteria(tokenizer, list(settings.stop)) if settings.stop else None
-    cache = _shrinking_cache(model, settings, cache_implementation) if shed else None
+    cache = _shrinking_cache(model, settings, cache_implementation) if way != "static" else None
     rows_B = torch.arange(len(prompt_ids), device=device)
     completions: list[list[int]] = [[] for _ in prompt_ids]
     while len(rows_B):
@@ -135,7 +169,15 @@ def _config(
 
 
 def _processors(settings: SamplingSettings, seeds_B: Tensor, prompt_tokens: int) -> LogitsProcessorList:
-    """Transformers' own warpers in its own order, then the keyed noise; they run after generate()'s processors."""
+    """The warpers, then the keyed noise; they run after generate()'s processors."""
+    processors = _warpers(settings)
+    if settings.temperature != 0:
+        processors.append(KeyedGumbel(seeds_B, prompt_tokens))
+    return processors
+
+
+def _warpers(settings: SamplingSettings) -> LogitsProcessorList:
+    """Transformers' own warpers in its own order."""
     processors = LogitsProcessorList()
     if settings.temperature == 0:
         return processors
@@ -147,8 +189,31 @@ def _processors(settings: SamplingSettings, seeds_B: Tensor, prompt_tokens: int)
         processors.append(TopPLogitsWarper(settings.top_p))
     if settings.min_p is not None:
         processors.append(MinPLogitsWarper(settings.min_p))
-    processors.append(KeyedGumbel(seeds_B, prompt_tokens))
     return processors
+
+
+def _can_place(model: Any, settings: SamplingSettings, cache_implementation: str | None) -> bool:
+    """Whether sequences may be drawn in places: nothing but logits and noise decides, and no process waits for it."""
+    own = model.generation_config.to_dict() if model.generation_config else {}
+    changing = {key for key, value in own.items() if value not in (None, False) and not key.startswith("_")}
+    plain_settings = not settings.generation_kwargs and not settings.stop and settings.repetition_penalty == 1
+    return (
+        plain_settings
+        and cache_implementation is None
+        and changing <= _PLAIN_FIELDS
+        and is_plain(model.config)
+        and not _in_step(model)
+    )
+
+
+def _in_step(model: Any) -> bool:
+    """Whether processes generate in step, so that they must agree on every call of the model."""
+    return is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
+
+
+def _causal(model: Any) -> Any:
+    """The language model under adapters."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _until_end(token_ids: list[int], eos_token_ids: Sequence[int]) -> list[int]:
@@ -159,12 +224,15 @@ def _until_end(token_ids: list[int], eos_token_ids: Sequence[int]) -> list[int]:
 
 def _shrinking_cache(model: Any, settings: SamplingSettings, cache_implementation: str | None) -> DynamicCache | None:
     """An empty cache whose rows can be dropped, or None where the batch has to stay as it is."""
-    # Processes that generate in step must agree on when they enter and leave generate().
-    in_step = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
     own = model.generation_config.to_dict() if model.generation_config else {}
     fields = {**own, **(settings.generation_kwargs or {})}
     used = {key for key, value in fields.items() if value not in (None, False) and not key.startswith("_")}
-    if cache_implementation is not None or in_step or fields.get("use_cache") is False or not used <= _LASTING_FIELDS:
+    if (
+        cache_implementation is not None
+        or _in_step(model)
+        or fields.get("use_cache") is False
+        or not used <= _LASTING_FIELDS
+    ):
         return None
     # Private, but what generate() itself asks before it makes this cache.
     if model.config.is_encoder_decoder or not model._supports_default_dynamic_cache():

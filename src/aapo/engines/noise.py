@@ -23,15 +23,15 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ (x >> 16)
 
 
-def keyed_gumbel(seeds_B: Tensor, position: int, vocabulary: int) -> Tensor:
+def keyed_gumbel(seeds_B: Tensor, position: int | Tensor, vocabulary: int) -> Tensor:
     """Standard Gumbel noise of shape (B, V), float32, a function of its arguments alone.
 
     Args:
         seeds_B: Sample seeds, int64 in [0, 2**63).
-        position: Index of the token within the completion, from 0.
+        position: Index of the token within the completion, from 0; or of each sequence, shape (B,).
         vocabulary: V.
     """
-    row_B = _mix((seeds_B & _MASK) ^ _mix((seeds_B >> 32) ^ _mix(torch.full_like(seeds_B, position + 1))))
+    row_B = _mix((seeds_B & _MASK) ^ _mix((seeds_B >> 32) ^ _mix(torch.zeros_like(seeds_B) + position + 1)))
     token_V = _mix(torch.arange(1, vocabulary + 1, device=seeds_B.device))
     bits_BV = _mix(_mix(row_B.unsqueeze(1) ^ token_V) ^ row_B.unsqueeze(1))
     uniform_BV = (bits_BV.float() + 0.5) * 2.0**-32

@@ -12,7 +12,8 @@ from torch import Tensor
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from aapo.backends.trl.config import AAPOConfig
-from aapo.backends.trl.packed import Row, is_plain, packed, padded, segment_attention_of, token_scores
+from aapo.backends.trl.packed import Row, packed, padded, token_scores
+from aapo.engines.attention import attending_by_layout, is_plain
 from aapo.learning.micro_batches import RowSize, cut
 
 logger = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ class ForwardTrainer(GRPOTrainer):
 
     def _segments(self, causal: Any) -> AbstractContextManager[None]:
         """The attention that the layout asks for; a backward pass that computes layers again needs it, too."""
-        return segment_attention_of(causal) if self._lays_out else nullcontext()
+        return attending_by_layout(causal) if self._lays_out else nullcontext()
 
     def _causal(self, model: Any) -> Any:
         """The language model in what it is wrapped in."""

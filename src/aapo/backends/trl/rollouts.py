@@ -88,18 +88,16 @@ class RolloutTrainer(UpdateTrainer):
             sample_seed(self.args.seed, purpose, self.state.global_step, _digest(ids), position)
             for ids, position in zip(prompt_ids, positions, strict=True)
         ]
-        token_ids: list[list[int]] = []
-        for first in range(0, len(prompt_ids), self.rows_at_once):
-            some = slice(first, first + self.rows_at_once)
-            token_ids += generate_ids(
-                model,
-                prompt_ids[some],
-                seeds[some],
-                self.args.sampling,
-                eos_token_ids=self.eos_token_ids,
-                pad_token_id=self._tokenizer.pad_token_id,
-                cache_implementation=self.args.cache_implementation,
-            )
+        token_ids = generate_ids(
+            model,
+            prompt_ids,
+            seeds,
+            self.args.sampling,
+            eos_token_ids=self.eos_token_ids,
+            pad_token_id=self._tokenizer.pad_token_id,
+            cache_implementation=self.args.cache_implementation,
+            num_places=self.rows_at_once,
+        )
         if purpose != "eval-rollout":  # an evaluation is no part of the training's cost
             self._generated_tokens += sum(map(len, token_ids))
         return token_ids

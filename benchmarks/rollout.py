@@ -1,15 +1,17 @@
-"""Useful tokens a second of three ways to sample: static batches, batches that shrink, continuous batching.
+"""Useful tokens a second of four ways to sample: static batches, batches that shrink, places, continuous batching.
 
-    python benchmarks/generation.py --rounds 5
+    python benchmarks/rollout.py --rounds 5
 
 The quickstart's tiny Qwen3 model with random weights; a bias on the end token's logit sets how likely it is at every
 position: never, so that all completions have the same length, or 1 in 16. The arms:
 
-    static       `generate_ids(..., shed=False)`: rows that have ended stay until the longest ends
-    shedding     `generate_ids`: rows that have ended leave the batch
+    static       Transformers' `generate`: rows that have ended stay until the longest ends
+    shedding     `generate`, entered again: rows that have ended leave the batch
+    places       our own loop, which `generate_ids` takes where it can: a place of the cache for each sequence
+    refilled     the same in a quarter as many places, which those that wait take over
     continuous   Transformers' `generate_batch`, tuned for the CPU (small cache of small pages); it draws its own noise
 
-The first two must give the same tokens; this is checked. Useful tokens are those of completions up to their end. The
+All but the last must give the same tokens; this is checked. Useful tokens are those of completions up to their end. The
 arms take turns in an order that rotates from round to round, the first round is thrown away, and a ratio is taken
 within a round. Its median, least and greatest value are reported. Continuous batching draws other samples, so that its
 rate, not its time, is what compares. With a fixed length nothing ends early and the first two do the same work: how
@@ -36,7 +38,7 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 from aapo.base.config import BaseModelConfig
 from aapo.base.model import new_model, train_tokenizer
 from aapo.engines import generate_ids
-from aapo.engines.generation import SHED_FRAC
+from aapo.engines.generation import SHED_FRAC, Way
 from aapo.files import write_json
 from aapo.runs import environment
 from aapo.sampling import SamplingSettings, sample_seed
@@ -90,10 +92,11 @@ def arms(bench: Bench) -> dict[str, Draw]:
     seeds = [sample_seed("benchmark", i) for i in range(len(bench.prompts))]
     settings = SamplingSettings(max_completion_length=tokens)
 
-    def ours(shed: bool) -> Draw:
+    def ours(way: Way, part: int = 1) -> Draw:
         return lambda: generate_ids(
-            bench.model, bench.prompts, seeds, settings, eos_token_ids=[end], pad_token_id=pad, shed=shed
-        )
+            bench.model, bench.prompts, seeds, settings, eos_token_ids=[end], pad_token_id=pad, way=way,
+            num_places=len(seeds) // part,
+        )  # fmt: skip
 
     def continuous() -> list[list[int]]:
         config = GenerationConfig(do_sample=True, max_new_tokens=tokens, eos_token_id=end, pad_token_id=pad)
@@ -102,7 +105,10 @@ def arms(bench: Bench) -> dict[str, Draw]:
         )
         return [output.generated_tokens for output in outputs.values()]
 
-    return {"static": ours(False), "shedding": ours(True), "continuous": continuous}
+    return {
+        "static": ours("static"), "shedding": ours("shedding"), "places": ours("places"),
+        "refilled": ours("places", 4), "continuous": continuous,
+    }  # fmt: skip
 
 
 def measure(bench: Bench, name: str) -> tuple[Rates, list[float], float]:
@@ -118,7 +124,8 @@ def measure(bench: Bench, name: str) -> tuple[Rates, list[float], float]:
             rate = sum(map(len, drawn[arm])) / (time.perf_counter() - began)
             if turn:
                 rates[arm].append(rate)
-        assert drawn["shedding"] == drawn["static"], "shedding changed a sample"
+        for arm in ("shedding", "places", "refilled"):
+            assert drawn[arm] == drawn["static"], f"{arm} changed a sample"
         assert len(drawn["continuous"]) == len(bench.prompts)
         mean_length = statistics.mean(map(len, drawn["static"]))
         if turn:
@@ -148,7 +155,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="rounds that count")
     parser.add_argument("--sequences", type=int, nargs="+", default=[64, 256], help="completions of a batch")
     parser.add_argument("--tokens", type=int, default=64, help="most tokens of a completion")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "generation.json")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "rollout.json")
     return parser.parse_args()
 
 
@@ -173,7 +180,7 @@ def main(args: argparse.Namespace) -> None:
             print(f"{name:<18}{arm:<12}{row['useful_tokens_per_second']:>8.0f} tokens/s  {ratio}")
     results = {
         **environment(),
-        "command": ["python", "benchmarks/generation.py", *sys.argv[1:]],
+        "command": ["python", "benchmarks/rollout.py", *sys.argv[1:]],
         "torch_threads": torch.get_num_threads(),
         "shed_frac": SHED_FRAC,
         "settings": {name: getattr(args, name) for name in ("rounds", "sequences", "tokens")},
