@@ -15,7 +15,7 @@ Cases, 64 rows in groups of 8:
     shared_prompt  prompts of three times the completions; against ours without sharing, and against TRL
 
 `ideal` is the ratio of tokens: those that TRL's padded batches hold to those that must be computed. What would be
-unfair: other programs on the machine, which slow both sides, but not always alike; lengths that are less spread; a model
+unfair: other programs on the machine, which do not always slow both sides alike; lengths that are less spread; a model
 so small that a call costs more than its work. Generation, rewards and the optimizer are not in the times.
 """
 
