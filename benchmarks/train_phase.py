@@ -232,6 +232,11 @@ def measure(phases: Phases, name: str, rounds: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _ratio_of(name: str) -> str:
+    """What a case is there for."""
+    return "ratio_to_unshared" if name == "shared_prompt" else "ratio"
+
+
 def main() -> None:
     """Measure, print a table, write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -250,7 +255,8 @@ def main() -> None:
         )
     if args.output:
         report = {
-            **{f"ratio_{name}": row["ratio"] for name, row in found.items()},
+            **{f"ratio_{name}": row[_ratio_of(name)] for name, row in found.items()},
+            **{f"ideal_{name}": row["ideal"] for name, row in found.items()},
             "cases": found,
             "rounds": args.rounds,
             "threads": torch.get_num_threads(),
