@@ -29,7 +29,7 @@ from aapo.runs import RunDirectory
 from aapo.training.bank_report import BankReport
 from aapo.training.banks import RecipeBank, cost_line
 from aapo.training.held_out import held_out_task, recipe_protocol
-from aapo.training.models import model_spec, prepare_model, training_options
+from aapo.training.models import model_spec, prepare_model, training_options, trains_adapter
 from aapo.training.preflight import preflight
 from aapo.training.prompts import CheckedPrompts, by_pass_rate, checked_prompts, loaded_prompts
 from aapo.training.schedule import planned_prompts, planned_rollouts, planned_steps
@@ -231,7 +231,7 @@ def space_needed(recipe: Recipe, model: str) -> float:
     args = recipe.training
     weights = sum(file.stat().st_size for file in Path(model).glob("*.safetensors"))
     checkpoints = 0 if args.save_strategy == "no" else (args.save_total_limit or 2) + 1
-    copies = 0 if recipe.model.use_peft else 1 + checkpoints * (1 if args.save_only_model else COPIES_PER_CHECKPOINT)
+    copies = 0 if trains_adapter(recipe) else 1 + checkpoints * (1 if args.save_only_model else COPIES_PER_CHECKPOINT)
     return copies * weights + SLACK_BYTES
 
 
