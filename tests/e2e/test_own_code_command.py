@@ -42,7 +42,9 @@ def test_a_reward_function_that_exits_in_a_run_ends_it_with_1(recipe, ending):
     Path("exits.py").write_text(f"import os, sys\n\ndef exits(completions, **columns):\n    {ending}\n")
     command = ["train", recipe, "--reward_funcs", "exits.py:exits", "--output_dir", "run"]
     script = f"import sys; from aapo.cli.app import run; sys.exit(run({command!r}))"
-    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, env=os.environ, timeout=200)
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=False, capture_output=True, text=True, env=os.environ, timeout=200
+    )
     assert done.returncode == 1
     line = next(line for line in done.stderr.splitlines() if line.startswith("aapo: "))
     assert line.startswith("aapo: reward function 'exits.py:exits' failed on sample 1 of 16 (prompt '")

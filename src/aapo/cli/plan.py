@@ -19,7 +19,7 @@ from aapo.tasks.datasets import pinned
 from aapo.tasks.prompts import MissingSourceError
 from aapo.training.banks import RecipeBank, cost_line
 from aapo.training.memory import GIB, LAYOUTS, Layout, MemoryEstimate, device_memory, estimate, model_shape
-from aapo.training.models import check_adapter, loaded_weights, model_path, model_spec, training_options
+from aapo.training.models import check_adapter, check_room, loaded_weights, model_path, model_spec, training_options
 from aapo.training.prompts import check_number, checked_prompts, loaded_prompts
 from aapo.training.run import check_output
 from aapo.training.schedule import planned_prompts, planned_rollouts, planned_steps
@@ -88,6 +88,7 @@ def _plan_prompts(recipe: Recipe, tokenizer: Any | None, lines: dict[str, str]) 
             lines["bank"] = cost_line(added, 0, planned_rollouts(recipe, len(rows)))
         return len(rows), limit
     checked = checked_prompts(recipe, tokenizer)
+    check_room(recipe, checked.prompts)
     if checked.notes():
         lines["prompts"] = "; ".join(checked.notes())
     if recipe.uses_bank:

@@ -2,17 +2,19 @@
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from aapo.base.cache import base_path, build_base
-from aapo.engines.loading import Base, adapter_base
+from aapo.engines.loading import Base, adapter_base, cannot_load
 from aapo.engines.spec import ModelSpec
 from aapo.errors import InputError
 from aapo.progress import progress
 from aapo.ranks import launched
 from aapo.recipe import Recipe
 from aapo.recipe.model import ModelSettings
+from aapo.records import Prompt
 
 # Set by `accelerate launch` where DeepSpeed or FSDP spreads the weights and keeps float32 ones.
 LAUNCHED_SPREAD = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")
@@ -30,6 +32,27 @@ def loaded_weights(recipe: Recipe) -> Base:
     """Name and revision of the model whose weights are loaded: of an adapter its base model."""
     path = model_path(recipe)
     return adapter_base(path) or Base(path, recipe.model.model_revision)
+
+
+def check_room(recipe: Recipe, prompts: Sequence[Prompt]) -> None:
+    """Check that the prompts leave room for a completion in the context of the model that is trained.
+
+    Raises:
+        InputError: Some do not, or the model's configuration cannot be loaded.
+    """
+    from transformers import AutoConfig
+
+    from aapo.engines.transformers import check_context
+
+    name, revision = loaded_weights(recipe)
+    try:
+        config = AutoConfig.from_pretrained(
+            name, revision=revision, trust_remote_code=recipe.training.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(cannot_load("configuration", name, error)) from error
+    limit = getattr(config, "max_position_embeddings", None)
+    check_context([prompt.ids for prompt in prompts], recipe.training.sampling, limit)
 
 
 def trains_adapter(recipe: Recipe) -> bool:

@@ -26,10 +26,11 @@ from aapo.progress import console
 from aapo.ranks import launched
 from aapo.recipe import Recipe
 from aapo.runs import RunDirectory
+from aapo.scoring import as_prompts
 from aapo.training.bank_report import BankReport
 from aapo.training.banks import RecipeBank, cost_line
 from aapo.training.held_out import held_out_task, recipe_protocol
-from aapo.training.models import model_spec, prepare_model, training_options, trains_adapter
+from aapo.training.models import check_room, model_spec, prepare_model, training_options, trains_adapter
 from aapo.training.preflight import preflight
 from aapo.training.prompts import CheckedPrompts, by_pass_rate, checked_prompts, loaded_prompts
 from aapo.training.schedule import planned_prompts, planned_rollouts, planned_steps
@@ -72,6 +73,8 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, show_samples: b
     tokenizer = model_spec(recipe, path, recipe.model.model_revision).load_tokenizer()
     checked = checked_prompts(recipe, tokenizer)
     held_out = loaded_prompts(recipe, "test") if recipe.data.num_eval_prompts else None
+    asked = () if held_out is None else as_prompts(held_out, tokenizer, **recipe.training.template_options)
+    check_room(recipe, [*checked.prompts, *asked])
     if ranks.is_main and not resume:
         run.write_recipe(recipe.resolved())
     if ranks.is_main:

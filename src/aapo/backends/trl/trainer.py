@@ -23,7 +23,7 @@ from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import RepeatSampler
 
 from aapo.backends.trl.adapters import policy_of
-from aapo.backends.trl.checks import check_groups, check_refill, keep_masters, kept_from_trl
+from aapo.backends.trl.checks import check_data, check_groups, check_refill, keep_masters, kept_from_trl
 from aapo.backends.trl.config import AAPOConfig
 from aapo.backends.trl.guards import MovedWeights, check_trainable
 from aapo.backends.trl.order import EpochOrder, EpochSampler
@@ -125,6 +125,9 @@ class AAPOTrainer(ScoringTrainer):
             processing_class = load_tokenizer(name)
         functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
         train_dataset = _required(train_dataset)
+        assert args.generation_batch_size
+        check_data(train_dataset, functions, args.generation_batch_size // args.num_generations)
+        check_data(eval_dataset, functions)
         check_reference(train_dataset, args, processing_class, functions, reference_bank)
         if reference_bank is not None:
             train_dataset, prompts = with_keys(train_dataset, args, processing_class)
