@@ -21,7 +21,7 @@ from aapo.training.banks import RecipeBank, cost_line
 from aapo.training.memory import GIB, LAYOUTS, Layout, MemoryEstimate, device_memory, estimate, model_shape
 from aapo.training.models import check_adapter, check_room, loaded_weights, model_path, model_spec, training_options
 from aapo.training.prompts import check_number, checked_prompts, loaded_prompts
-from aapo.training.run import check_output
+from aapo.training.run import batch_line, check_output
 from aapo.training.schedule import planned_prompts, planned_rollouts, planned_steps
 
 # GPUs that the memory table shows beside one; those of the shipped launchers.
@@ -45,6 +45,8 @@ def print_plan(recipe: Recipe, output: Path, *, resume: bool) -> None:
     if (trained := str(training_options(recipe)["dtype"])) != str(recipe.model.dtype):
         computed = ", computed with in 16 bits" if recipe.training.bf16 or recipe.training.fp16 else ""
         lines["weights"] = f"trained in {trained}{computed}, sampled by the bank in {recipe.model.dtype}"
+    if (line := batch_line(recipe)) is not None:
+        lines["batch"] = line
     names = [reward_name(function) for function in recipe.reward_funcs]
     lines["right answers"] = recipe.training.judgement.describe(names)
     if num_prompts is not None or recipe.training.max_steps > 0:
