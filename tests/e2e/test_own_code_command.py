@@ -59,3 +59,18 @@ def test_a_trl_reward_function_reads_the_columns_as_the_data_names_them(recipe):
     )
     assert run(["train", recipe, "--reward_funcs", "trl_style.py:graded", "--output_dir", "run"]) == 0
     assert len(RunDirectory("run").metrics()) == 2
+
+
+@pytest.mark.slow
+def test_a_reward_function_that_hangs_is_ended_by_the_second_interrupt(recipe):
+    Path("hangs.py").write_text(
+        "import os, signal, threading, time\n\n"
+        "def hangs(completions, **columns):\n"
+        "    for seconds in (0.5, 1.5):\n"
+        "        threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "    time.sleep(600)\n"
+    )
+    command = [sys.executable, "-m", "aapo", "train", recipe, "--reward_funcs", "hangs.py:hangs", "--output_dir", "run"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 1 and "Stopping after this step" in done.stdout
+    assert done.stderr.strip().splitlines()[-1].startswith("aapo: interrupted")
