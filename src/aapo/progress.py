@@ -1,5 +1,6 @@
 """Progress that is always visible: a bar on a terminal, a line now and then elsewhere."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -8,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 LINE_SECONDS = 10.0
+PATIENCE_SECONDS = 60.0
 Update = Callable[[int, str], None]
 Tell = Callable[[int, int], None]
 
@@ -35,6 +37,24 @@ def progress(what: str, total: int, *, start: int = 0, visible: bool = True) -> 
             yield lambda done, note: bar.update(task, completed=done, note=note)
     else:
         yield _lines(what, total, start)
+
+
+@contextmanager
+def patience(what: str) -> Iterator[None]:
+    """Says that `what` is waited for after a minute, after two, four and so on, for it may hang."""
+    done, began = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        wait = PATIENCE_SECONDS
+        while not done.wait(wait):  # which doubles what has passed
+            console.print(f"waiting for {what}, {time.monotonic() - began:.0f} s so far; Ctrl-C twice ends it at once")
+            wait = time.monotonic() - began
+
+    threading.Thread(target=tell, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 @contextmanager

@@ -169,6 +169,7 @@ RANGES: dict[str, Allowed] = {
     "num_generations": whole(2, 4096, note="the completions of a prompt are compared with one another"),
     "num_generations_eval": whole(1, 4096),
     **_each("per_device_train_batch_size per_device_eval_batch_size generation_batch_size", BATCH),
+    "num_processes": whole(1, 65536),
     **_each("gradient_accumulation_steps steps_per_generation eval_accumulation_steps", BATCH),
     "max_tokens_per_microbatch": TOKENS,
     **_each("padding_free share_prompts skip_zero_advantages", Flag()),

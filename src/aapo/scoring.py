@@ -223,6 +223,23 @@ def check_columns(reward_funcs: Sequence[RewardFunction], columns: Collection[st
                 )
 
 
+def check_names(columns: Collection[str], taken: Collection[str] = PASSED) -> None:
+    """Check that no column of a data set has a name that is taken.
+
+    Args:
+        columns: Of the data set.
+        taken: By default the arguments that reward functions are called with beside the columns.
+
+    Raises:
+        InputError: One has.
+    """
+    if found := [column for column in columns if column in taken]:
+        raise InputError(
+            f"the data set has the column {found[0]!r}, a name under which reward functions are given something else; "
+            "rename or remove the column"
+        )
+
+
 class GradingShares(NamedTuple):
     """Shares of the completions with an outcome that says more of the grading than of the answer.
 

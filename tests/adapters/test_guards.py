@@ -16,6 +16,7 @@ from aapo.backends.trl.guards import MOVED, NUM_STEPS
 from aapo.cli.app import run as aapo
 from aapo.engines import load_model, load_tokenizer
 from aapo.errors import AapoError, InputError
+from aapo.grading import accuracy
 from aapo.recipe import resolve
 from aapo.runs import RunDirectory
 from aapo.training.models import training_options
@@ -389,3 +390,46 @@ def test_planned_steps_are_transformers(tiny_folder, tmp_path):
         assert checked >= 20
     finally:
         logging.disable(logging.NOTSET)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"prompt": "a", "prompts": "x"}] * 8, "the data set has the column 'prompts', a name under which"),
+        ([{"prompt": "a", "completions": "x"}] * 8, "the data set has the column 'completions', a name under which"),
+        ([{"question": "a"}] * 8, "the data set has no column 'prompt'; it has question; rename one"),
+        ([{"prompt": "a"}] * 3, "there are 3 training prompts and one batch takes 4"),
+        ([{"prompt": "a"}, {"prompt": None}] * 4, "4 of 8 rows have no question in column 'prompt' .rows 1, 3, 5, 7"),
+        ([{"prompt": " "}] * 8, "8 of 8 rows have no question in column 'prompt'"),
+        ([{"prompt": []}] * 8, "8 of 8 rows have no question in column 'prompt'"),
+        ([{"prompt": 5}] * 8, "8 of 8 rows have a question in column 'prompt' that is no text"),
+        ([{"prompt": [{"content": "a"}]}] * 8, "8 of 8 rows have a question in column 'prompt' that is no text"),
+        ([{"prompt": "a", "answer": None}] * 8, "8 of 8 rows have no gold answer in column 'answer'"),
+    ],
+)
+def test_data_that_cannot_be_trained_on_is_refused_in_python_too(tiny_folder, tmp_path, rows, message):
+    args = AAPOConfig(
+        output_dir=str(tmp_path), algorithm="grpo", num_generations=2, per_device_train_batch_size=8, use_cpu=True,
+        bf16=False, report_to="none",
+    )  # fmt: skip
+    rewards = accuracy if "answer" in rows[0] else evenness
+    given = {"model": str(tiny_folder), "reward_funcs": rewards, "args": args}
+    with pytest.raises(InputError, match=f"^{message}"):
+        AAPOTrainer(**given, train_dataset=Dataset.from_list(rows))
+    if "batch" not in message:
+        with pytest.raises(InputError, match=f"^{message}"):
+            AAPOTrainer(
+                **given, train_dataset=Dataset.from_list([{"prompt": "a", "answer": "1"}] * 8),
+                eval_dataset=Dataset.from_list(rows),
+            )  # fmt: skip
+
+
+def test_a_prompt_that_leaves_no_room_in_the_context_is_not_trained_on(tiny_folder, tmp_path):
+    args = AAPOConfig(
+        output_dir=str(tmp_path), algorithm="grpo", num_generations=2, per_device_train_batch_size=2, use_cpu=True,
+        bf16=False, report_to="none", max_completion_length=8, max_steps=1, save_strategy="no",
+    )  # fmt: skip
+    rows = Dataset.from_list([{"prompt": "1 " * 200, "answer": "1"}])
+    trainer = AAPOTrainer(model=str(tiny_folder), reward_funcs=accuracy, args=args, train_dataset=rows)
+    with pytest.raises(InputError, match="^2 of 2 prompts, the longest of .* exceed the model's context of 128 tokens"):
+        trainer.train()

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,13 +15,16 @@ from aapo.backends.trl.references import as_reference
 from aapo.bank import ReferenceBank, bank_identity
 from aapo.base.model import new_model, train_tokenizer
 from aapo.cli.app import run as aapo
+from aapo.cli.plan import print_plan
 from aapo.engines import TransformersEngine, load_model, load_tokenizer, model_identity, tokenizer_identity
+from aapo.engines.loading import adapter_base
 from aapo.errors import InputError
 from aapo.evaluation.sources import model_sources
 from aapo.recipe import resolve
 from aapo.runs import RunDirectory
 from aapo.sampling import SamplingSettings
 from aapo.training import train
+from aapo.training.banks import RecipeBank
 from aapo.training.models import prepare_model
 from conftest import TINY
 
@@ -209,3 +213,102 @@ def test_an_adapter_stands_beside_quantized_weights_unmerged(recipe, model_folde
         if parameter.dtype == torch.uint8:
             own = loaded.get_parameter(f"base_model.model.{name.replace('.weight', '.base_layer.weight')}")
             assert torch.equal(own, parameter)
+
+
+@pytest.fixture
+def adapter_folder(recipe, tmp_path):
+    """An adapter that a run trained, whose model says other things than its base."""
+    train(recipe(max_steps=1, learning_rate=5.0, num_eval_prompts=0, eval_num_samples=None), tmp_path / "first")
+    return RunDirectory(tmp_path / "first").model
+
+
+CONTINUED = {"use_peft": None, "lora_r": None, "lora_target_modules": None}
+
+
+def test_an_adapter_is_trained_on_resumed_and_evaluated(recipe, adapter_folder, tmp_path, monkeypatch):
+    def without_drawing(self, prompts, policy=None, *, beside_trainer=False):
+        assert policy is None, "the policy without its adapter is not the reference"
+        return grow(self, prompts, policy, beside_trainer=beside_trainer)
+
+    grow = RecipeBank.grow
+    monkeypatch.setattr(RecipeBank, "grow", without_drawing)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    continued = recipe(
+        **CONTINUED, model_name_or_path=str(adapter_folder), weighted_sample=True, sample_strategy="uniform"
+    )
+    result = train(continued, whole)
+    assert [each.model for each in result.evaluations] == ["base", "trained"]
+    model = RunDirectory(whole).model
+    config, before = (json.loads((each / "adapter_config.json").read_text()) for each in (model, adapter_folder))
+    assert {**config, "inference_mode": True} == before
+    assert adapter(model) != adapter(adapter_folder)
+    bank = RunDirectory(whole).manifest()["reference_bank"]
+    assert bank["identity"]["model"] == {**model_identity(str(adapter_folder)), "precision": "float32"}
+    assert bank["added"]["samples"] > 0
+
+    shutil.copytree(whole, stopped)
+    shutil.rmtree(stopped / "model")
+    shutil.rmtree(stopped / "checkpoints" / "checkpoint-2")
+    train(continued, stopped, resume=True)
+    assert adapter(stopped / "model") == adapter(model) != adapter(whole / "checkpoints" / "checkpoint-1")
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.01])
+def test_a_live_reference_is_the_adapter_as_it_was(recipe, adapter_folder, tmp_path, addition, beta):
+    tokenizer, settings = load_tokenizer(str(adapter_folder)), SamplingSettings(max_completion_length=MAX_TOKENS)
+    args = AAPOConfig(
+        output_dir=str(tmp_path), reference="live", num_generations=4, per_device_train_batch_size=16, max_steps=1,
+        learning_rate=5.0, max_completion_length=MAX_TOKENS, optim="sgd", bf16=False, use_cpu=True, report_to="none",
+        save_strategy="steps", save_steps=1, disable_tqdm=True, beta=beta, activation_checkpointing=False,
+    )  # fmt: skip
+    trainer = AAPOTrainer(
+        model=str(adapter_folder), reward_funcs=evenness, args=args, train_dataset=addition
+    )  # fmt: skip
+    trainable = {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+    trainer.train()
+    assert trainable and all(".default." in name for name in trainable)
+    assert trainable == {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+
+    def said(model):
+        return texts(TransformersEngine(model, tokenizer, settings), tokenizer, addition["prompt"])
+
+    initial, base = load_model(str(adapter_folder)), load_model(adapter_base(str(adapter_folder)).name)
+    with as_reference(trainer.model) as reference:
+        assert said(reference) == said(initial)
+    assert said(initial) not in (said(base), said(trainer.model))
+    again = AAPOTrainer(model=str(adapter_folder), reward_funcs=evenness, args=args, train_dataset=addition)
+    again._load_from_checkpoint(str(tmp_path / "checkpoint-1"))
+    with as_reference(again.model) as reference:
+        assert said(reference) == said(initial)
+    assert said(again.model) == said(trainer.model)
+
+
+def test_a_live_run_from_an_adapter_saves_the_trained_one_alone(recipe, adapter_folder, tmp_path):
+    live = {"reference": "live", "num_reference_samples": None}
+    train(recipe(**CONTINUED, **live, model_name_or_path=str(adapter_folder)), tmp_path / "live")
+    assert not [path for path in RunDirectory(tmp_path / "live").model.iterdir() if path.is_dir()]
+
+
+def test_what_does_not_go_with_an_adapter_is_one_line(recipe, adapter_folder, tmp_path, addition):
+    with pytest.raises(InputError, match="^use_peft is true and would add new adapters to model_name_or_path .*merge"):
+        train(recipe(model_name_or_path=str(adapter_folder)), tmp_path / "run")
+    follows = {"reference": "live", "sync_ref_model": True, "num_reference_samples": None}
+    with pytest.raises(InputError, match="^sync_ref_model does not go with model_name_or_path"):
+        train(recipe(**CONTINUED, **follows, model_name_or_path=str(adapter_folder)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(InputError, match="^lora_r is 4 but has no effect, because use_peft is false"):
+        recipe(use_peft=None)
+    args = AAPOConfig(output_dir=str(tmp_path / "run"), algorithm="grpo", use_cpu=True, bf16=False, report_to="none")
+    with pytest.raises(InputError, match="^the adapter .* is trained on as it is, and peft_config would add another"):
+        AAPOTrainer(
+            model=str(adapter_folder), reward_funcs=evenness, args=args, train_dataset=addition, peft_config=LORA
+        )
+
+
+def test_an_adapter_is_planned_as_new_ones_of_its_size(recipe, adapter_folder, capsys):
+    def table(fields):
+        capsys.readouterr()
+        print_plan(recipe(**fields), Path("planned"), resume=False)
+        return capsys.readouterr().out.split("memory on each GPU")[1]
+
+    assert table({**CONTINUED, "model_name_or_path": str(adapter_folder)}) == table({})

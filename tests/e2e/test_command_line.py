@@ -278,10 +278,10 @@ def test_resume_takes_the_newest_run_of_this_recipe_and_no_other(workplace, monk
         (Path("runs") / name).mkdir(parents=True)
         if name != "small-20260101-000001":  # the newest has not begun
             (Path("runs") / name / "recipe.yaml").write_text("{}")
-    assert newest_run(recipe) == Path("runs/small-20260101-000000")
+    assert newest_run(recipe.name) == Path("runs/small-20260101-000000")
     shutil.rmtree("runs/small-20260101-000000")
     with pytest.raises(InputError, match="there is no run of small in runs/ to resume"):
-        newest_run(recipe)
+        newest_run(recipe.name)
 
 
 def test_a_sweep_over_checkpoints(trained, workplace, capsys):

@@ -58,8 +58,8 @@ def test_an_unscored_rollout_has_no_margin_whatever_the_function_says():
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda r, ref, *rest: Margin(r[:, :1], r[:, :1]), r"the margin function returned shape \(1, 1\); it must"),
-        (lambda r, ref, *rest: Margin(r / 0, r), "the margin function returned values that are not finite"),
+        (lambda r, ref, *rest: Margin(r[:, :1], r[:, :1]), r"the margin function .* returned shape \(1, 1\); it must"),
+        (lambda r, ref, *rest: Margin(r / 0, r), "the margin function .* returned values that are not finite"),
     ],
 )
 def test_what_a_margin_function_returns_is_checked(function, message):

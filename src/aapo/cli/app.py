@@ -507,7 +507,7 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
     """Run the command line; the exit code. Errors become one line on standard error, with `debug` a traceback."""
     try:
         return int(app(arguments, standalone_mode=False) or 0)
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
         if debug:
             traceback.print_exc()
         message, code = _explain(error)
@@ -527,6 +527,8 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return error.format_message(), 2
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return "interrupted; the same command goes on from what is on disk (train: add --resume and --output_dir)", 1
+    if isinstance(error, SystemExit):
+        return f"the program was ended from inside, by exit({error.code}) (--debug shows where)", 1
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "no disk space left; nothing was half-written, free some and go on with --resume", 1
     return f"{type(error).__name__}: {' '.join(str(error).split())} (--debug shows where)", 1

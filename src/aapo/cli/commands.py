@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import datasets
 from transformers.utils import logging as transformers_logging
@@ -13,7 +14,8 @@ from aapo.evaluation import result_rows, score_table
 from aapo.fields import parse_flags
 from aapo.progress import console
 from aapo.ranks import launched
-from aapo.recipe import Recipe, load_recipe
+from aapo.recipe import load_recipe, read_recipe, resolve
+from aapo.runs import RunDirectory
 from aapo.training import train as train_recipe
 from aapo.training.models import prepare_model
 from aapo.training.run import default_output, newest_run
@@ -28,11 +30,14 @@ def _main_process() -> bool:
 
 def train(source: str, flags: Sequence[str], *, dry_run: bool, resume: bool, show_samples: bool) -> None:
     """Train, evaluate, report; or with `dry_run` print the plan."""
-    recipe = load_recipe(source, flags)
+    name, given = read_recipe(source, flags)
+    if resume:
+        given = {**_begun(_output(name, given, source, flags, resume=True)), **given}
+    recipe = resolve(name, given)
     if show_samples and (not recipe.uses_bank or recipe.run.preflight == "off"):
         reason = "preflight is off" if recipe.uses_bank else "the run has no reference bank"
         raise InputError(f"--show-samples has no effect, because {reason}; leave it out")
-    output = _output(recipe, source, flags, resume=resume)
+    output = _output(name, given, source, flags, resume=resume)
     if dry_run:
         print_plan(recipe, output, resume=resume)
         return
@@ -51,15 +56,22 @@ def train(source: str, flags: Sequence[str], *, dry_run: bool, resume: bool, sho
         console.print(f"run directory {output}")
 
 
-def _output(recipe: Recipe, source: str, flags: Sequence[str], *, resume: bool) -> Path:
+def _begun(output: Path) -> dict[str, Any]:
+    """The number of processes that a run's batch is meant for, those that it was begun on."""
+    run = RunDirectory(output)
+    stored = run.recipe()["fields"] if run.recipe_file.exists() else {}
+    return {key: value for key, value in stored.items() if key == "num_processes"}
+
+
+def _output(name: str, given: dict[str, Any], source: str, flags: Sequence[str], *, resume: bool) -> Path:
     """The run directory: the one that is the recipe, the one named, or a new one; the same on all processes."""
     if (Path(source) / "recipe.yaml").exists() and "output_dir" not in parse_flags(flags):
         return Path(source)
-    if recipe.given.get("output_dir") is not None:
-        return Path(recipe.given["output_dir"])
+    if given.get("output_dir") is not None:
+        return Path(str(given["output_dir"]))
     if resume:
-        return newest_run(recipe)
-    return launched().gather([default_output(recipe)])[0]
+        return newest_run(name)
+    return launched().gather([default_output(name)])[0]
 
 
 def base_build(source: str, flags: Sequence[str]) -> None:

@@ -19,9 +19,9 @@ from aapo.tasks.datasets import pinned
 from aapo.tasks.prompts import MissingSourceError
 from aapo.training.banks import RecipeBank, cost_line
 from aapo.training.memory import GIB, LAYOUTS, Layout, MemoryEstimate, device_memory, estimate, model_shape
-from aapo.training.models import model_path, model_spec, training_options
+from aapo.training.models import check_adapter, check_room, loaded_weights, model_path, model_spec, training_options
 from aapo.training.prompts import check_number, checked_prompts, loaded_prompts
-from aapo.training.run import check_output
+from aapo.training.run import batch_line, check_output
 from aapo.training.schedule import planned_prompts, planned_rollouts, planned_steps
 
 # GPUs that the memory table shows beside one; those of the shipped launchers.
@@ -35,6 +35,7 @@ def print_plan(recipe: Recipe, output: Path, *, resume: bool) -> None:
     Raises:
         InputError: The recipe, its prompts or its output folder are wrong.
     """
+    check_adapter(recipe)
     console.print(yaml.safe_dump(recipe.resolved(), sort_keys=False), end="")
     path = model_path(recipe)
     made = recipe.base_model is not None and not Path(path).exists()
@@ -44,6 +45,8 @@ def print_plan(recipe: Recipe, output: Path, *, resume: bool) -> None:
     if (trained := str(training_options(recipe)["dtype"])) != str(recipe.model.dtype):
         computed = ", computed with in 16 bits" if recipe.training.bf16 or recipe.training.fp16 else ""
         lines["weights"] = f"trained in {trained}{computed}, sampled by the bank in {recipe.model.dtype}"
+    if (line := batch_line(recipe)) is not None:
+        lines["batch"] = line
     names = [reward_name(function) for function in recipe.reward_funcs]
     lines["right answers"] = recipe.training.judgement.describe(names)
     if num_prompts is not None or recipe.training.max_steps > 0:
@@ -54,7 +57,7 @@ def print_plan(recipe: Recipe, output: Path, *, resume: bool) -> None:
     for key, value in lines.items():
         console.print(f"  {key}: {value}")
     if not made:
-        _print_memory(recipe, path, longest)
+        _print_memory(recipe, longest)
 
 
 def _tokenizer(recipe: Recipe, path: str, lines: dict[str, str]) -> Any | None:
@@ -87,6 +90,7 @@ def _plan_prompts(recipe: Recipe, tokenizer: Any | None, lines: dict[str, str]) 
             lines["bank"] = cost_line(added, 0, planned_rollouts(recipe, len(rows)))
         return len(rows), limit
     checked = checked_prompts(recipe, tokenizer)
+    check_room(recipe, checked.prompts)
     if checked.notes():
         lines["prompts"] = "; ".join(checked.notes())
     if recipe.uses_bank:
@@ -110,9 +114,9 @@ def _plan_steps(recipe: Recipe, num_prompts: int | None, lines: dict[str, str]) 
         lines["evaluation"] = f"{held_out} held-out prompts x {recipe.run.eval_num_samples} samples, before and after"
 
 
-def _print_memory(recipe: Recipe, path: str, prompt_tokens: int) -> None:
+def _print_memory(recipe: Recipe, prompt_tokens: int) -> None:
     """The memory on each GPU, as it is launched or, from one process, by every shipped launcher."""
-    revision = recipe.model.model_revision
+    path, revision = loaded_weights(recipe)
     shape = model_shape(path, revision, trust_remote_code=recipe.training.trust_remote_code)
     if shape is None:
         console.print(f"memory: needs the config of {path}, which is not here; give a local folder")

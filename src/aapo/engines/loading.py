@@ -116,29 +116,46 @@ def load_model(name: str, revision: str | None = None, **options: Any) -> "PreTr
     from transformers import AutoModelForCausalLM
 
     check_model_folder(name)
-    if (base := adapter_base(name)) is not None:
-        return _load_merged(name, base, options)
+    if adapter_base(name) is not None:
+        return _load_merged(name, options)
     try:
         return AutoModelForCausalLM.from_pretrained(name, revision=revision, use_safetensors=True, **options)
     except (OSError, ValueError) as error:
         raise InputError(cannot_load("model", name, error)) from error
 
 
-def _load_merged(name: str, base: Base, options: dict[str, Any]) -> "PreTrainedModel":
+def load_adapted(name: str, *, is_trainable: bool = False, **options: Any) -> Any:
+    """The base model of the adapter in the folder `name`, the adapter standing beside it.
+
+    Args:
+        name: The folder.
+        is_trainable: Whether the adapter is to be trained on, rather than only sampled.
+        **options: Arguments of `from_pretrained` for the base model.
+
+    Raises:
+        InputError: The adapter or its base model is missing, cannot be loaded, or the two do not fit.
+    """
     from peft import PeftModel
 
+    check_model_folder(name)
+    base = adapter_base(name)
+    assert base is not None, f"{name} is no adapter's folder"
     try:
         model = load_model(base.name, base.revision, **options)
     except InputError as error:
         raise InputError(_no_base(name, base, error)) from error
     try:
-        adapted: Any = PeftModel.from_pretrained(model, name)
-        if options.get("quantization_config") is not None:
-            return adapted  # merged, the sum would be rounded to the base's few bits, another model than was trained
-        merged = adapted.merge_and_unload()
+        return PeftModel.from_pretrained(model, name, is_trainable=is_trainable)
     except (ValueError, RuntimeError) as error:  # as PyTorch says that shapes differ
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"the adapter {name} does not fit its base model {base.name!r}: {reason}") from error
+
+
+def _load_merged(name: str, options: dict[str, Any]) -> "PreTrainedModel":
+    adapted = load_adapted(name, **options)
+    if options.get("quantization_config") is not None:
+        return adapted  # merged, the sum would be rounded to the base's few bits, another model than was trained
+    merged = adapted.merge_and_unload()
     # PEFT freezes what it adapts; a plain model can be trained.
     for parameter in merged.parameters():
         if parameter.is_floating_point():

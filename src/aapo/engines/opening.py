@@ -2,12 +2,13 @@
 
 import gc
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any, Self
 
 from aapo.engines.spec import TRANSFORMERS, ModelSpec
 from aapo.errors import InputError, nearest
-from aapo.named import load_named
+from aapo.named import calling, load_named
 from aapo.records import Completion, Engine
 from aapo.sampling import SamplingSettings
 
@@ -25,8 +26,9 @@ class OpenedEngine:
     Leaving its `with` block gives the model's memory back.
     """
 
-    def __init__(self, tokenizer: Any, make: Callable[[], Engine], batch_size: int) -> None:
-        """Take the model's tokenizer, what makes the engine, and the engine's `batch_size`."""
+    def __init__(self, name: str, tokenizer: Any, make: Callable[[], Engine], batch_size: int) -> None:
+        """Take the engine's name, the model's tokenizer, what makes the engine, and its `batch_size`."""
+        self._name = name
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self._make = make
@@ -39,9 +41,19 @@ class OpenedEngine:
         on_batch: Callable[[int], None] = lambda done: None,
     ) -> list[Completion]:
         """One completion per prompt, in order."""
-        if self._engine is None:
-            self._engine = self._make()
-        return self._engine.generate(prompt_ids, seeds, on_batch)
+        with self._watched():
+            if self._engine is None:
+                self._engine = self._make()
+            completions = self._engine.generate(prompt_ids, seeds, on_batch)
+        if len(completions) != len(prompt_ids):
+            raise InputError(
+                f"engine {self._name} returned {len(completions)} completions for {len(prompt_ids)} prompts; it must "
+                "return one a prompt, in order"
+            )
+        return completions
+
+    def _watched(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._name in ENGINES else calling(f"engine {self._name}")
 
     def close(self) -> None:
         """Free the model; another call of `generate` would load it again."""
@@ -91,7 +103,7 @@ def open_engine(
     tokenizer = spec.load_tokenizer() if tokenizer is None else tokenizer
     size = batch_size or BATCH_SIZES.get(engine, BATCH_SIZES[TRANSFORMERS])
     make = engine_maker(engine)
-    return OpenedEngine(tokenizer, lambda: make(spec, tokenizer, settings, size, **options), size)
+    return OpenedEngine(engine, tokenizer, lambda: make(spec, tokenizer, settings, size, **options), size)
 
 
 def engine_maker(engine: str) -> Callable[..., Engine]:

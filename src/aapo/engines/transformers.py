@@ -31,13 +31,17 @@ def check_context(prompt_ids: Sequence[Sequence[int]], settings: SamplingSetting
     """Check that every prompt leaves room for a completion in a context of `limit` tokens; None is no limit.
 
     Raises:
-        InputError: One does not.
+        InputError: Some do not; the message counts them.
     """
-    longest = max(map(len, prompt_ids), default=0)
-    if limit is not None and longest + settings.max_completion_length > limit:
+    if limit is None:
+        return
+    room = limit - settings.max_completion_length
+    if long := [len(ids) for ids in prompt_ids if len(ids) > room]:
+        fixes = [f"set max_completion_length to at most {limit - max(long)}"] if max(long) < limit else []
+        fixes += [f"in a recipe set max_prompt_length to {room} and drop_long_prompts to true"] if room > 0 else []
         raise InputError(
-            f"a prompt of {longest} tokens and max_completion_length {settings.max_completion_length} exceed "
-            f"the model's context of {limit} tokens; set max_completion_length to at most {limit - longest}"
+            f"{len(long)} of {len(prompt_ids)} prompts, the longest of {max(long)} tokens, and max_completion_length "
+            f"{settings.max_completion_length} exceed the model's context of {limit} tokens; {', or '.join(fixes)}"
         )
 
 

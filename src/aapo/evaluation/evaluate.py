@@ -18,7 +18,7 @@ from aapo.grading import Judge, RewardFunction, check_isolation, reward_function
 from aapo.progress import told_progress
 from aapo.ranks import Ranks, launched
 from aapo.runs import cache_folder
-from aapo.scoring import check_columns
+from aapo.scoring import check_columns, check_names
 from aapo.tasks import Benchmark, find_benchmark, tasks_of
 
 
@@ -48,6 +48,7 @@ class Task:
                 does with a completion.
         """
         self.judge.check([reward_name(function) for function in self.rewards])
+        check_names(self.prompts.column_names)
         check_columns(self.rewards, self.prompts.column_names)
         check_isolation(self.rewards, tasks_of(self.prompts))
 

@@ -4,15 +4,19 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import wraps
-from math import isinf
+from math import isfinite
 from typing import Any
 
 from aapo.errors import AapoError, InputError, nearest
 from aapo.grading.rewards import completion_text
-from aapo.named import load_named
+from aapo.messages import last_question
+from aapo.named import described, load_named, user_code
+from aapo.progress import patience
 
 RewardFunction = Callable[..., Sequence[float | None] | Awaitable[Sequence[float | None]]]
 FAILURES = ("fail", "skip")
+# Characters of a prompt and of a completion in a message.
+NUM_SHOWN = 120
 
 logger = logging.getLogger(__name__)
 
@@ -97,10 +101,11 @@ class _Guarded:
         """The rewards of one batch."""
         size = len(call["completions"])
         try:
-            return await self._call(call, list(range(size)))
-        except (AapoError, InputError):
+            with patience(f"reward function {self.name!r}"):
+                return await self._call(call, list(range(size)))
+        except AapoError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             failed = {i: found for i in range(size) if (found := await self._error(call, i)) is not None}
             if self.failure == "fail" or not failed:
                 index, cause = next(iter(failed.items()), (None, error))
@@ -137,11 +142,11 @@ class _Guarded:
             call["log_metric"](metric, value)
         return _spread(result, kept, size)
 
-    async def _error(self, call: dict[str, Any], index: int) -> Exception | None:
+    async def _error(self, call: dict[str, Any], index: int) -> BaseException | None:
         """What the function raises on one sample alone."""
         try:
             await self._raw(call, [index], [], [])
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return error
         return None
 
@@ -157,30 +162,57 @@ class _Guarded:
             hooks["log_extra"] = lambda column, values: extra.append((column, list(values)))
         if call.get("log_metric"):
             hooks["log_metric"] = lambda metric, value: metrics.append((metric, value))
-        result = self.function(**{**chosen, **hooks, **self.parameters})
-        if inspect.isawaitable(result):
-            result = await result
-        values = list(result)
+        with user_code():
+            result = self.function(**{**chosen, **hooks, **self.parameters})
+            if inspect.isawaitable(result):
+                result = await result
+            values = _listed(result)
         if len(values) != len(kept):
             raise ValueError(f"it returned {len(values)} rewards for {len(kept)} completions")
-        rewards = [None if value is None else float(value) for value in values]
-        if infinite := [reward for reward in rewards if reward is not None and isinf(reward)]:
-            raise ValueError(
-                f"it returned {infinite[0]}; a reward must be finite, or None for a sample that it leaves out"
-            )
-        return rewards
+        return [None if value is None else _number(value) for value in values]
 
-    def _message(self, call: dict[str, Any], index: int | None, error: Exception) -> str:
-        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    def _message(self, call: dict[str, Any], index: int | None, error: BaseException) -> str:
+        what = described(error, self.function)
         if index is None:
             return f"reward function {self.name!r} failed on a batch, though on no sample alone: {what}"
-        text = completion_text(call["completions"][index])
-        shown = repr(text if len(text) <= 120 else "…" + text[-120:])
-        gold = f", gold {call['answer'][index]!r}" if "answer" in call else ""
         return (
-            f"reward function {self.name!r} failed on sample {index + 1} of {len(call['completions'])} (completion "
-            f"{shown}{gold}): {what}"
+            f"reward function {self.name!r} failed on sample {index + 1} of {len(call['completions'])} "
+            f"({_sample(call, index)}): {what}"
         )
+
+
+def _listed(result: Any) -> list[Any]:
+    """The rewards that a function returned, one by one."""
+    if result is None or isinstance(result, (str, Mapping)):
+        shown = repr(result)[:60]
+        raise TypeError(f"it returned {shown}; it must return a list with one number, or None, a completion")
+    return list(result)
+
+
+def _number(value: Any) -> float:
+    """A reward as a finite number."""
+    if isinstance(value, (str, bytes)) or not isfinite(number := float(value)):
+        raise ValueError(
+            f"it returned {repr(value)[:60]}; a reward must be a finite number, or None for a sample that it leaves out"
+        )
+    return number
+
+
+def _sample(call: dict[str, Any], index: int) -> str:
+    """What a sample is known by in a message: how its prompt begins, how its completion ends, its gold answer."""
+    parts = [f"completion {_shown(completion_text(call['completions'][index]), last=True)}"]
+    if "prompts" in call:
+        parts.insert(0, f"prompt {_shown(last_question(call['prompts'][index]))}")
+    if "answer" in call:
+        parts.append(f"gold {call['answer'][index]!r}")
+    return ", ".join(parts)
+
+
+def _shown(text: str, *, last: bool = False) -> str:
+    """The first characters of a text, or the last, as Python writes it, which keeps control characters harmless."""
+    if len(text) > NUM_SHOWN:
+        text = f"…{text[-NUM_SHOWN:]}" if last else f"{text[:NUM_SHOWN]}…"
+    return repr(text)
 
 
 def _spread(values: list, kept: list[int], size: int) -> list:

@@ -4,7 +4,21 @@ from math import ceil
 
 import torch
 
+from aapo.errors import InputError
 from aapo.sampling import sample_seed
+
+
+def check_number(num_prompts: int, per_batch: int) -> None:
+    """Check that the prompts fill one generation batch, since an incomplete one is never trained on.
+
+    Raises:
+        InputError: They do not.
+    """
+    if num_prompts < per_batch:
+        raise InputError(
+            f"there are {num_prompts} training prompts and one batch takes {per_batch} (generation_batch_size / "
+            "num_generations); add prompts or lower the batch"
+        )
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

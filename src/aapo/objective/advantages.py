@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from aapo.named import calling, own_name
 from aapo.objective.margins import check_values, margin_of
 from aapo.objective.space import AdvantageFunction, Baseline, Groups, Objective, Scale
 
@@ -177,4 +178,6 @@ def augmented_advantages(
 
 def _own_advantage(function: AdvantageFunction, groups: Groups) -> Tensor:
     """What a user's advantage function makes of the groups, checked: shape (P, G), finite where a reward is."""
-    return check_values("advantage", function(groups).detach().to(groups.rewards_PG), groups.rewards_PG)
+    with calling(f"advantage function {own_name(function)}"):
+        values = function(groups)
+    return check_values("advantage", function, values, groups.rewards_PG)

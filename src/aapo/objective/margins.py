@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from aapo.errors import InputError, nearest
-from aapo.named import load_named
+from aapo.named import calling, load_named, own_name
 
 
 class Margin(NamedTuple):
@@ -111,26 +111,37 @@ def margin_of(
     Raises:
         InputError: It is unknown, or returned another shape or values that are not finite.
     """
-    found = margin_function(margin)(rewards_PG, reference_rewards_PK, low, high, shift)
-    values_PG = check_values("margin", found.margin_PG.detach().to(rewards_PG), rewards_PG)
-    clipped_PG = check_values("margin", found.clipped_PG.detach().to(rewards_PG), rewards_PG)
+    function = margin_function(margin)
+    with calling(f"margin function {own_name(function)}"):
+        found: Any = function(rewards_PG, reference_rewards_PK, low, high, shift)
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise InputError(
+            f"the margin function {own_name(function)} returned a {type(found).__name__}; it must return a Margin of "
+            "margins and their clipped shares"
+        )
+    values_PG, clipped_PG = (check_values("margin", function, values, rewards_PG) for values in found)
     return Margin(values_PG.masked_fill(rewards_PG.isnan(), 0.0), clipped_PG)
 
 
-def check_values(what: str, values_PG: Tensor, rewards_PG: Tensor) -> Tensor:
-    """The values of an advantage or margin function, after checking them.
+def check_values(what: str, function: Callable[..., Any], values: Any, rewards_PG: Tensor) -> Tensor:
+    """The values of an advantage or margin function, detached and of the rewards' type, after checking them.
 
     Raises:
-        InputError: Their shape is not that of the rewards, or one is not finite where there is a reward.
+        InputError: They are no tensor, their shape is not that of the rewards, or one is not finite where there is a
+            reward.
     """
+    what_it_is = f"the {what} function {own_name(function)}"
+    if not isinstance(values, Tensor):
+        raise InputError(f"{what_it_is} returned a {type(values).__name__}; it must return tensors")
+    values_PG = values.detach().to(rewards_PG)
     if values_PG.shape != rewards_PG.shape:
         raise InputError(
-            f"the {what} function returned shape {tuple(values_PG.shape)}; it must return one {what} a rollout, "
+            f"{what_it_is} returned shape {tuple(values_PG.shape)}; it must return one {what} a rollout, "
             f"{tuple(rewards_PG.shape)}"
         )
     if not values_PG[~rewards_PG.isnan()].isfinite().all():
         raise InputError(
-            f"the {what} function returned values that are not finite; it must return a number for every scored "
+            f"{what_it_is} returned values that are not finite; it must return a number for every scored "
             "rollout (rewards_PG is NaN where a rollout has no score)"
         )
     return values_PG

@@ -20,6 +20,11 @@ BANK_FIELDS = (
 )  # fmt: skip
 # What chooses prompts by the reference model's pass rates, with or without a margin.
 CHOICE_FIELDS = ("weighted_sample", "curriculum", "min_reference_pass_rate", "max_reference_pass_rate")
+# What only new adapters read.
+LORA_FIELDS = (
+    "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_target_parameters", "lora_modules_to_save",
+    "lora_task_type", "use_rslora", "use_dora",
+)  # fmt: skip
 EVAL_FIELDS = ("eval_num_samples", "eval_seed", "eval_temperature")
 
 
@@ -82,13 +87,18 @@ RECIPE_RULES = (
         ),
         "set max_generated_tokens or max_training_seconds, or remove it",
     ),
+    Rule(
+        LORA_FIELDS,
+        lambda recipe: _unless(recipe.model.use_peft, "use_peft is false and no new adapters are made"),
+        "set use_peft to true, or remove it",
+    ),
     Rule(EVAL_FIELDS, lambda recipe: _unless(recipe.data.num_eval_prompts > 0, "num_eval_prompts is 0")),
 )
 
 
 def without_effect(recipe: "Recipe") -> dict[str, str]:
     """The fields that a recipe sets, to other values than their defaults, and that do nothing; each with the reason."""
-    names = changed(recipe.training, recipe.given) + changed(recipe.run, recipe.given)
+    names = [name for part in (recipe.training, recipe.run, recipe.model) for name in changed(part, recipe.given)]
     return inert(TRAINING_RULES, recipe.training, names) | inert(RECIPE_RULES, recipe, names)
 
 

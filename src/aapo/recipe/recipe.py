@@ -156,11 +156,15 @@ class Recipe:
         return settings if temperature is None else replace(settings, temperature=temperature)
 
     def resolved(self) -> dict[str, Any]:
-        """What the recipe sets, the batch it makes and every field of ours, for `recipe.yaml` and `--dry-run`."""
+        """What the recipe sets, the batch it makes and every field of ours, for `recipe.yaml` and `--dry-run`.
+
+        Among the fields is the number of processes that the batch is meant for, so that a run keeps it when it goes on.
+        """
         ours = {**asdict(self.run), **asdict(self.data), "base_model": self.base_model and asdict(self.base_model)}
         point = {"algorithm": self.training.algorithm, **self.training.named.describe()}
         batch = {name: getattr(self.training, name) for name in BATCH_FIELDS}
-        return {"recipe": self.name, "fields": self.given, "objective": point, "batch": batch, "with_defaults": ours}
+        given = {**self.given, "num_processes": self.training.num_processes}
+        return {"recipe": self.name, "fields": given, "objective": point, "batch": batch, "with_defaults": ours}
 
 
 def shipped_recipes() -> dict[str, str]:
@@ -178,10 +182,19 @@ def load_recipe(source: str, flags: Sequence[str] = ()) -> Recipe:
     Raises:
         InputError: Recipe or field unknown, a value of the wrong type, or settings that do not go together.
     """
+    return resolve(*read_recipe(source, flags))
+
+
+def read_recipe(source: str, flags: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
+    """Name and fields of a recipe that `load_recipe` would resolve.
+
+    Raises:
+        InputError: There is none, or it is no mapping of fields.
+    """
     name, given = _read(source)
     for path, value in parse_flags(flags).items():
         set_field(given, path, value)
-    return resolve(name, given)
+    return name, given
 
 
 def resolve(name: str, given: dict[str, Any], *, drop: bool = False) -> Recipe:

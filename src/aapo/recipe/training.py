@@ -5,6 +5,7 @@ The fields have TRL's and Transformers' names and defaults where they have them;
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import gcd
 from typing import Any
 
 from aapo.errors import InputError
@@ -72,6 +73,9 @@ class TrainingSettings:
             `ref_model_mixup_alpha` times the policy plus the rest of itself, as TRL's reference model does.
         judge: The reward function whose verdicts say what is right; by default the first that logs verdicts.
         judge_threshold: Of a judge that logs none: a completion is right where its reward is at least this.
+        num_processes: Processes that the batch is meant for, by default those that were launched. On another number of
+            them, as a resumed run may be, `gradient_accumulation_steps`, `steps_per_generation` and where it must
+            `per_device_train_batch_size` change so that a step has as many completions.
         rollouts_dir: Folder that every step's rollouts are written to as Parquet; None writes none.
         max_tokens_per_microbatch: Tokens of prompts and completions that go through the model at once in the training
             phase; by default what `per_device_train_batch_size` rows padded to the longest would be. Halved when memory
@@ -103,6 +107,7 @@ class TrainingSettings:
     reference: str = "bank"
     judge: str | None = None
     judge_threshold: float | None = None
+    num_processes: int | None = None
     rollouts_dir: str | None = None
     max_tokens_per_microbatch: int | None = None
     padding_free: bool = True
@@ -237,11 +242,32 @@ class TrainingSettings:
             )
         if self.collection.min_live_frac and self.max_refill_rounds is None:
             self.max_refill_rounds = MAX_REFILL_ROUNDS
+        self._keep_batch()
         self._check_batch()
         self._multiply(self.collection.generations_factor)
         if self.load_best_model_at_end and self.metric_for_best_model is None:
             # Transformers' own choice is the loss, which says nothing about a policy.
             self.metric_for_best_model, self.greater_is_better = BEST_BY, True
+
+    def _keep_batch(self) -> None:
+        """Cut the batch of the processes that it is meant for into equal parts for those that were launched."""
+        launched = num_launched()
+        meant = self.num_processes = self.num_processes or launched
+        if meant == launched:
+            return
+        step = self.per_device_train_batch_size * self.gradient_accumulation_steps * meant
+        passes = self.steps_per_generation or self.gradient_accumulation_steps
+        drawn = self.generation_batch_size or self.per_device_train_batch_size * passes * meant
+        if step % launched or drawn % launched:
+            raise InputError(
+                f"the batch is that of {meant} processes, {step} completions a step and {drawn} drawn at once, which "
+                f"{launched} processes cannot share equally; launch a number of processes that divides both"
+            )
+        most, part = self.per_device_train_batch_size, gcd(step, drawn) // launched
+        self.per_device_train_batch_size = next(size for size in range(most, 0, -1) if part % size == 0)
+        a_pass = self.per_device_train_batch_size * launched
+        self.gradient_accumulation_steps = step // a_pass
+        self.steps_per_generation = self.steps_per_generation and drawn // a_pass
 
     def _multiply(self, factor: int) -> None:
         """Multiply the rollouts per prompt and, so that a step sees as many prompts, the batch."""

@@ -15,13 +15,18 @@ NUM_NAMED = 5
 MAX_EXACT = 2**53
 
 
-def check_rows(rows: Dataset, question: str, gold: str) -> None:
+def check_rows(rows: Dataset, question: str, gold: str | None) -> None:
     """Check the columns of questions and gold answers.
+
+    Args:
+        rows: Has them.
+        question: The one of questions.
+        gold: The one of gold answers; None where nothing reads any.
 
     Raises:
         InputError: Some are missing, are no text, or have lost digits; the message counts and names the rows.
     """
-    golds, questions = list(rows[gold]), list(rows[question])
+    golds, questions = [] if gold is None else list(rows[gold]), list(rows[question])
     for what, values, is_text in (
         (f"gold answer in column {gold!r}", golds, _is_gold),
         (f"question in column {question!r}", questions, _is_question),

@@ -1,7 +1,7 @@
 """Prompts and gold answers from generated tasks, local files and Hub data sets, in one shape.
 
 Every source becomes a `datasets.Dataset` with the columns `prompt` (a list of chat messages, or a string when
-`conversational` is off) and `answer` (the gold answer, a string); its other columns are kept for reward functions.
+`conversational` is off) and `answer` (the gold answer, a string); its own columns are kept for reward functions.
 """
 
 import csv
@@ -369,9 +369,8 @@ def _firsts(questions: Iterable[Any]) -> list[int]:
 
 
 def as_row(row: dict[str, Any], config: DataConfig, question: str = "question", gold: str = "answer") -> dict[str, Any]:
-    """A source's row in the common shape, given the names of its question and gold columns."""
-    others = {key: value for key, value in row.items() if key not in (question, gold)}
-    return {**others, "prompt": _prompt(row[question], config), "answer": gold_text(row[gold])}
+    """A source's row with the common columns, given the names of its question and gold columns, which stay as well."""
+    return {**row, "prompt": _prompt(row[question], config), "answer": gold_text(row[gold])}
 
 
 def gold_text(value: Any) -> str:

@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
+from jinja2 import TemplateError
+
 from aapo.errors import InputError
 
 THINK = "<think>"
+# What messages are by, as chat templates name it; a template may know more.
+ROLES = ("system", "developer", "user", "assistant", "tool")
 # Templates that print today's date, such as Llama 3's, print this one: else a prompt would be another every day.
 TEMPLATE_DATE = date(2024, 7, 26)
 _TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
@@ -21,7 +25,7 @@ def render_prompt(prompt: str | list[dict[str, Any]], tokenizer: Any, **template
     26 July 2024, Llama 3's own fallback, unless `template_options` has its variable (`date_string`).
 
     Raises:
-        InputError: The prompt is conversational and the tokenizer has no chat template.
+        InputError: The prompt is conversational and the tokenizer has no chat template, or one that refuses it.
     """
     if isinstance(prompt, str):
         return prompt
@@ -30,15 +34,26 @@ def render_prompt(prompt: str | list[dict[str, Any]], tokenizer: Any, **template
             f"the tokenizer of {tokenizer.name_or_path} has no chat template, which conversational prompts need; use a "
             "model with one or set conversational to false"
         )
-    prefilled = prompt[-1]["role"] == "assistant"
-    return tokenizer.apply_chat_template(
-        prompt,
-        tokenize=False,
-        add_generation_prompt=not prefilled,
-        continue_final_message=prefilled,
-        chat_template=_TODAY.sub(_fixed_date, tokenizer.get_chat_template()),
-        **template_options,
-    )
+    template, roles = _TODAY.sub(_fixed_date, tokenizer.get_chat_template()), [message["role"] for message in prompt]
+    if unknown := [role for role in roles if role not in ROLES and repr(role)[1:-1] not in template]:
+        raise InputError(
+            f"a message has the role {unknown[0]!r}, of which the chat template says nothing; roles are "
+            f"{', '.join(ROLES)}"
+        )
+    prefilled = roles[-1] == "assistant"
+    try:
+        return tokenizer.apply_chat_template(
+            prompt,
+            tokenize=False,
+            add_generation_prompt=not prefilled,
+            continue_final_message=prefilled,
+            chat_template=template,
+            **template_options,
+        )
+    except TemplateError as error:  # as a template says that it takes no system message
+        raise InputError(
+            f"the chat template of {tokenizer.name_or_path} refuses messages of the roles {', '.join(roles)}: {error}"
+        ) from error
 
 
 def prompt_opening(prompt: str | list[dict[str, Any]], tokenizer: Any, **template_options: Any) -> str:

@@ -4,15 +4,19 @@ N parameters, of which N_t are trained; W processes; s bytes a number; h hidden 
 and of all value heads; I intermediate size; V vocabulary.
 """
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from aapo.engines.loading import ADAPTER_CONFIG, adapter_base
 from aapo.errors import InputError
 from aapo.recipe import Recipe
+from aapo.training.models import model_path
 
 GIB = 2**30
 # TRL's output layer makes the logits of so many tokens and so much of the vocabulary at a time.
@@ -146,6 +150,7 @@ def estimate(
     """
     if layout not in LAYOUTS:
         raise InputError(f"layout is {layout!r}; it must be one of {', '.join(LAYOUTS)}")
+    recipe = _as_new_adapters(recipe)
     size = bytes_per_weight(recipe)
     compute = 2.0 if recipe.training.bf16 or recipe.training.fp16 else size
     trained = num_trained(recipe, shape)
@@ -173,6 +178,15 @@ def estimate(
         logits(shape, sequences * tokens, compute, trained=not recipe.model.use_peft),
         0.0 if args.use_vllm else kv_cache(shape, generated * tokens, compute),
     )
+
+
+def _as_new_adapters(recipe: Recipe) -> Recipe:
+    """The recipe with new adapters in the place of one that it goes on with, which take as much."""
+    folder = Path(model_path(recipe))
+    if adapter_base(str(folder)) is None:
+        return recipe
+    rank = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))["r"]
+    return replace(recipe, model=replace(recipe.model, use_peft=True, lora_r=rank))
 
 
 def bytes_per_weight(recipe: Recipe) -> float:

@@ -2,16 +2,19 @@
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from aapo.base.cache import base_path, build_base
+from aapo.engines.loading import Base, adapter_base, cannot_load
 from aapo.engines.spec import ModelSpec
 from aapo.errors import InputError
 from aapo.progress import progress
 from aapo.ranks import launched
 from aapo.recipe import Recipe
 from aapo.recipe.model import ModelSettings
+from aapo.records import Prompt
 
 # Set by `accelerate launch` where DeepSpeed or FSDP spreads the weights and keeps float32 ones.
 LAUNCHED_SPREAD = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")
@@ -25,9 +28,42 @@ def model_path(recipe: Recipe) -> str:
     return str(base_path(recipe.base_model, recipe.data, recipe.training.sampling.max_completion_length))
 
 
+def loaded_weights(recipe: Recipe) -> Base:
+    """Name and revision of the model whose weights are loaded: of an adapter its base model."""
+    path = model_path(recipe)
+    return adapter_base(path) or Base(path, recipe.model.model_revision)
+
+
+def check_room(recipe: Recipe, prompts: Sequence[Prompt]) -> None:
+    """Check that the prompts leave room for a completion in the context of the model that is trained.
+
+    Raises:
+        InputError: Some do not, or the model's configuration cannot be loaded.
+    """
+    from transformers import AutoConfig
+
+    from aapo.engines.transformers import check_context
+
+    name, revision = loaded_weights(recipe)
+    try:
+        config = AutoConfig.from_pretrained(
+            name, revision=revision, trust_remote_code=recipe.training.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(cannot_load("configuration", name, error)) from error
+    limit = getattr(config, "max_position_embeddings", None)
+    check_context([prompt.ids for prompt in prompts], recipe.training.sampling, limit)
+
+
+def trains_adapter(recipe: Recipe) -> bool:
+    """Whether adapters are trained, new ones or the one that `model_name_or_path` names, and the base is frozen."""
+    return recipe.model.use_peft or adapter_base(model_path(recipe)) is not None
+
+
 def prepare_model(recipe: Recipe) -> str:
     """`model_path`, after making the base model if the recipe asks for one and the cache lacks it."""
     check_packages(recipe)
+    check_adapter(recipe)
     path, ranks = model_path(recipe), launched()
     if recipe.base_model is not None and not Path(path).exists() and ranks.is_main:
         steps = recipe.base_model.warmup_max_steps
@@ -48,7 +84,7 @@ def check_packages(recipe: Recipe) -> None:
         InputError: It is not, or quantized weights would have to be trained.
     """
     quantized = next((name for name in ("load_in_4bit", "load_in_8bit") if getattr(recipe.model, name)), None)
-    if quantized is not None and not recipe.model.use_peft:
+    if quantized is not None and not trains_adapter(recipe):
         raise InputError(f"{quantized} quantizes weights, which then cannot be trained; set use_peft to true")
     optimizer = str(getattr(recipe.training.optim, "value", recipe.training.optim))
     asked = {
@@ -59,6 +95,26 @@ def check_packages(recipe: Recipe) -> None:
     field, value = next(((name, value) for name, value in asked.items() if value), (None, None))
     if field is not None and not importlib.util.find_spec("bitsandbytes"):
         raise InputError(f"{field} is {value} and needs bitsandbytes; pip install 'aapo[quantization]'")
+
+
+def check_adapter(recipe: Recipe) -> None:
+    """Check that an adapter's folder is trained on as it is.
+
+    Raises:
+        InputError: New adapters are to stand beside it, or the reference is to follow it.
+    """
+    if adapter_base(path := model_path(recipe)) is None:
+        return
+    if recipe.model.use_peft:
+        raise InputError(
+            f"use_peft is true and would add new adapters to model_name_or_path {path}, an adapter, which is trained "
+            f"on as it is; leave out use_peft and lora_*, or merge it first: `aapo merge {path}`"
+        )
+    if recipe.training.sync_ref_model:
+        raise InputError(
+            f"sync_ref_model does not go with model_name_or_path {path}, an adapter, whose reference is the adapter as "
+            "it was; remove it"
+        )
 
 
 def model_spec(recipe: Recipe, path: str, revision: str | None = None, name: str = "") -> ModelSpec:
@@ -105,7 +161,7 @@ def trained_dtype(recipe: Recipe) -> str:
     """
     given = (recipe.training.model_init_kwargs or {}).get("dtype")
     spread = recipe.training.deepspeed or recipe.training.fsdp or any(map(os.environ.get, LAUNCHED_SPREAD))
-    if given is None and not recipe.model.use_peft and not spread:
+    if given is None and not trains_adapter(recipe) and not spread:
         return "float32"
     return str(given or recipe.model.dtype)
 

@@ -26,7 +26,7 @@ from aapo.progress import console
 from aapo.recipe import Recipe
 from aapo.records import Prompt
 from aapo.runs import cache_folder
-from aapo.scoring import as_prompts, check_columns
+from aapo.scoring import PASSED, as_prompts, check_columns, check_names
 from aapo.tasks import Split, limit_prompts, load_prompts, tasks_of
 from aapo.training.schedule import prompts_of_a_batch
 
@@ -85,6 +85,7 @@ def loaded_prompts(recipe: Recipe, split: Split) -> Dataset:
             what a reward function does with their completions.
     """
     rows = load_prompts(recipe.data, split)
+    check_names(rows.column_names, (*PASSED, *COLUMNS))
     check_columns(recipe.reward_funcs, rows.column_names)
     check_isolation(recipe.reward_funcs, tasks_of(rows))
     return rows

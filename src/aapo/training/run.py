@@ -26,10 +26,11 @@ from aapo.progress import console
 from aapo.ranks import launched
 from aapo.recipe import Recipe
 from aapo.runs import RunDirectory
+from aapo.scoring import as_prompts
 from aapo.training.bank_report import BankReport
 from aapo.training.banks import RecipeBank, cost_line
 from aapo.training.held_out import held_out_task, recipe_protocol
-from aapo.training.models import model_spec, prepare_model, training_options
+from aapo.training.models import check_room, model_spec, prepare_model, training_options, trains_adapter
 from aapo.training.preflight import preflight
 from aapo.training.prompts import CheckedPrompts, by_pass_rate, checked_prompts, loaded_prompts
 from aapo.training.schedule import planned_prompts, planned_rollouts, planned_steps
@@ -67,11 +68,15 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, show_samples: b
     backend = load_backend(recipe.run.backend)
     backend.check_recipe(recipe)
     check_output(run, recipe, resume=resume)
+    if ranks.is_main and (line := batch_line(recipe)):
+        console.print(line)
     path = prepare_model(recipe)
     _check_space(recipe, output, path)
     tokenizer = model_spec(recipe, path, recipe.model.model_revision).load_tokenizer()
     checked = checked_prompts(recipe, tokenizer)
     held_out = loaded_prompts(recipe, "test") if recipe.data.num_eval_prompts else None
+    asked = () if held_out is None else as_prompts(held_out, tokenizer, **recipe.training.template_options)
+    check_room(recipe, [*checked.prompts, *asked])
     if ranks.is_main and not resume:
         run.write_recipe(recipe.resolved())
     if ranks.is_main:
@@ -129,6 +134,19 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, show_samples: b
     return TrainingResult(run, evaluations, False)
 
 
+def batch_line(recipe: Recipe) -> str | None:
+    """How the batch is kept on another number of processes than it is meant for; None on as many."""
+    args, count = recipe.training, launched().count
+    if args.num_processes == count:
+        return None
+    size = args.per_device_train_batch_size * args.gradient_accumulation_steps * count
+    return (
+        f"the batch is that of {args.num_processes} processes: its {size} completions a step are "
+        f"per_device_train_batch_size {args.per_device_train_batch_size} x gradient_accumulation_steps "
+        f"{args.gradient_accumulation_steps} x {count} processes"
+    )
+
+
 def check_output(run: RunDirectory, recipe: Recipe, *, resume: bool) -> None:
     """Check that the folder can be this recipe's run directory.
 
@@ -138,18 +156,17 @@ def check_output(run: RunDirectory, recipe: Recipe, *, resume: bool) -> None:
     """
     check_folder(run.path, "output_dir")
     if run.recipe_file.exists():
-        stored = run.recipe()["fields"]
+        batch = {"num_processes": recipe.training.num_processes}
+        stored, asked = {**batch, **run.recipe()["fields"]}, {**recipe.given, **batch}
         if not resume:
             raise InputError(
                 f"{run.path} holds another run; choose another --output_dir, or add --resume to go on with that run"
             )
         changed = sorted(
-            key
-            for key in set(stored) | set(recipe.given)
-            if stored.get(key) != recipe.given.get(key) and key != "output_dir"
+            key for key in set(stored) | set(asked) if stored.get(key) != asked.get(key) and key != "output_dir"
         )
         if changed:
-            pairs = "; ".join(f"{key}: run has {stored.get(key)}, asked is {recipe.given.get(key)}" for key in changed)
+            pairs = "; ".join(f"{key}: run has {stored.get(key)}, asked is {asked.get(key)}" for key in changed)
             raise InputError(f"{run.path} is a run of other settings ({pairs}); resume it with its own settings")
         return
     if resume:
@@ -231,23 +248,23 @@ def space_needed(recipe: Recipe, model: str) -> float:
     args = recipe.training
     weights = sum(file.stat().st_size for file in Path(model).glob("*.safetensors"))
     checkpoints = 0 if args.save_strategy == "no" else (args.save_total_limit or 2) + 1
-    copies = 0 if recipe.model.use_peft else 1 + checkpoints * (1 if args.save_only_model else COPIES_PER_CHECKPOINT)
+    copies = 0 if trains_adapter(recipe) else 1 + checkpoints * (1 if args.save_only_model else COPIES_PER_CHECKPOINT)
     return copies * weights + SLACK_BYTES
 
 
-def default_output(recipe: Recipe) -> Path:
+def default_output(name: str) -> Path:
     """`runs/NAME-DATE-TIME`, for a run that names no output_dir."""
-    return RUNS / f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return RUNS / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def newest_run(recipe: Recipe) -> Path:
-    """The newest run of the recipe that named no output_dir.
+def newest_run(name: str) -> Path:
+    """The newest run of the recipe of this name that named no output_dir.
 
     Raises:
         InputError: There is none.
     """
-    form = re.compile(re.escape(recipe.name) + r"-\d{8}-\d{6}")  # NAME-lora begins with NAME, too
+    form = re.compile(re.escape(name) + r"-\d{8}-\d{6}")  # NAME-lora begins with NAME, too
     runs = [path for path in RUNS.glob("*/recipe.yaml") if form.fullmatch(path.parent.name)]
     if not runs:
-        raise InputError(f"there is no run of {recipe.name} in {RUNS}/ to resume; name its folder with --output_dir")
+        raise InputError(f"there is no run of {name} in {RUNS}/ to resume; name its folder with --output_dir")
     return max(runs).parent

@@ -1,15 +1,19 @@
 """Whether TRL's trainer, with the engine, the rewards and the data of a run, can do what its settings ask for."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from datasets import Dataset
 from peft import PeftModel
+from torch.nn import Module
 
 from aapo.backends.trl.config import AAPOConfig
 from aapo.errors import InputError
-from aapo.grading import GROUPWISE
+from aapo.grading import GRADED, GROUPWISE, reward_name
+from aapo.learning.order import check_number
+from aapo.scoring import check_columns, check_names
+from aapo.tasks.checks import check_rows
 
 
 @contextmanager
@@ -43,6 +47,31 @@ def check_groups(trainer: Any) -> None:
                 f"is no multiple of num_generations {trainer.num_generations}; raise per_device_train_batch_size or "
                 "gradient_accumulation_steps, or use fewer processes"
             )
+
+
+def check_data(dataset: Any, reward_funcs: Sequence[Any], num_prompts: int = 1) -> None:
+    """Check a data set that is not streamed: its columns, its prompts, and that they fill a batch.
+
+    Args:
+        dataset: Or a dictionary of such; anything else is left to TRL.
+        reward_funcs: Read its columns.
+        num_prompts: Of a generation batch.
+
+    Raises:
+        InputError: A column is missing or has a name that is taken, prompts or the gold answers that our reward
+            functions grade by are missing or no text, or there are fewer prompts than a batch takes.
+    """
+    for part in dataset.values() if isinstance(dataset, dict) else [dataset]:
+        if not isinstance(part, Dataset):
+            continue
+        if "prompt" not in part.column_names:
+            raise InputError(f"the data set has no column 'prompt'; it has {', '.join(part.column_names)}; rename one")
+        own: list[Any] = [each for each in reward_funcs if callable(each) and not isinstance(each, Module)]
+        check_names(part.column_names)
+        check_columns(own, part.column_names)
+        graded = "answer" in part.column_names and any(reward_name(function) in GRADED for function in own)
+        check_rows(part, "prompt", "answer" if graded else None)
+        check_number(len(part), num_prompts)
 
 
 def keep_masters(trainer: Any) -> None:

@@ -14,6 +14,7 @@ from datasets import Dataset
 from peft import PeftModel
 from safetensors.torch import load_model, save_model
 
+from aapo.backends.trl.adapters import initial_adapter, keep_adapter
 from aapo.backends.trl.config import AAPOConfig
 from aapo.bank import COLUMNS, ReferenceBank, bank_identity
 from aapo.engines import tokenizer_identity
@@ -75,13 +76,14 @@ def check_bank(bank: ReferenceBank, args: AAPOConfig, tokenizer: Any, reward_fun
     bank.require(run)
 
 
-def live_reference(model: Any, device: torch.device, *, follows: bool) -> Any:
-    """A copy of the initial model without gradients; with LoRA the policy itself, to be used with its adapters off.
+def live_reference(model: Any, device: torch.device, *, follows: bool, loaded: bool) -> Any:
+    """A copy of the initial model without gradients; with LoRA the policy itself, sampled as `as_reference` says.
 
     Args:
         model: The policy before its first step, unwrapped.
         device: Where the copy goes.
         follows: Whether the copy is to be synchronised with the policy.
+        loaded: Whether the policy came with an adapter, of which a frozen copy is put beside it.
 
     Raises:
         InputError: It is to follow a policy with adapters, whose reference has no weights of its own.
@@ -89,9 +91,11 @@ def live_reference(model: Any, device: torch.device, *, follows: bool) -> Any:
     if isinstance(model, PeftModel):
         if follows:
             raise InputError(
-                "sync_ref_model does not go with adapters, whose reference is the model without them; train all "
-                "weights, or leave it out"
+                "sync_ref_model does not go with adapters, whose reference is the model that training starts from; "
+                "train all weights, or leave it out"
             )
+        if loaded:
+            keep_adapter(model)
         return model
     reference = copy.deepcopy(model).eval().requires_grad_(False).to(device)
     # TRL patches `forward` on the instance with a closure over the policy, which a copy would go on calling.
@@ -101,10 +105,13 @@ def live_reference(model: Any, device: torch.device, *, follows: bool) -> Any:
 
 @contextmanager
 def as_reference(model: Any) -> Iterator[Any]:
-    """The model as it is sampled from as the reference: in evaluation mode, its adapters off."""
+    """The model as it is sampled from as the reference, in evaluation mode.
+
+    Of adapters the copy of those that training started from, if it is there; else they are off.
+    """
     was_training = model.training
     model.eval()
-    with model.disable_adapter() if isinstance(model, PeftModel) else nullcontext():
+    with initial_adapter(model) if isinstance(model, PeftModel) else nullcontext():
         yield model
     model.train(was_training)
 

@@ -9,6 +9,7 @@ from trl.models.utils import unwrap_model_for_generation
 
 from aapo.backends.trl.update import UpdateTrainer
 from aapo.engines import generate_ids
+from aapo.engines.transformers import check_context
 from aapo.learning.refill import Rollouts
 from aapo.sampling import sample_seed
 from aapo.tasks import encode_prompt
@@ -83,6 +84,7 @@ class RolloutTrainer(UpdateTrainer):
             purpose: What they are for.
             positions: Where the rows are in the batch of all processes; by default this process's share of it.
         """
+        check_context(prompt_ids, self.args.sampling, getattr(model.config, "max_position_embeddings", None))
         positions = self._positions(len(prompt_ids)) if positions is None else positions
         seeds = [
             sample_seed(self.args.seed, purpose, self.state.global_step, _digest(ids), position)

@@ -11,6 +11,7 @@ from transformers.integrations import get_available_reporting_integrations
 from trl import ModelConfig, get_peft_config
 
 from aapo.backends import TrainingJob
+from aapo.backends.trl.adapters import REFERENCE_ADAPTER
 from aapo.backends.trl.config import trainer_config
 from aapo.backends.trl.recorder import Budget, Recorder, newest_checkpoint, remove_partial_checkpoints
 from aapo.backends.trl.trainer import AAPOTrainer
@@ -80,6 +81,7 @@ def train_policy(job: TrainingJob) -> bool:
     partial = run.path / ".model.tmp"
     trainer.save_model(str(partial))
     if ranks.is_main:
+        shutil.rmtree(partial / REFERENCE_ADAPTER, ignore_errors=True)  # which PEFT saves beside the trained one
         job.tokenizer.save_pretrained(partial)
         shutil.rmtree(run.model, ignore_errors=True)
         partial.replace(run.model)

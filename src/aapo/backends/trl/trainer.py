@@ -23,7 +23,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import RepeatSampler
 
-from aapo.backends.trl.checks import check_groups, check_refill, keep_masters, kept_from_trl
+from aapo.backends.trl.adapters import policy_of
+from aapo.backends.trl.checks import check_data, check_groups, check_refill, keep_masters, kept_from_trl
 from aapo.backends.trl.config import AAPOConfig, by_step
 from aapo.backends.trl.guards import MovedWeights, check_trainable
 from aapo.backends.trl.order import EpochOrder, EpochSampler
@@ -96,7 +97,8 @@ class AAPOTrainer(ScoringTrainer):
         """Take what GRPOTrainer takes, and a bank.
 
         Args:
-            model: Name, or model.
+            model: Name, or model. An adapter, also by the name of its folder, is trained on as it is; the reference is
+                then the model with the adapter as it was.
             reward_funcs: As in TRL; the bank's, in the same order.
             args: Configuration.
             train_dataset: Columns `prompt`, `answer` and what the reward functions read. A column
@@ -109,7 +111,7 @@ class AAPOTrainer(ScoringTrainer):
                 reference.
             grow_bank: Gives the bank with further prompts; without it the bank must have all from the start. It is
                 called by all processes alike, with the prompts that are met and not there, and with an engine of the
-                policy without its adapters, where it has some.
+                policy as training began, where new adapters, once off, leave that.
             whole_bank: Keys of prompts whose reference samples were needed before the first step, for the cost.
             **kwargs: Passed on to GRPOTrainer (`peft_config`, `callbacks`, `optimizers`, ...).
 
@@ -118,15 +120,20 @@ class AAPOTrainer(ScoringTrainer):
                 does not go with the model or the engine.
         """
         args = args or AAPOConfig(output_dir="aapo-output")
+        name = model if isinstance(model, str) else model.config._name_or_path
+        model, args = policy_of(model, args, kwargs.get("peft_config"))
+        self._continues_adapter = isinstance(model, PeftModel)
         self.rows_per_pass = args.per_device_train_batch_size
         self.rows_at_once = args.per_device_train_batch_size * (args.steps_per_generation or 1)
         args = by_step(args)
         point = args.objective
         if processing_class is None:
-            name = model if isinstance(model, str) else model.config._name_or_path
             processing_class = load_tokenizer(name)
         functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
         train_dataset = _required(train_dataset)
+        assert args.generation_batch_size
+        check_data(train_dataset, functions, args.generation_batch_size // args.num_generations)
+        check_data(eval_dataset, functions)
         check_reference(train_dataset, args, processing_class, functions, reference_bank)
         if reference_bank is not None:
             train_dataset, prompts = with_keys(train_dataset, args, processing_class)
@@ -363,7 +370,7 @@ class AAPOTrainer(ScoringTrainer):
         """The bank with the prompts of these rows, the same on all processes."""
         assert self._grow_bank is not None
         prompts = as_prompts(rows, self._tokenizer, **self.args.template_options)
-        if not isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
+        if self._continues_adapter or not isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
             return self._grow_bank(prompts, None)
         with self._generating() as model, as_reference(model) as reference:
             return self._grow_bank(prompts, TransformersEngine(reference, self._tokenizer, self.args.sampling))
@@ -405,7 +412,9 @@ class AAPOTrainer(ScoringTrainer):
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             raise InputError("reference: live does not run under DeepSpeed or FSDP; build a bank, which runs anywhere")
         model = self.accelerator.unwrap_model(self.model)
-        return live_reference(model, self.accelerator.device, follows=self.args.sync_ref_model)
+        return live_reference(
+            model, self.accelerator.device, follows=self.args.sync_ref_model, loaded=self._continues_adapter
+        )
 
     def _live(self, inputs: list[dict[str, Any]], positions: Sequence[int] | None = None) -> Reference:
         """One fresh reference completion per rollout, so K is G: the published sampling, done right."""

@@ -12,7 +12,7 @@ from aapo.recipe import Recipe
 from aapo.training.doctor.environment import ram
 from aapo.training.findings import Finding
 from aapo.training.memory import GIB, device_memory, estimate, model_shape
-from aapo.training.models import check_packages, model_path
+from aapo.training.models import check_adapter, check_packages, loaded_weights, model_path
 from aapo.training.run import free_space, space_needed
 
 
@@ -27,20 +27,23 @@ def model_findings(recipe: Recipe, longest: int) -> Iterator[Finding]:
         InputError: A package that the settings need is missing.
     """
     check_packages(recipe)
+    check_adapter(recipe)
     yield _engine(recipe)
     path = model_path(recipe)
     if recipe.base_model is not None and not Path(path).exists():
         return
-    options = {"revision": recipe.model.model_revision, "trust_remote_code": recipe.training.trust_remote_code}
+    name, revision = loaded_weights(recipe)
     try:
-        config = AutoConfig.from_pretrained(path, **options)
+        config = AutoConfig.from_pretrained(
+            name, revision=revision, trust_remote_code=recipe.training.trust_remote_code
+        )
     except (OSError, ValueError) as error:
-        text = f"the configuration of {path} is not here: {' '.join(str(error).split())[:100]}"
+        text = f"the configuration of {name} is not here: {' '.join(str(error).split())[:100]}"
         yield Finding("warning", "model", text, "check the name, or download the model first", "docs/launch.md")
         return
     yield _attention(recipe, config)
     yield from _context(recipe, config, longest)
-    yield from _memory(recipe, path, longest)
+    yield from _memory(recipe, longest)
     yield _disk(recipe, path)
 
 
@@ -82,8 +85,8 @@ def _context(recipe: Recipe, config: object, longest: int) -> Iterator[Finding]:
         yield Finding("warning", "context", text, advice, "docs/data.md")
 
 
-def _memory(recipe: Recipe, path: str, longest: int) -> Iterator[Finding]:
-    shape = model_shape(path, recipe.model.model_revision, trust_remote_code=recipe.training.trust_remote_code)
+def _memory(recipe: Recipe, longest: int) -> Iterator[Finding]:
+    shape = model_shape(*loaded_weights(recipe), trust_remote_code=recipe.training.trust_remote_code)
     if shape is None:
         return
     needed, gpu = estimate(recipe, shape, longest).total, device_memory()
