@@ -4,7 +4,7 @@ The fields have TRL's and Transformers' names and defaults where they have them;
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from typing import Any
 
 from aapo.errors import InputError
@@ -152,18 +152,23 @@ class TrainingSettings:
     metric_for_best_model: str | None = None
     greater_is_better: bool | None = None
     output_dir: str | None = None
+    # no field of a recipe
+    processes: InitVar[int | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, processes: int | None) -> None:
         """Check the settings and derive the batch as TRL does.
+
+        Args:
+            processes: How many will train; by default as many as were launched.
 
         Raises:
             InputError: A value is invalid.
         """
-        self.check()
+        self.check(processes)
         self.bf16 = not self.fp16 if self.bf16 is None else self.bf16
         if self.activation_checkpointing is None:
             self.activation_checkpointing = self.gradient_checkpointing
-        per_pass = self.per_device_train_batch_size * num_launched()
+        per_pass = self.per_device_train_batch_size * self.num_processes
         if self.generation_batch_size is not None and self.steps_per_generation is not None:
             raise InputError("generation_batch_size and steps_per_generation are both set; set one, the other follows")
         if self.generation_batch_size is not None:
@@ -171,7 +176,7 @@ class TrainingSettings:
                 raise InputError(
                     f"generation_batch_size is {self.generation_batch_size}; it must be a multiple of the "
                     f"{per_pass} completions of a pass (per_device_train_batch_size {self.per_device_train_batch_size} "
-                    f"x {num_launched()} processes)"
+                    f"x {self.num_processes} processes)"
                 )
             self.steps_per_generation = self.generation_batch_size // per_pass
         self.steps_per_generation = self.steps_per_generation or self.gradient_accumulation_steps
@@ -182,12 +187,16 @@ class TrainingSettings:
                 f"num_generations {self.num_generations}; change one of them"
             )
 
-    def check(self) -> None:
+    def check(self, processes: int | None = None) -> None:
         """Check what is ours, and fill in what an algorithm decides; run once, before the trainer's own checks.
+
+        Args:
+            processes: As in `__post_init__`.
 
         Raises:
             InputError: A value is invalid.
         """
+        self.num_processes = processes or num_launched()
         self.objective  # noqa: B018  raises on an invalid point
         self.sampling  # noqa: B018  raises on an invalid setting
         if self.reference not in ("bank", "live"):
@@ -220,12 +229,12 @@ class TrainingSettings:
             self.steps_per_generation *= factor
 
     def _check_batch(self) -> None:
-        per_step = self.per_device_train_batch_size * self.gradient_accumulation_steps * num_launched()
+        per_step = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.num_processes
         if self.num_generations is not None and per_step % self.num_generations:
             raise InputError(
                 f"the batch of {per_step} completions (per_device_train_batch_size {self.per_device_train_batch_size} "
-                f"x gradient_accumulation_steps {self.gradient_accumulation_steps} x {num_launched()} processes) is "
-                f"not divisible by num_generations {self.num_generations}; change one of them"
+                f"x gradient_accumulation_steps {self.gradient_accumulation_steps} x {self.num_processes} processes) "
+                f"is not divisible by num_generations {self.num_generations}; change one of them"
             )
 
     @property
