@@ -138,7 +138,7 @@ def environment() -> dict[str, Any]:
     return {
         "command": ["aapo", *sys.argv[1:]],
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **package_versions()},
         "hardware": {
             "system": platform.platform(),
             "cpu_cores": os.cpu_count(),
@@ -147,7 +147,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Versions of those packages that are installed."""
     found = {}
     for name in PACKAGES:

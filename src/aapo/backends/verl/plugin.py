@@ -28,7 +28,7 @@ from aapo.grading import reward_name
 from aapo.learning.batch import Teacher
 from aapo.learning.held_out import HeldOutBatch
 from aapo.recipe import Recipe, load_recipe
-from aapo.runs import RunDirectory
+from aapo.runs import RunDirectory, package_versions
 
 register_adv_est(ESTIMATOR)(estimate)
 
@@ -63,6 +63,7 @@ class AAPOTrainerSync(PPOTrainerSync):
         """Start the clock where an earlier part of the run stopped."""
         super().on_train_begin()
         self.recorder.begin(self.global_steps - 1)
+        self.recorder.run.update_manifest(workers={"versions": package_versions()})
 
     def _init_tokenizer(self) -> None:
         super()._init_tokenizer()

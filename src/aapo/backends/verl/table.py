@@ -53,10 +53,7 @@ TABLE: tuple[Row, ...] = (
             "generation_batch_limit",
             "use_vllm",
         ),
-        {
-            "hydra.run.dir": lambda _, facts: facts.run,
-            "hydra.output_subdir": fixed("hydra"),
-        },
+        {"hydra.run.dir": lambda _, facts: f"{facts.run}/hydra"},
         "base model, bank and preflight: aapo, before the launch",
     ),
     Row(("eval_num_samples", "eval_seed", "eval_temperature"), note="the evaluation: aapo, after the last step"),
