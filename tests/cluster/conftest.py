@@ -75,8 +75,8 @@ def aapo(environment, tmp_path):
 
     def start(*arguments):
         return subprocess.Popen(
-            [AAPO_PYTHON, "-m", "aapo", *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, env=environment, cwd=tmp_path,
+            [AAPO_PYTHON, "-m", "aapo", *map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path,
         )  # fmt: skip
 
     return start

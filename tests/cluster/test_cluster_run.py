@@ -67,12 +67,19 @@ def test_a_run_that_lost_a_worker_goes_on_and_its_model_is_used_everywhere(nodes
     assert all(row["seconds"] > before["seconds"] for before, row in pairwise(rows))
     check_advantages(run, rows)
 
-    models = run.path / "model"
-    evaluated = aapo("eval", models, "--tasks", "reasoning_gym:basic_arithmetic", "--num-samples", "1", "--dry-run")
-    evaluated.communicate(timeout=10 * MINUTES)
-    described = aapo("report", run.path)
-    described.communicate(timeout=10 * MINUTES)
-    assert described.returncode == 0 and run.report.exists()
+    saved_folder = run.checkpoints / f"global_step_{STEPS}" / "actor" / "huggingface"
+    few = ("--num_problems", 5, "--num-samples", 1, "--max_completion_length", 64)
+    done(aapo("eval", saved_folder, "--tasks", "reasoning_gym:basic_arithmetic", *few, "--output", "evaluated"))
+    done(aapo("publish", run.path, "--output", "published"))
+    assert "on verl 0.9.1" in (tmp_path / "published" / "README.md").read_text()
+    assert "<think>" in done(aapo("chat", run.path), "Calculate 123 + 456.")
+
+
+def done(process, given=""):
+    """What a process prints that ends well."""
+    printed, errors = process.communicate(given, timeout=10 * MINUTES)
+    assert process.returncode == 0, errors
+    return printed
 
 
 def check_advantages(run, rows):
