@@ -2,13 +2,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test check lint docs clean
+VERL := .venv-verl
+
+.PHONY: quickstart test test-verl check lint docs clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/aapo train quickstart
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+# The tests of the backend verl, in an environment of its own; a run on a Ray cluster of two nodes on this machine.
+test-verl: $(VERL)/.installed $(VENV)/.installed-dev
+	AAPO_PYTHON=$(abspath $(BIN)/python) $(VERL)/bin/python -m pytest -m verl tests/cluster
 
 check: lint test
 
@@ -26,6 +32,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(VERL)/.installed: pyproject.toml constraints-verl.txt
+	test -x $(VERL)/bin/python || $(PYTHON) -m venv $(VERL)
+	$(VERL)/bin/python -m pip install --quiet --constraint constraints-verl.txt --editable '.[verl]' pytest hypothesis
 	touch $@
 
 clean:

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -70,6 +71,24 @@ def told_progress(what: str, *, visible: bool = True) -> Iterator[Tell]:
             update(done, "")
 
         yield tell
+
+
+def progress_note(row: dict[str, Any]) -> str:
+    """The live line: reward, accuracy, dead groups before and after the margin, margin, length, speed.
+
+    A value that no completion could give, because none was scored, is a dash.
+    """
+
+    def shown(key: str, form: str) -> str:
+        return "–" if row.get(key) is None else format(row[key], form)
+
+    dead, after = (shown(f"signal/{name}_frac", ".2f") for name in ("dead_group", "dead_after_margin"))
+    return (
+        f"reward {shown('reward', '.2f')}  accuracy {shown('rollout/accuracy', '.2f')}  dead {dead}"
+        + (f"→{after}" if after != dead else "")
+        + f"  margin {shown('margin/mean', '+.3f')}  length {shown('completions/mean_length', '.0f')}"
+        f"  {shown('rollout/tokens_per_second', '.0f')} tok/s"
+    )
 
 
 def _column(text: str) -> TextColumn:

@@ -92,7 +92,8 @@ RANGES: dict[str, Allowed] = {
     ),
     "answer_convention": Names(("choice", "hashes", "final_answer")),
     "reward_funcs": Items(NAME, least=1),
-    **_each("base_model reward_kwargs generation_kwargs chat_template_kwargs dataset_settings", Entries()),
+    **_each("base_model cluster overrides", Entries()),
+    **_each("reward_kwargs generation_kwargs chat_template_kwargs dataset_settings", Entries()),
     **_each("num_reference_samples eval_num_samples", FEW),
     "num_samples": whole(1, 10_000),
     **_each("reference_seed eval_seed dataset_seed seed data_seed", SEED),
@@ -115,6 +116,12 @@ RANGES: dict[str, Allowed] = {
     "max_prompt_length": TOKENS,
     "benchmark_samples": Entries(),
     **_each("unique_prompts conversational drop_long_prompts drop_unparseable_gold", Flag()),
+    # a cluster
+    **_each("num_nodes gpus_per_node reward_workers", whole(1, 100_000)),
+    **_each("tensor_parallel_size pipeline_parallel_size", FEW),
+    "strategy": Names(("fsdp2", "megatron")),
+    "rollout": Names(("vllm", "sglang")),
+    **_each("address python", NAME),
     # the model, and adapters
     **_each("model_name_or_path", TEXT),
     **_each("model_revision reference_model_name_or_path reference_model_revision reference_bank", NAME),

@@ -15,7 +15,7 @@ import os
 import platform
 import sys
 import time
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,10 @@ import yaml
 from aapo.errors import InputError
 from aapo.files import write_json, write_text
 
-PACKAGES = ("aapo", "torch", "transformers", "trl", "accelerate", "datasets", "peft", "math-verify", "reasoning-gym")
+PACKAGES = (
+    "aapo", "torch", "transformers", "trl", "accelerate", "datasets", "peft", "math-verify", "reasoning-gym", "verl",
+    "ray", "vllm",
+)  # fmt: skip
 
 
 def cache_folder() -> Path:
@@ -135,10 +138,21 @@ def environment() -> dict[str, Any]:
     return {
         "command": ["aapo", *sys.argv[1:]],
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), **package_versions()},
         "hardware": {
             "system": platform.platform(),
             "cpu_cores": os.cpu_count(),
             "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         },
     }
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of those packages that are installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

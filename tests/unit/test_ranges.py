@@ -15,6 +15,7 @@ from aapo.fields import field_types, make
 from aapo.objective import COLLECTION_FIELDS, OBJECTIVE_FIELDS
 from aapo.ranges import RANGES, check
 from aapo.recipe import load_recipe, resolve, set_field
+from aapo.recipe.cluster import ClusterSettings
 from aapo.recipe.recipe import known_fields
 from aapo.sampling import SamplingSettings
 from aapo.tasks import Benchmark
@@ -70,7 +71,7 @@ def refusal(call):
 
 def test_every_setting_is_declared():
     settings = {*known_fields(), *OBJECTIVE_FIELDS, *COLLECTION_FIELDS} - {"scale", "ratio_level", "advantage"}
-    for config in (Benchmark, Protocol, BaseModelConfig, SamplingSettings):
+    for config in (Benchmark, Protocol, BaseModelConfig, ClusterSettings, SamplingSettings):
         settings |= {*field_types(config)}
     assert settings == {*RANGES}
     assert {item.name for item in fields(AAPOConfig) if item.init} <= {*RANGES}

@@ -483,10 +483,10 @@ def test_a_machine_without_memory_gets_smaller_batches_and_says_so_once(tiny_fol
     assert sampler.generate(PROMPTS, [1, 2, 3, 4, 5]) == plain
     assert said == ["4 sequences do not fit into memory; 1 at once from here on"]
 
-    def broken(**kwargs):
+    def broken(*args, **kwargs):
         raise RuntimeError("another error")
 
-    monkeypatch.setattr(sampler.model, "generate", broken)
+    monkeypatch.setattr("aapo.engines.transformers.generate_ids", broken)
     with pytest.raises(RuntimeError, match="another error"):
         sampler.generate(PROMPTS[:1], [1])
 

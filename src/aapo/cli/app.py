@@ -21,7 +21,7 @@ from aapo.ranks import finish
 
 FLAGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 # Commands that may look for models and data on the Hub.
-REACHING = ("train", "eval", "bank", "base", "compare", "chat", "doctor", "publish")
+REACHING = ("train", "cluster", "eval", "bank", "base", "compare", "chat", "doctor", "publish")
 RECIPE_HELP = "A shipped recipe's name, a .yaml file, or a run directory."
 
 app = typer.Typer(
@@ -63,6 +63,29 @@ def train(
     from aapo.cli import commands
 
     commands.train(recipe, context.args, dry_run=dry_run, resume=resume, show_samples=show_samples)
+
+
+@app.command(context_settings=FLAGS)
+def cluster(
+    context: typer.Context,
+    recipe: RecipeArgument,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print verl's command, and what each field of the recipe becomes.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from verl's newest checkpoint.")] = False,
+    show_samples: Annotated[
+        bool, typer.Option("--show-samples", help="Print three reference samples with their verdicts.")
+    ] = False,
+) -> None:
+    """Train a model by a recipe on verl, on one machine or many, evaluate it and write its report.
+
+    As `aapo train` with `--backend verl`. `--cluster.num_nodes`, `--cluster.gpus_per_node` and the like say what it is
+    spread over; docs/cluster.md shows a job on Slurm and one on Kubernetes.
+    """
+    from aapo.cli import commands
+
+    flags = ["--backend", "verl", *context.args]
+    commands.train(recipe, flags, dry_run=dry_run, resume=resume, show_samples=show_samples)
 
 
 @base_app.command("build", context_settings=FLAGS)

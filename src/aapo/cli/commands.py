@@ -45,7 +45,8 @@ def train(source: str, flags: Sequence[str], *, dry_run: bool, resume: bool, sho
         console.print(f"run directory {output}")
     result = train_recipe(recipe, output, resume=resume, show_samples=show_samples)
     if result.interrupted:
-        raise AapoError(f"interrupted; a checkpoint is saved, go on with `aapo train {output} --resume`")
+        how = "train" if recipe.cluster is None else "cluster"
+        raise AapoError(f"interrupted; a checkpoint is saved, go on with `aapo {how} {output} --resume`")
     if _main_process():
         from aapo.reporting import write_report
 

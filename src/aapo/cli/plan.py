@@ -7,6 +7,7 @@ import yaml
 from rich import box
 from rich.table import Table
 
+from aapo.cli.cluster import print_mapping
 from aapo.engines.identity import hub_commit
 from aapo.engines.loading import is_hub_name
 from aapo.errors import InputError
@@ -56,7 +57,9 @@ def print_plan(recipe: Recipe, output: Path, *, resume: bool) -> None:
     console.print("plan:")
     for key, value in lines.items():
         console.print(f"  {key}: {value}")
-    if not made:
+    if recipe.cluster is not None:
+        print_mapping(recipe, path, output, num_prompts, longest)
+    elif not made:
         _print_memory(recipe, longest)
 
 

@@ -1,5 +1,6 @@
 """Which prompts come next: a function of (seed, epoch), known ahead, so that a resumed run draws what others draw."""
 
+from collections.abc import Iterator
 from math import ceil
 
 import torch
@@ -34,6 +35,14 @@ def epoch_order(seed: int, epoch: int, num_prompts: int, *, shuffle: bool = True
     return torch.randperm(num_prompts, generator=generator).tolist()
 
 
+def course(seed: int, num_prompts: int, per_batch: int, num_batches: int, *, shuffle: bool = True) -> Iterator[int]:
+    """Places of the prompts of so many generation batches, in their order; the arguments are those of `visited`."""
+    an_epoch = num_prompts // per_batch
+    for epoch in range(ceil(num_batches / an_epoch)):
+        batches = min(an_epoch, num_batches - epoch * an_epoch)
+        yield from epoch_order(seed, epoch, num_prompts, shuffle=shuffle)[: batches * per_batch]
+
+
 def visited(seed: int, num_prompts: int, per_batch: int, num_batches: int, *, shuffle: bool = True) -> list[int]:
     """Places of the prompts that so many generation batches come to, each once, in the order of their first visit.
 
@@ -44,11 +53,9 @@ def visited(seed: int, num_prompts: int, per_batch: int, num_batches: int, *, sh
         num_batches: Of the whole training.
         shuffle: Whether the order is another in each epoch, and not that of the data.
     """
-    an_epoch = num_prompts // per_batch
     found: dict[int, None] = {}
-    for epoch in range(ceil(num_batches / an_epoch)):
-        batches = min(an_epoch, num_batches - epoch * an_epoch)
-        found.update(dict.fromkeys(epoch_order(seed, epoch, num_prompts, shuffle=shuffle)[: batches * per_batch]))
+    for place in course(seed, num_prompts, per_batch, num_batches, shuffle=shuffle):
+        found[place] = None
         if len(found) == num_prompts:
             break
     return list(found)

@@ -1,9 +1,10 @@
 """The model card of a run: what it is, how good, how it was made; facts of the run directory only."""
 
 import re
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
@@ -16,6 +17,20 @@ from aapo.evaluation.tables import difference_sentence
 from aapo.runs import RunDirectory
 
 TRAINED, BASE = "trained", "base"
+
+
+class Framework(NamedTuple):
+    """A framework that trains: its name, where it is at home, and a version."""
+
+    name: str
+    home: str
+    version: str = ""
+
+
+FRAMEWORKS = {
+    "trl": Framework("TRL", "github.com/huggingface/trl"),
+    "verl": Framework("verl", "github.com/verl-project/verl"),
+}
 
 
 def model_card(run: RunDirectory, repository: str, *, merged: bool) -> str:
@@ -46,6 +61,7 @@ def model_card(run: RunDirectory, repository: str, *, merged: bool) -> str:
         num_prompts=manifest["num_train_prompts"],
         steps=max(steps, default=0),
         versions=manifest["versions"],
+        framework=_framework(ours["backend"], manifest),
         conversational=ours["conversational"],
         system_prompt=ours["system_prompt"],
         prompt_template=ours["prompt_template"],
@@ -61,6 +77,12 @@ def model_card(run: RunDirectory, repository: str, *, merged: bool) -> str:
         hardware=plain(_hardware(manifest["hardware"])),
         recipe=yaml.safe_dump(public_fields(recipe["fields"]), sort_keys=False, allow_unicode=True).strip(),
     )
+
+
+def _framework(backend: str, manifest: Mapping[str, Any]) -> Framework:
+    """What trained, with the version that did: of the cluster's processes, where there was one."""
+    versions = (manifest.get("workers") or manifest)["versions"]
+    return FRAMEWORKS[backend]._replace(version=versions.get(backend, ""))
 
 
 def _differences(run: RunDirectory) -> list[dict[str, Any]]:
@@ -91,7 +113,7 @@ def _metadata(run: RunDirectory, repository: str, rows: list[dict[str, Any]]) ->
         datasets=[dataset] if is_hub_name(dataset) else None,
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=["aapo", "trl", "reinforcement-learning", plain(manifest["algorithm"])],
+        tags=["aapo", run.recipe()["with_defaults"]["backend"], "reinforcement-learning", plain(manifest["algorithm"])],
         model_name=repository.rpartition("/")[2],
         eval_results=results or None,
     )

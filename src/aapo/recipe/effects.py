@@ -71,6 +71,11 @@ TRAINING_RULES = (
     Rule(SYNC_FIELDS, lambda training: _unless(training.sync_ref_model, "sync_ref_model is false"), "set it to true"),
 )
 RECIPE_RULES = (
+    Rule(
+        ("cluster",),
+        lambda recipe: _unless(recipe.cluster is not None, f"backend is {recipe.run.backend}"),
+        "set backend to verl, or use `aapo cluster`",
+    ),
     Rule(("rollouts_dir",), lambda _: "rollouts are always written to the run directory"),
     Rule(
         BANK_FIELDS,

@@ -15,6 +15,7 @@ from aapo.base.config import BaseModelConfig
 from aapo.errors import InputError, nearest
 from aapo.fields import checked, field_types, make, parse_flags, read_mapping
 from aapo.grading import RewardFunction, reward_functions, reward_name, with_convention
+from aapo.recipe.cluster import ClusterSettings
 from aapo.recipe.effects import refuse, without_effect
 from aapo.recipe.model import ModelSettings
 from aapo.recipe.training import TrainingSettings
@@ -29,7 +30,8 @@ class RunConfig:
     """What a recipe says beyond data, model and trainer.
 
     Attributes:
-        backend: What trains: trl.
+        backend: What trains: trl, on one machine; verl, on one or many.
+        cluster: The machines of the backend verl: `ClusterSettings`.
         base_model: Settings of a small base model made here, instead of `model_name_or_path`.
         prompt_style: Named system prompt, prompt template and conversational; each of them, where set, wins.
         reward_funcs: Names of reward functions.
@@ -57,6 +59,7 @@ class RunConfig:
     """
 
     backend: str = "trl"
+    cluster: dict[str, Any] | None = None
     base_model: dict[str, Any] | None = None
     prompt_style: str | None = None
     reward_funcs: list[str] = field(default_factory=lambda: ["accuracy"])
@@ -93,6 +96,8 @@ TRAINER_TYPES = {
     "bool": bool, "int": int, "float": float, "str": str, "dict": dict, "list[str]": list[str], "none": None,
     "any": Any,
 }  # fmt: skip
+# The backend that has a cluster.
+CLUSTERED = "verl"
 # The recipe whose fields this one starts from.
 EXTENDS = "extends"
 # What the run uses, which algorithm and defaults may have changed or filled in.
@@ -115,6 +120,7 @@ class Recipe:
         training: The algorithm and what it learns from.
         trainer: Settings that only the trainer reads, such as the optimizer's, by TRL's names.
         base_model: Settings of the base model that is made here, or None.
+        cluster: The machines, for the backend verl.
     """
 
     name: str
@@ -125,6 +131,7 @@ class Recipe:
     training: TrainingSettings
     trainer: dict[str, Any]
     base_model: BaseModelConfig | None
+    cluster: ClusterSettings | None
 
     @property
     def reward_funcs(self) -> list[RewardFunction]:
@@ -240,9 +247,10 @@ def _made(name: str, given: dict[str, Any]) -> Recipe:
     prompts.pop("choice_template", None)  # training prompts have no lettered options
     data = DataConfig(**prompts)
     run.reward_kwargs = with_convention(run.reward_funcs, run.reward_kwargs, pinned(data).answer_convention)
-    model, training = ModelSettings(**parts["model"]), TrainingSettings(**parts["training"])
+    cluster = make(ClusterSettings, run.cluster or {}, "cluster.") if run.backend == CLUSTERED else None
+    training = TrainingSettings(**parts["training"], processes=cluster and cluster.num_processes)
     base = None if run.base_model is None else make(BaseModelConfig, run.base_model, "base_model.")
-    return Recipe(name, given, run, data, model, training, parts["trainer"], base)
+    return Recipe(name, given, run, data, ModelSettings(**parts["model"]), training, parts["trainer"], base, cluster)
 
 
 def _check_together(recipe: Recipe) -> None:

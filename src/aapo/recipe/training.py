@@ -4,7 +4,7 @@ The fields have TRL's and Transformers' names and defaults where they have them;
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from math import gcd
 from typing import Any
 
@@ -167,18 +167,23 @@ class TrainingSettings:
     metric_for_best_model: str | None = None
     greater_is_better: bool | None = None
     output_dir: str | None = None
+    # no field of a recipe
+    processes: InitVar[int | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, processes: int | None) -> None:
         """Check the settings and derive the batch as TRL does.
+
+        Args:
+            processes: How many will train; by default as many as were launched.
 
         Raises:
             InputError: A value is invalid.
         """
-        self.check()
+        self.check(processes)
         self.bf16 = not self.fp16 if self.bf16 is None else self.bf16
         if self.activation_checkpointing is None:
             self.activation_checkpointing = self.gradient_checkpointing
-        per_pass = self.per_device_train_batch_size * num_launched()
+        per_pass = self.per_device_train_batch_size * self.launched
         if self.generation_batch_size is not None and self.steps_per_generation is not None:
             raise InputError("generation_batch_size and steps_per_generation are both set; set one, the other follows")
         if self.generation_batch_size is not None:
@@ -186,7 +191,7 @@ class TrainingSettings:
                 raise InputError(
                     f"generation_batch_size is {self.generation_batch_size}; it must be a multiple of the "
                     f"{per_pass} completions of a pass (per_device_train_batch_size {self.per_device_train_batch_size} "
-                    f"x {num_launched()} processes)"
+                    f"x {self.launched} processes)"
                 )
             self.steps_per_generation = self.generation_batch_size // per_pass
         self.steps_per_generation = self.steps_per_generation or self.gradient_accumulation_steps
@@ -201,7 +206,7 @@ class TrainingSettings:
     @property
     def step_size(self) -> int:
         """Completions of an optimizer step, over all processes."""
-        return self.per_device_train_batch_size * self.gradient_accumulation_steps * num_launched()
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.launched
 
     @property
     def window_steps(self) -> int:
@@ -224,12 +229,16 @@ class TrainingSettings:
             )
         return max(1, generated // step)
 
-    def check(self) -> None:
+    def check(self, processes: int | None = None) -> None:
         """Check what is ours, and fill in what an algorithm decides; run once, before the trainer's own checks.
+
+        Args:
+            processes: As in `__post_init__`.
 
         Raises:
             InputError: A value is invalid.
         """
+        self.launched = processes or num_launched()
         self.objective  # noqa: B018  raises on an invalid point
         self.sampling  # noqa: B018  raises on an invalid setting
         if self.reference not in ("bank", "live"):
@@ -251,7 +260,7 @@ class TrainingSettings:
 
     def _keep_batch(self) -> None:
         """Cut the batch of the processes that it is meant for into equal parts for those that were launched."""
-        launched = num_launched()
+        launched = self.launched
         meant = self.num_processes = self.num_processes or launched
         if meant == launched:
             return
@@ -286,7 +295,7 @@ class TrainingSettings:
             raise InputError(
                 f"the batch of {self.step_size} completions (per_device_train_batch_size "
                 f"{self.per_device_train_batch_size} x gradient_accumulation_steps {self.gradient_accumulation_steps} "
-                f"x {num_launched()} processes) is not divisible by num_generations {self.num_generations}; change one "
+                f"x {self.launched} processes) is not divisible by num_generations {self.num_generations}; change one "
                 "of them"
             )
 

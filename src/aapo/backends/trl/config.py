@@ -28,8 +28,11 @@ class AAPOConfig(TrainingSettings, GRPOConfig):  # pyright: ignore[reportIncompa
     TRL's `loss_type` is not set: the objective decides it.
     """
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, processes: int | None) -> None:
         """Check ranges, the objective and the batch, then TRL's own checks.
+
+        Args:
+            processes: As in `TrainingSettings`.
 
         Raises:
             InputError: A value is invalid or has no effect.
@@ -37,7 +40,7 @@ class AAPOConfig(TrainingSettings, GRPOConfig):  # pyright: ignore[reportIncompa
         check_all({item.name: getattr(self, item.name) for item in fields(self) if item.init})
         values = {item.name: getattr(self, item.name) for item in fields(TrainingSettings)}
         refuse(inert(TRAINING_RULES, self, changed(TrainingSettings, values)), values)
-        self.check()
+        self.check(processes)
         GRPOConfig.__post_init__(self)
         self.window_steps  # noqa: B018  raises where steps and rollouts do not divide
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from aapo.progress import Update, console
+from aapo.progress import Update, console, progress_note
 from aapo.runs import RunDirectory
 
 # Written last into a checkpoint: a folder without it is the leftover of a run that was killed while saving.
@@ -135,24 +135,6 @@ class Recorder(TrainerCallback):
             self._note = progress_note(row)
         self.run.append_metrics(row)
         self.update(state.global_step, self._note)
-
-
-def progress_note(row: dict[str, Any]) -> str:
-    """The live line: reward, accuracy, dead groups before and after the margin, margin, length, speed.
-
-    A value that no completion could give, because none was scored, is a dash.
-    """
-
-    def shown(key: str, form: str) -> str:
-        return "–" if row.get(key) is None else format(row[key], form)
-
-    dead, after = (shown(f"signal/{name}_frac", ".2f") for name in ("dead_group", "dead_after_margin"))
-    return (
-        f"reward {shown('reward', '.2f')}  accuracy {shown('rollout/accuracy', '.2f')}  dead {dead}"
-        + (f"→{after}" if after != dead else "")
-        + f"  margin {shown('margin/mean', '+.3f')}  length {shown('completions/mean_length', '.0f')}"
-        f"  {shown('rollout/tokens_per_second', '.0f')} tok/s"
-    )
 
 
 def remove_partial_checkpoints(folder: Path) -> None:
