@@ -27,7 +27,8 @@ from aapo.objective import (
 )
 
 MARGIN_NAMES = (
-    "it must be none, expected, paired, or a function of your own as path/to/file.py:NAME or package.module:NAME"
+    "it must be none, expected, paired, scaled, centred, surprise, demanding, or a function of your own as "
+    "path/to/file.py:NAME or package.module:NAME"
 )
 
 

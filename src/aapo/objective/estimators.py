@@ -8,8 +8,9 @@ Shapes: P prompts, G rollouts per prompt, K reference samples per prompt.
 import torch
 from torch import Tensor
 
-from aapo.objective.advantages import EPSILON, dead_groups, reward_scale, subtract_baseline
+from aapo.objective.advantages import dead_groups, reward_scale, subtract_baseline
 from aapo.objective.space import Groups
+from aapo.objective.statistics import EPSILON, best_reward
 
 VALUE_TEMPERATURE = 0.5
 
@@ -19,13 +20,12 @@ def with_virtual_best(groups: Groups) -> Tensor:
 
         A_i = (r_i - mean(r, r_max)) / (std(r, r_max) + 1e-4)
 
-    The deviation is the sample's (ddof 1). r_max is 1, or the highest reward of the batch where that is higher. A group
+    The deviation is the sample's (ddof 1). r_max is `best_reward`. A group
     of equal rewards below it is pushed away from; one whose rewards all are r_max has advantage 0.
     Source: NGRPO, arXiv 2509.18851, whose r_max is the 1 of a right answer.
     """
     rewards_PG = groups.rewards_PG
-    best = rewards_PG.nan_to_num(-torch.inf).amax().clamp(min=1.0)
-    with_best = torch.cat([rewards_PG, best.expand(len(rewards_PG), 1)], 1)
+    with_best = torch.cat([rewards_PG, best_reward(rewards_PG).expand(len(rewards_PG), 1)], 1)
     advantage = subtract_baseline(with_best, "group_mean") / reward_scale(with_best, "group")
     return advantage[:, :-1]
 
