@@ -302,4 +302,14 @@ RANGES: dict[str, Allowed] = {
         "use_transformers_paged",
         Flag(),
     ),
+    # what a plan of a comparison fixes
+    "recipe": NAME,
+    **_each("question primary stopping", TEXT),
+    "algorithms": Elsewhere(),
+    **_each("seeds tuning_seeds", Items(SEED, least=1)),
+    "match": Names(("steps", "tokens", "seconds")),
+    "budget": POSITIVE,
+    "bank_cost": Names(("run", "amortised", "free")),
+    "curve_points": OR_NONE,
+    **_each("settings grid", Entries()),
 }  # fmt: skip

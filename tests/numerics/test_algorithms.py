@@ -27,7 +27,8 @@ from aapo.objective import (
 )
 
 MARGIN_NAMES = (
-    "it must be none, expected, paired, or a function of your own as path/to/file.py:NAME or package.module:NAME"
+    "it must be none, expected, paired, scaled, centred, surprise, demanding, or a function of your own as "
+    "path/to/file.py:NAME or package.module:NAME"
 )
 
 
@@ -43,6 +44,10 @@ REFERENCE_PK = f64([[0, 1, 0, 0], [1, 1, 0, 1]])
 RIGHT, WRONG = 0.75 / 0.5001, -0.25 / 0.5001
 # All eight rewards have mean 5/8 and squared deviations 5 - 8 * 25/64 = 15/8, over 8 - 1.
 BATCH_STD = math.sqrt(15 / 8 / 7) + 1e-4
+# With one more reward of 1: mean 2/5, squared deviations 2 * 9/25 + 3 * 4/25 = 6/5, over 5 - 1.
+VIRTUAL_STD = math.sqrt(6 / 5 / 4) + 1e-4
+# The value of a prompt: half the log of the mean of exp(2 r_ref).
+VALUES = [math.log((3 + math.exp(2)) / 4) / 2, math.log((1 + 3 * math.exp(2)) / 4) / 2]
 GROUP_RELATIVE = [[RIGHT, WRONG, WRONG, WRONG], [0] * 4]
 AUGMENTED = {
     # margins 0.28 * (1 - 1/4), -0.2 * 1/4; 0.28 * (1 - 3/4)
@@ -60,6 +65,10 @@ AUGMENTED = {
     "reinforce++": [[3 / 8 / BATCH_STD, *[-5 / 8 / BATCH_STD] * 3], [3 / 8 / BATCH_STD] * 4],
     "gspo": GROUP_RELATIVE,
     "cispo": GROUP_RELATIVE,
+    "ngrpo": [[0.6 / VIRTUAL_STD, *[-0.4 / VIRTUAL_STD] * 3], [0] * 4],
+    "maxrl": [[0.75 / 0.2501, *[-0.25 / 0.2501] * 3], [0] * 4],
+    "a2po": [[1 - VALUES[0], *[-VALUES[0]] * 3], [1 - VALUES[1]] * 4],
+    "opo": [[0.75, -0.25, -0.25, -0.25], [0] * 4],  # lengths are not given, so all count as equal
 }
 
 
@@ -122,6 +131,11 @@ LOSSES = {
     # The completions' ratios are sqrt(1.5), clipped to 1.0004; 0.5, clipped to 0.9997; sqrt(3).
     "gspo": (-1.0004 + 0.9997 + math.sqrt(3)) / 3,
     "cispo": (CROSS_ENTROPY + LOG_6) / 5,  # weight 3 where aapo has 2
+    # Clipped at 1.24 and 0.84.
+    "ngrpo": (-1.24 - 1 + 0.84 + 3 + 1) / 5,
+    "maxrl": (-1.2 - 1 + 0.8 + 3 + 1) / 5,
+    "a2po": CROSS_ENTROPY / (3 * 4),
+    "opo": CROSS_ENTROPY / (3 * 4),
 }
 # By log pi of each token. The loss of a clipped token, or completion, does not change.
 GRADIENTS = {
@@ -137,6 +151,10 @@ GRADIENTS = {
     # d sqrt(rho_1 rho_2) / d log pi_t = sqrt(rho_1 rho_2) / 2, for both tokens.
     "gspo": [[0, 0], [0, 0], [math.sqrt(3) / 2 / 3, math.sqrt(3) / 2 / 3]],
     "cispo": [[-1.5 / 5, -1 / 5], [0.5 / 5, 0], [3 / 5, 1 / 5]],
+    "ngrpo": [[0, -1 / 5], [0, 0], [3 / 5, 1 / 5]],
+    "maxrl": [[0, -1 / 5], [0, 0], [3 / 5, 1 / 5]],
+    "a2po": [[-1.5 / 12, -1 / 12], [0.5 / 12, 0], [2 / 12, 1 / 12]],
+    "opo": [[-1.5 / 12, -1 / 12], [0.5 / 12, 0], [2 / 12, 1 / 12]],
 }
 
 
@@ -155,8 +173,9 @@ def test_every_named_algorithm_is_tested_here():
     assert set(ALGORITHMS) == set(AUGMENTED) == set(LOSSES) == set(GRADIENTS)
 
 
-def test_only_aapo_reads_reference_rewards():
-    assert [name for name, point in ALGORITHMS.items() if point.objective.needs_reference] == ["aapo", "aapo-paired"]
+def test_only_aapo_and_a2po_read_reference_rewards():
+    reading = [name for name, point in ALGORITHMS.items() if point.objective.needs_reference]
+    assert reading == ["aapo", "aapo-paired", "a2po"]
     assert Objective(margin="paired").needs_reference
 
 
@@ -270,7 +289,8 @@ def test_objective_replaces_fields_and_takes_none_for_unchanged():
 
 
 def test_objective_refuses_an_unknown_name_and_names_the_nearest():
-    allowed = "aapo, aapo-paired, grpo, grpo-2g, dr_grpo, dapo, gpg, rloo, reinforce++, gspo, cispo"
+    allowed = "aapo, aapo-paired, grpo, grpo-2g, dr_grpo, dapo, gpg, rloo, reinforce++, gspo, cispo, "
+    allowed += "ngrpo, maxrl, a2po, opo"
     own = ", or your own as path/to/file.py:NAME or package.module:NAME"
     with pytest.raises(InputError) as near:
         objective("drgrpo")

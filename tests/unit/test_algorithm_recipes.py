@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from aapo import objective
 from aapo.backends.trl import AAPOConfig
 from aapo.errors import InputError
 from aapo.experiments.plan import make_plan
@@ -31,7 +32,7 @@ def fences(text, language):
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_the_page_declares_each_algorithm_as_the_code_does(name):
     (declaration,) = fences(section(name), "python")
-    declared = eval(declaration, {"Objective": Objective, "Algorithm": Algorithm, "Collection": Collection})
+    declared = eval(declaration, vars(objective))
     assert (Algorithm(declared) if isinstance(declared, Objective) else declared) == ALGORITHMS[name]
     (recipe,) = fences(section(name), "yaml")
     assert resolve("r", BASICS | yaml.safe_load(recipe)).training.named == ALGORITHMS[name]

@@ -14,8 +14,6 @@ import yaml
 
 from aapo.backends.trl.recorder import Budget, Spent
 from aapo.errors import InputError
-from aapo.evaluation import Evaluation, result_rows, save_results
-from aapo.evaluation.evaluation import SAMPLE_COLUMNS
 from aapo.experiments import execute, make_plan, write_plan, write_summary
 from aapo.experiments.plan import Variant
 from aapo.experiments.summary import FinishedRun
@@ -23,6 +21,7 @@ from aapo.reporting import write_report
 from aapo.reporting.bands import band
 from aapo.reporting.comparison import judge, verdict_sentences
 from aapo.runs import RunDirectory
+from finished import finish
 
 RECIPE = {
     "model_name_or_path": "tiny", "dataset_name": "reasoning_gym:basic_arithmetic", "num_train_prompts": 16,
@@ -117,7 +116,8 @@ def test_each_run_pays_its_part_of_the_bank_that_it_reads(recipe, tmp_path):
         )
         assert plan.bank_share == share
         assert [run.recipe.run.bank_cost_share for run in plan.runs[:2]] == [share, 1.0]
-    write_plan(plan_of(recipe, tmp_path, match="tokens", budget=5000.0))
+    assert plan_of(recipe, tmp_path).bank_share == 1  # a run pays for all that it reads, unless told otherwise
+    write_plan(plan_of(recipe, tmp_path, match="tokens", budget=5000.0, bank_cost="amortised"))
     more = plan_of(recipe, tmp_path, seeds=(2, 3, 4), match="tokens", budget=5000.0, bank_cost="run")
     assert more.bank_share == 1 / 2  # what the runs that are there were given
     with pytest.raises(InputError, match="--bank-cost is 'none'; it must be run, amortised, free"):
@@ -245,30 +245,6 @@ def test_a_run_that_another_process_holds_is_left_to_it(recipe, tmp_path, stand_
 # -- summary and report ------------------------------------------------------------------------------------------------
 
 
-def finish(path: Path, shares: np.ndarray, *, num_samples: int = 4) -> None:
-    """A run's results and metrics: of each problem this share of samples is right."""
-    rows = [
-        {
-            "model": "trained", "task": "sums", "protocol": "recipe@1", "problem": str(place), "prompt_key": str(place),
-            "sample": sample, "prompt": "1 + 1?", "gold": "2", "completion": "<b>2</b>", "completion_tokens": 3,
-            "finish_reason": "stop", "correct": float(sample < round(share * num_samples)), "extracted": "2",
-            "verdict": "correct", "rule": "number", "answer_class": 0,
-        }
-        for place, share in enumerate(shares)
-        for sample in range(num_samples)
-    ]  # fmt: skip
-    item = Evaluation(pa.Table.from_pylist(rows, pa.schema(list(SAMPLE_COLUMNS.items()))))
-    path.mkdir(parents=True)
-    (path / "recipe.yaml").write_text("fields:\n  algorithm: <i>x</i>\n")
-    lines = [{"step": 0, "seconds": 0.1, "eval_rollout/accuracy": 0.0}]
-    for step in range(1, 11):
-        row = {"step": step, "seconds": 2.0 * step, "rollout/generated_tokens": 100 * step, "signal/bias": 0.1 * step}
-        lines.append({**row, "signal/dead_group_frac": 0.5})
-        lines.append({"step": step, "seconds": 2.0 * step, "eval_rollout/accuracy": float(shares.mean()) * step / 10})
-    (path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
-    save_results(path / "evaluation", [item], result_rows([item]), [], {})
-
-
 @pytest.fixture
 def compared(recipe, tmp_path):
     """Three algorithms by three seeds: dr_grpo is clearly worse, grpo about as good; one run of it failed."""
@@ -295,7 +271,7 @@ def test_summary_says_what_can_be_told(compared):
     assert aapo["final"]["interquartile_mean"]["estimate"] == pytest.approx(np.mean(sorted(scores)[1:3]))
     # The curve rises linearly from 0 to the run's mean share.
     assert aapo["area"]["scores"][0] == pytest.approx(aapo["curves"][0]["scores"][-1] / 2)
-    assert aapo["cost"] == {"steps": 10, "tokens": 1000, "seconds": 20, "bank_tokens": 0.0}
+    assert aapo["cost"] == {"steps": 10, "tokens": 1000, "seconds": 20, "bank_tokens": 0, "whole_bank_tokens": 0}
     verdicts = {(pair["one"], pair["other"]): pair["verdict"] for pair in summary["pairs"]}
     assert verdicts == {
         ("aapo", "grpo"): "cannot tell", ("aapo", "dr_grpo"): "better", ("grpo", "dr_grpo"): "better",
@@ -328,9 +304,8 @@ def test_report_of_a_comparison(compared):
     assert "aapo is better than dr_grpo, not told apart from grpo" in page
     assert "no memory &lt;b&gt;" in page and "algorithm: &lt;i&gt;x" in page
     names = {file.name for file in (compared / "figures").iterdir()}
-    assert names == {
-        f"{name}.{kind}" for name in ("final_scores", "score_curves", "signals") for kind in ("png", "svg")
-    }
+    drawn = ("final_scores", "accuracy_over_tokens", "score_curves", "signals")
+    assert names == {f"{name}.{kind}" for name in drawn for kind in ("png", "svg")} | {"accuracy_over_tokens.pdf"}
     for alt in ("Dot chart of final scores.", "Line chart of held-out scores.", "dead groups before the margin"):
         assert alt in page
 

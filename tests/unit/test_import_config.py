@@ -246,6 +246,7 @@ def test_open_r1(tmp_path):
         ("dapo", {"algorithm": "grpo", "aggregation": "token_mean"}),
         ("bnpo", {"algorithm": "grpo", "aggregation": "token_mean"}),
         ("cispo", {"algorithm": "cispo"}),
+        ("luspo", {"algorithm": "grpo", "aggregation": "constant"}),
     ],
 )
 def test_trls_losses(tmp_path, loss, fields):
@@ -273,8 +274,13 @@ def test_everything_that_cannot_be_taken_is_named_at_once(tmp_path):
     assert "loss_tipe: unknown" in message
     with pytest.raises(InputError, match="reward_funcs: ioi_code not known; known are accuracy"):
         import_config(sources(tmp_path, OPEN_R1.replace("[accuracy,", "[ioi_code,")))
-    with pytest.raises(InputError, match="loss_type: 'sapo' has no counterpart"):
+    near = (
+        "loss_type: 'sapo' has no counterpart; with one update a batch its gradient is that of loss_type grpo, so set"
+    )
+    with pytest.raises(InputError, match=near):
         import_config(sources(tmp_path, OPEN_R1.replace("dr_grpo", "sapo")))
+    with pytest.raises(InputError, match="loss_type: 'ppo' has no counterpart; choose an algorithm"):
+        import_config(sources(tmp_path, OPEN_R1.replace("dr_grpo", "ppo")))
 
 
 def test_a_file_without_a_model_asks_for_one(tmp_path):

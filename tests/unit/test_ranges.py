@@ -11,6 +11,7 @@ from aapo.backends.trl.config import AAPOConfig
 from aapo.base.config import BaseModelConfig
 from aapo.errors import InputError
 from aapo.evaluation import Protocol
+from aapo.experiments.registration import PlanFile
 from aapo.fields import field_types, make
 from aapo.objective import COLLECTION_FIELDS, OBJECTIVE_FIELDS
 from aapo.ranges import RANGES, check
@@ -71,7 +72,7 @@ def refusal(call):
 
 def test_every_setting_is_declared():
     settings = {*known_fields(), *OBJECTIVE_FIELDS, *COLLECTION_FIELDS} - {"scale", "ratio_level", "advantage"}
-    for config in (Benchmark, Protocol, BaseModelConfig, ClusterSettings, SamplingSettings):
+    for config in (Benchmark, Protocol, BaseModelConfig, ClusterSettings, SamplingSettings, PlanFile):
         settings |= {*field_types(config)}
     assert settings == {*RANGES}
     assert {item.name for item in fields(AAPOConfig) if item.init} <= {*RANGES}
@@ -101,6 +102,13 @@ def test_a_task_refuses_what_is_not_allowed(name):
     given = {"name": "mine", "dataset_name": "reasoning_gym:chain_sum"}
     for value in wrong(RANGES[name]):
         assert name in refusal(lambda value=value: make(Benchmark, {**given, name: value}))
+
+
+@pytest.mark.parametrize("name", field_types(PlanFile))
+def test_a_plan_refuses_what_is_not_allowed(name):
+    given = {"recipe": "quickstart", "algorithms": ["grpo"], "seeds": [0]}
+    for value in wrong(RANGES[name]) if name != "algorithms" else ():
+        assert name in refusal(lambda value=value: make(PlanFile, {**given, name: value}))
 
 
 @pytest.mark.parametrize(

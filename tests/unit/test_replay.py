@@ -211,7 +211,7 @@ def test_unscored_samples_count_in_no_mean(tmp_path):
 
 
 def test_intervals_hold_the_estimate_and_know_their_limits(tmp_path):
-    batches = list(random_batches(5, num_steps=12, num_batches=1))
+    batches = list(random_batches(5))
     (item,) = replay_run(make_run(tmp_path / "many", "grpo", batches), ["rloo"]).algorithms
     for name, value in item.whole._asdict().items():
         if name not in ("dead_frac", "dead_after_margin_frac", "pushing_group_frac", "same_sign_frac", "bias"):

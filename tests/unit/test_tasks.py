@@ -33,6 +33,20 @@ def test_generated_sides_are_disjoint_for_all_seeds():
     assert not any(held_out(question) for question in train)
 
 
+def test_a_mix_of_generated_tasks_has_all_of_them_and_an_unknown_part_is_refused():
+    parts = [{"name": "gcd", "config": {"max_numbers": 2}}, {"name": "count_bits", "weight": 2}]
+    mixed = {"dataset_name": "reasoning_gym:composite", "dataset_settings": {"datasets": parts}}
+    rows = load_prompts(generated(**mixed), "train")
+    sources = [json.loads(row["entry"])["metadata"]["source_dataset"] for row in rows]
+    assert {"gcd", "count_bits"} == {*sources} and len(sources) == 40
+    parts[0]["name"] = "gdc"
+    with pytest.raises(InputError, match="dataset_settings do not fit composite: .*gdc"):
+        load_prompts(generated(**mixed), "train")
+    parts[0] = {"config": {}}
+    with pytest.raises(InputError, match="dataset_settings do not fit composite: .*name"):
+        load_prompts(generated(**mixed), "train")
+
+
 def test_generated_prompts_are_distinct_and_answers_are_sums():
     rows = load_prompts(generated(num_train_prompts=200), "train")
     questions = [row["prompt"][0]["content"] for row in rows]

@@ -317,18 +317,23 @@ def grade(
 @app.command(context_settings=FLAGS)
 def compare(
     context: typer.Context,
-    recipe: RecipeArgument,
-    algorithms: Annotated[str, typer.Option(help="Comma-separated, as a recipe names them.")],
-    seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "0,1,2,3,4",
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE|PLAN", help=f"{RECIPE_HELP} Or a plan file.")],
+    algorithms: Annotated[str | None, typer.Option(help="Comma-separated, as a recipe names them.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Comma-separated; by default 0,1,2,3,4.")] = None,
     sweep: Annotated[list[str] | None, typer.Option(help="FIELD=V1,V2,...; every combination is run.")] = None,
-    match: Annotated[str, typer.Option(help="What runs have the same amount of: steps, tokens or seconds.")] = "steps",
-    budget: Annotated[float | None, typer.Option(min=0, help="Generated tokens, or seconds, of each run.")] = None,
+    match: Annotated[
+        str | None, typer.Option(help="What runs have the same amount of: steps (default), tokens or seconds.")
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(min=0, help="Tokens or seconds of each run, its reference samples counted.")
+    ] = None,
     bank_cost: Annotated[
-        str, typer.Option("--bank-cost", help="Of the reference samples a run pays: run (all), amortised, free.")
-    ] = "amortised",
+        str | None,
+        typer.Option("--bank-cost", help="Of its reference samples a run pays: run (all, default), amortised, free."),
+    ] = None,
     curve_points: Annotated[
-        int, typer.Option("--curve-points", min=0, help="Held-out evaluations of a run while it trains.")
-    ] = 5,
+        int | None, typer.Option("--curve-points", min=0, help="Held-out evaluations of a run while it trains, 5.")
+    ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at the same time; by default one a device.")] = None,
     devices: Annotated[
         str | None, typer.Option(help="GPUs of each job: 0,1,2 (one each) or 0+1,2+3 (two each).")
@@ -339,14 +344,15 @@ def compare(
     """Train algorithms by one recipe over seeds and say which is better, or that it cannot be told.
 
     Same base model, prompts in the same order, bank and evaluation for all. Every field of the recipe can be set as
-    `--field value`. A comparison that was interrupted goes on where it was; further seeds and algorithms add to it.
+    `--field value`. A comparison that was interrupted goes on where it was; further seeds and algorithms add to it. A
+    plan file fixes all of it beforehand, and can have settings tuned on seeds of their own.
     """
-    from aapo.cli import experiments
+    from aapo.cli import comparing
 
-    options = experiments.CompareOptions(
-        algorithms=_listed(algorithms),
-        seeds=[_whole("--seeds", part) for part in _listed(seeds)],
-        sweep=sweep or [],
+    options = comparing.CompareOptions(
+        algorithms=_listed(algorithms) if algorithms is not None else None,
+        seeds=[_whole("--seeds", part) for part in _listed(seeds)] if seeds is not None else None,
+        sweep=sweep,
         match=match,
         budget=budget,
         bank_cost=bank_cost,
@@ -356,7 +362,7 @@ def compare(
         dry_run=dry_run,
         output=output,
     )
-    experiments.compare(recipe, options, context.args)
+    comparing.compare(recipe, options, context.args)
 
 
 @app.command("replay")

@@ -4,7 +4,7 @@ import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,6 +24,8 @@ Match = Literal["steps", "tokens", "seconds"]
 BankCost = Literal["run", "amortised", "free"]
 BUDGET_FIELDS = {"tokens": "max_generated_tokens", "seconds": "max_training_seconds"}
 PLAN, RUNS = "comparison.json", "runs"
+# What a plan file brings along, in the folder of its comparison.
+REGISTRATION, PLANS, TUNING = "registration.json", "plans", "tuning"
 # Set by the comparison itself.
 OWN_FIELDS = ("algorithm", "seed", "output_dir", "bank_cost_share", *BUDGET_FIELDS.values())
 # What an algorithm brings along.
@@ -36,17 +38,28 @@ class Variant:
 
     Attributes:
         algorithm: As a recipe names it.
-        settings: Swept fields and their values.
+        settings: Swept fields and their values, which tell it from others.
+        tuned: Fields that were chosen for it, which do not.
     """
 
     algorithm: str
     settings: Mapping[str, Any]
+    tuned: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
         """Such as `aapo` or `aapo margin_low=-0.1`."""
         name = self.algorithm.rsplit(":", 1)[-1]
         return " ".join([name, *(f"{key}={value}" for key, value in self.settings.items())])
+
+    def changed(self, settings: Mapping[str, Any]) -> "Variant":
+        """The variant with further settings."""
+        return replace(self, settings={**self.settings, **settings})
+
+    @classmethod
+    def stored(cls, row: Mapping[str, Any]) -> "Variant":
+        """The variant that `asdict` made a row of a JSON file of."""
+        return cls(row["algorithm"], row["settings"], row.get("tuned", {}))
 
     @property
     def folder(self) -> str:
@@ -105,15 +118,16 @@ class Plan:
 
 def make_plan(
     source: str,
-    algorithms: Sequence[str],
+    algorithms: Sequence[str | Variant],
     seeds: Sequence[int],
     folder: Path,
     *,
     sweep: Mapping[str, Sequence[Any]] | None = None,
     match: Match = "steps",
     budget: float | None = None,
-    bank_cost: BankCost = "amortised",
+    bank_cost: BankCost = "run",
     curve_points: int = 5,
+    settings: Mapping[str, Any] | None = None,
     flags: Sequence[str] = (),
 ) -> Plan:
     """The plan of a comparison; nothing is written.
@@ -124,7 +138,7 @@ def make_plan(
 
     Args:
         source: The recipe: a shipped one's name, a file, or a run directory.
-        algorithms: Names as in a recipe.
+        algorithms: Names as in a recipe, or variants with settings of their own.
         seeds: Of the runs.
         folder: Where it all goes.
         sweep: Values by field; every combination is a variant.
@@ -133,21 +147,24 @@ def make_plan(
         bank_cost: How much of the reference samples that a run reads counts for it: all (`run`), its part where all
             runs of the comparison that read a bank share them (`amortised`), nothing (`free`).
         curve_points: How often each run is evaluated on the held-out prompts while it trains, the start not counted.
-        flags: `--field value` for all runs.
+        settings: Fields for all runs on which they have an effect.
+        flags: The same as `--field value`.
 
     Raises:
         InputError: Something does not fit together; or the folder holds another comparison.
     """
     base = load_recipe(source)
-    _check(algorithms, seeds, base, match, budget)
-    given = parse_flags(flags)
+    asked = [item if isinstance(item, Variant) else Variant(item, {}) for item in algorithms]
+    labels = [variant.label for variant in asked]
+    _check(labels, seeds, base, match, budget)
+    given = {**(settings or {}), **parse_flags(flags)}
     for key in (*given, *(sweep or {})):
         if key in OWN_FIELDS:
             raise InputError(f"{key} cannot be set, because the comparison sets it; use its own options")
     variants = [
         variant
-        for algorithm in algorithms
-        for variant in _variants(base, algorithm, {key: list(values) for key, values in (sweep or {}).items()}, given)
+        for one in asked
+        for variant in _variants(base, one, {key: list(values) for key, values in (sweep or {}).items()}, given)
     ]
     amount = {BUDGET_FIELDS[match]: int(budget) if match == "tokens" else budget} if budget else {}
     share = _bank_share(base, variants, seeds, given, bank_cost, folder)
@@ -158,16 +175,16 @@ def make_plan(
         runs.append(PlannedRun(variant, seed, recipe, folder / RUNS / variant.folder / f"seed-{seed}"))
     for key in (*given, *(sweep or {})):
         if not any(key.split(".")[0] in run.recipe.given for run in runs):
-            raise InputError(f"--{key} has no effect on any of {', '.join(algorithms)}; remove it")
+            raise InputError(f"--{key} has no effect on any of {', '.join(labels)}; remove it")
     steps = runs[0].recipe.training.max_steps
     plan = Plan(folder, base.name, variants, list(seeds), match, float(budget or steps), share, runs)
     _check_folder(plan)
     return plan
 
 
-def _check(algorithms: Sequence[str], seeds: Sequence[int], base: Recipe, match: str, budget: float | None) -> None:
-    if not algorithms or len(set(algorithms)) != len(algorithms):
-        raise InputError(f"--algorithms is {','.join(algorithms)!r}; name each algorithm once, such as aapo,grpo,gpg")
+def _check(labels: Sequence[str], seeds: Sequence[int], base: Recipe, match: str, budget: float | None) -> None:
+    if not labels or len(set(labels)) != len(labels):
+        raise InputError(f"--algorithms is {','.join(labels)!r}; name each algorithm once, such as aapo,grpo,gpg")
     if not seeds or len(set(seeds)) != len(seeds):
         raise InputError("--seeds must name each seed once, such as 0,1,2")
     if match not in get_args(Match):
@@ -182,16 +199,21 @@ def _check(algorithms: Sequence[str], seeds: Sequence[int], base: Recipe, match:
         raise InputError("the recipe holds no prompts out (num_eval_prompts is 0), so there is nothing to compare on")
 
 
-def _variants(base: Recipe, algorithm: str, sweep: Mapping[str, list[Any]], given: Mapping[str, Any]) -> list[Variant]:
-    """One variant a combination of the swept fields that have an effect on the algorithm."""
-    fields = [
-        field
-        for field, values in sweep.items()
-        if field in _resolved(base, Variant(algorithm, {field: values[0]}), given).given
+def _variants(base: Recipe, asked: Variant, sweep: Mapping[str, list[Any]], given: Mapping[str, Any]) -> list[Variant]:
+    """One variant a combination of the swept fields that have an effect on the algorithm.
+
+    Raises:
+        InputError: A setting of the variant's own has none.
+    """
+    for name in asked.settings:
+        if name in OWN_FIELDS or name not in _resolved(base, asked, given).given:
+            raise InputError(f"{asked.label}: {name} has no effect there; remove it")
+    names = [
+        name for name, values in sweep.items() if name in _resolved(base, asked.changed({name: values[0]}), given).given
     ]
     return [
-        Variant(algorithm, dict(zip(fields, values, strict=True)))
-        for values in itertools.product(*(sweep[field] for field in fields))
+        asked.changed(dict(zip(names, values, strict=True)))
+        for values in itertools.product(*(sweep[name] for name in names))
     ]
 
 
@@ -225,7 +247,7 @@ def _resolved(base: Recipe, variant: Variant, given: Mapping[str, Any]) -> Recip
     fields = {key: value for key, value in base.given.items() if own or key not in ALGORITHM_FIELDS}
     for path, value in given.items():
         set_field(fields, path, value)
-    fields |= {**variant.settings, "algorithm": variant.algorithm}
+    fields |= {**variant.settings, **variant.tuned, "algorithm": variant.algorithm}
     if fields.get("weighted_sample") and any(fields.get(name) not in (None, False) for name in CHOICE_FIELDS):
         fields.setdefault("sample_prior", "bank")  # all variants choose their prompts by one bank
     try:
@@ -252,7 +274,8 @@ def _check_folder(plan: Plan) -> None:
     check_folder(plan.folder, "--output")
     stored = _stored(plan.folder)
     if not stored:
-        if plan.folder.exists() and any(plan.folder.iterdir()):
+        entries = {item.name for item in plan.folder.iterdir()} if plan.folder.exists() else set()
+        if entries - {REGISTRATION, PLANS, TUNING}:
             raise InputError(f"{plan.folder} is not empty and holds no comparison; choose another --output")
         return
     asked = {"recipe": plan.recipe, "match": plan.match, "budget": plan.budget}
@@ -281,10 +304,7 @@ def write_plan(plan: Plan) -> None:
             "match": plan.match,
             "budget": plan.budget,
             "bank_share": plan.bank_share,
-            "variants": [
-                {"label": variant.label, "algorithm": variant.algorithm, "settings": dict(variant.settings)}
-                for variant in variants.values()
-            ],
+            "variants": [{"label": variant.label, **asdict(variant)} for variant in variants.values()],
         },
     )
 
@@ -296,5 +316,4 @@ def _stored(folder: Path) -> dict[str, Any]:
 
 
 def _stored_variants(folder: Path) -> list[Variant]:
-    stored = _stored(folder).get("variants", [])
-    return [Variant(row["algorithm"], row["settings"]) for row in stored]
+    return [Variant.stored(row) for row in _stored(folder).get("variants", [])]

@@ -16,6 +16,7 @@ import numpy as np
 from aapo.errors import InputError
 from aapo.evaluation import Estimate, Evaluation, read_evaluations
 from aapo.experiments.plan import PLAN, RUNS, Match, Variant
+from aapo.experiments.registration import plan_summary, read_record
 from aapo.experiments.statistics import (
     Difference,
     area_under_curve,
@@ -92,9 +93,14 @@ class FinishedRun:
         return float(known[-1]) if known and step else 0.0
 
     @property
+    def whole_bank_tokens(self) -> float:
+        """The tokens of all reference samples of the prompts that it came to, whatever its share of them is."""
+        return self._at(self.rows[-1]["step"], BANK["tokens"])
+
+    @property
     def bank_tokens(self) -> float:
         """Of the tokens at its end those that are its share of the reference samples'."""
-        return self.bank_share * self._at(self.rows[-1]["step"], BANK["tokens"])
+        return self.bank_share * self.whole_bank_tokens
 
     def end(self, match: Match) -> float:
         """Where the run ends."""
@@ -135,7 +141,7 @@ class Group:
 
 
 def write_summary(folder: Path) -> dict[str, Any]:
-    """Read the runs of a comparison, write its `summary.json` and return it.
+    """Read the runs of a comparison that are finished, write its `summary.json` and return it.
 
     Raises:
         InputError: The folder holds no comparison, or no finished run.
@@ -143,27 +149,42 @@ def write_summary(folder: Path) -> dict[str, Any]:
     file = folder / PLAN
     if not file.exists():
         raise InputError(f"{folder} holds no comparison; name a folder that `aapo compare` wrote")
-    plan = json.loads(file.read_text(encoding="utf-8"))
-    variants = [Variant(row["algorithm"], row["settings"]) for row in plan["variants"]]
-    groups, failures = [], []
-    for variant in variants:
-        paths = sorted((folder / RUNS / variant.folder).glob("seed-*.yaml"), key=lambda path: int(path.stem[5:]))
-        runs = [path.with_suffix("") for path in paths]
-        share = float(plan.get("bank_share", 0.0))
-        done = [FinishedRun.read(path, share) for path in runs if (path / "evaluation" / "results.json").is_file()]
-        groups.append(Group(variant, done))
-        failures += [
-            {"run": str(path.relative_to(folder)), "reason": failed.read_text(encoding="utf-8").strip()}
-            for path in runs
-            if (failed := path.parent / f"{path.name}.failed").exists()
-        ]
+    plan, record = json.loads(file.read_text(encoding="utf-8")), read_record(folder)
+    share = float(plan.get("bank_share", 0.0))
+    groups, unfinished = [], []
+    for row in plan["variants"]:
+        variant = Variant.stored(row)
+        runs = sorted((folder / RUNS / variant.folder).glob("seed-*.yaml"), key=lambda path: int(path.stem[5:]))
+        done = [run for path in runs if ((run := path.with_suffix("")) / "evaluation" / "results.json").is_file()]
+        groups.append(Group(variant, [FinishedRun.read(run, share) for run in done]))
+        unfinished += [run for path in runs if (run := path.with_suffix("")) not in done]
     finished = [group for group in groups if group.runs]
     if not finished:
         raise InputError(f"{folder} has no finished run yet; go on with the same `aapo compare`")
     summary = summarise(finished, plan["match"], plan["budget"])
     for row, group in zip(summary["variants"], finished, strict=True):
         row["runs"] = [str(run.path.relative_to(folder)) for run in group.runs]
-    summary = {"recipe": plan["recipe"], **summary, "failures": failures}
+    failed = {run: run.parent / f"{run.name}.failed" for run in unfinished}
+    summary = {
+        "recipe": plan["recipe"],
+        **summary,
+        "bank_share": share,
+        "plan": plan_summary(record),
+        "tuning": record.get("tuning"),
+        "failures": [
+            {"run": str(run.relative_to(folder)), "reason": file.read_text(encoding="utf-8").strip()}
+            for run, file in failed.items()
+            if file.exists()
+        ],
+        "missing": [
+            {
+                "run": str(run.relative_to(folder)),
+                "step": rows[-1]["step"] if (rows := RunDirectory(run).metrics()) else 0,
+            }
+            for run, file in failed.items()
+            if not file.exists()
+        ],
+    }
     write_json(folder / SUMMARY, summary)
     return summary
 
@@ -196,16 +217,24 @@ def _variant_row(group: Group, match: Match, end: float) -> dict[str, Any]:
         "label": group.variant.label,
         "algorithm": group.variant.algorithm,
         "settings": dict(group.variant.settings),
+        "tuned": dict(group.variant.tuned),
         "seeds": group.seeds,
         "final": _scores(finals_S),
         "area": None if areas_S is None else _scores(areas_S),
         "curves": [
-            {"seed": run.seed, "positions": positions, "scores": scores}
+            {
+                "seed": run.seed,
+                "positions": positions,
+                "scores": scores,
+                "tokens": run.curve("tokens")[0],
+                "end_tokens": run.end("tokens"),
+            }
             for run, (positions, scores) in zip(group.runs, curves, strict=True)
         ],
         "cost": {
             **{name: float(np.mean([run.end(name) for run in group.runs])) for name in get_args(Match)},
             "bank_tokens": float(np.mean([run.bank_tokens for run in group.runs])),
+            "whole_bank_tokens": float(np.mean([run.whole_bank_tokens for run in group.runs])),
         },
     }
 

@@ -27,6 +27,12 @@ from aapo.objective.diagnostics import (
     rollout_diagnostics,
     signal_diagnostics,
 )
+from aapo.objective.estimators import (
+    over_the_length_weighted_mean,
+    over_the_mean,
+    over_the_optimal_value,
+    with_virtual_best,
+)
 from aapo.objective.losses import completion_weights, importance_ratios, policy_loss, token_losses
 from aapo.objective.margins import MARGINS, Margin, MarginFunction, expected_margin, paired_margin, register_margin
 from aapo.objective.space import OBJECTIVE_FIELDS, AdvantageFunction, Groups, Objective
@@ -56,6 +62,9 @@ __all__ = [
     "importance_ratios",
     "margin_diagnostics",
     "objective",
+    "over_the_length_weighted_mean",
+    "over_the_mean",
+    "over_the_optimal_value",
     "overlong_penalty",
     "paired_margin",
     "policy_loss",
@@ -67,4 +76,5 @@ __all__ = [
     "silent_groups",
     "subtract_baseline",
     "token_losses",
+    "with_virtual_best",
 ]

@@ -11,8 +11,8 @@ from torch import Tensor
 from aapo.named import calling, own_name
 from aapo.objective.margins import check_values, margin_of
 from aapo.objective.space import AdvantageFunction, Baseline, Groups, Objective, Scale
+from aapo.objective.statistics import EPSILON, deviation
 
-EPSILON = 1e-4
 # Below this an augmented advantage is float32 rounding noise of a margin whose differences cancel.
 SILENCE = 1e-6
 
@@ -23,7 +23,7 @@ class Advantages(NamedTuple):
     Attributes:
         augmented_PG: What multiplies the log-probabilities: `(advantage + margin) * alpha`.
         advantage_PG: The group-relative advantage, or that of the objective's own function, before the margin.
-        margin_PG: The clipped margin over the reference, in [margin_low, margin_high]; 0 without one.
+        margin_PG: The clipped margin over the reference; 0 without one.
         clipped_PG: Share in [0, 1] of the differences behind a margin that met a clip bound.
         dead_P: True where the group's scored rewards, the overlong penalty included, are all equal, so that comparing
             them says nothing.
@@ -88,9 +88,7 @@ def reward_scale(rewards_PG: Tensor, scale: Scale) -> Tensor:
     if scale == "none":
         return rewards_PG.new_ones(1, 1)
     pool = rewards_PG if scale == "group" else rewards_PG.reshape(1, -1)
-    scored = ~pool.isnan()
-    squares = (pool - pool.nanmean(1, keepdim=True)).nan_to_num(0.0).square().sum(1, keepdim=True)
-    return (squares / (scored.sum(1, keepdim=True) - 1).clamp(min=1)).sqrt() + EPSILON
+    return deviation(pool) + EPSILON
 
 
 def overlong_penalty(lengths: Tensor, max_completion_length: int, buffer: float) -> Tensor:

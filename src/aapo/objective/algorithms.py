@@ -10,6 +10,12 @@ from typing import Any
 from aapo.errors import InputError, nearest
 from aapo.fields import Rule, inert
 from aapo.named import load_named
+from aapo.objective.estimators import (
+    over_the_length_weighted_mean,
+    over_the_mean,
+    over_the_optimal_value,
+    with_virtual_best,
+)
 from aapo.objective.space import OBJECTIVE_FIELDS, Objective
 from aapo.ranges import check
 
@@ -120,6 +126,14 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
     # MiniMax-M1, arXiv 2506.13585, Eq. 4; the bound is ScaleRL's, arXiv 2510.13786
     "cispo": Algorithm(Objective(max_importance_weight=5.0)),
+    # arXiv 2509.18851: one virtual sample with the highest reward in each group, and a tighter clip
+    "ngrpo": Algorithm(Objective(advantage=with_virtual_best, loss="clipped_surrogate", clip_low=0.16, clip_high=0.24)),
+    # arXiv 2602.02710
+    "maxrl": Algorithm(Objective(advantage=over_the_mean, loss="clipped_surrogate")),
+    # A*-PO, arXiv 2505.20686, without its regression's term in the policy; a completion is one action
+    "a2po": Algorithm(Objective(advantage=over_the_optimal_value, reads_reference=True, aggregation="constant")),
+    # arXiv 2505.23585; a completion is one action
+    "opo": Algorithm(Objective(advantage=over_the_length_weighted_mean, aggregation="constant")),
 }
 
 

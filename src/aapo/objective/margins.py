@@ -14,6 +14,12 @@ from torch import Tensor
 
 from aapo.errors import InputError, nearest
 from aapo.named import calling, load_named, own_name
+from aapo.objective.statistics import EPSILON, best_reward, deviation
+
+# Rewards that are closer differ by rounding.
+SAME = 1e-6
+# The strongest surprise that four reference samples can show, log 9, is then 0.27, about the published upper bound.
+SURPRISE_SCALE = 1 / 8
 
 
 class Margin(NamedTuple):
@@ -65,8 +71,71 @@ def paired_margin(rewards_PG: Tensor, reference_rewards_PK: Tensor, low: float, 
     return Margin(difference_PG.clamp(low, high).nan_to_num(0.0), clipped_PG)
 
 
+def scaled_margin(rewards_PG: Tensor, reference_rewards_PK: Tensor, low: float, high: float, shift: int = 0) -> Margin:
+    """The expected margin in units of the spread of rollouts and reference samples together; `shift` does nothing.
+
+        margin_i = 1/K sum_k clip(r_i - r_ref_k, low, high) / (std(r, r_ref) + 1e-4)
+
+    The deviation is the sample's (ddof 1). It is not 0 where the margin is not, so a dead group that the reference
+    revives has one. The bounds hold before the division.
+    """
+    margin_PG, clipped_PG = expected_margin(rewards_PG, reference_rewards_PK, low, high)
+    spread_P1 = deviation(torch.cat([rewards_PG, reference_rewards_PK], 1)) + EPSILON
+    return Margin(margin_PG / spread_P1, clipped_PG)
+
+
+def centred_margin(rewards_PG: Tensor, reference_rewards_PK: Tensor, low: float, high: float, shift: int = 0) -> Margin:
+    """The expected margin minus its mean over the group, which revives no dead group; `shift` does nothing."""
+    margin_PG, clipped_PG = expected_margin(rewards_PG, reference_rewards_PK, low, high)
+    scored_PG = margin_PG.masked_fill(rewards_PG.isnan(), torch.nan)
+    centred_PG = scored_PG - scored_PG.nanmean(1, keepdim=True)
+    equal_P1 = deviation(scored_PG) <= SAME
+    return Margin(centred_PG.masked_fill(equal_P1, 0.0).nan_to_num(0.0), clipped_PG)
+
+
+def surprise_margin(
+    rewards_PG: Tensor, reference_rewards_PK: Tensor, low: float, high: float, shift: int = 0
+) -> Margin:
+    """An eighth of the log-odds that a rollout does better than a reference sample; `shift` does nothing.
+
+        u_i = (#{r_ref_k < r_i} + #{r_ref_k = r_i} / 2 + 1/2) / (K + 1)
+        margin_i = clip(log(u_i / (1 - u_i)) / 8, low, high)
+
+    Where all reference samples do as the rollout did, or none is scored, u is 1/2 and the margin 0. It depends on the
+    order of rewards only, not on their size.
+    """
+    difference_PGK = rewards_PG.unsqueeze(2) - reference_rewards_PK.unsqueeze(1)
+    below_PG, above_PG = ((side * difference_PGK > SAME).sum(2).to(rewards_PG) for side in (1, -1))
+    num_scored_PG = (~difference_PGK.isnan()).sum(2)
+    rank_PG = (1 + (below_PG - above_PG) / (num_scored_PG + 1)) / 2
+    surprise_PG = SURPRISE_SCALE * rank_PG.logit()
+    clipped_PG = ((surprise_PG < low) | (surprise_PG > high)).to(rewards_PG.dtype)
+    return Margin(surprise_PG.clamp(low, high), clipped_PG)
+
+
+def demanding_margin(
+    rewards_PG: Tensor, reference_rewards_PK: Tensor, low: float, high: float, shift: int = 0
+) -> Margin:
+    """The expected margin over the reference samples and one perfect answer that nobody drew; `shift` does nothing.
+
+        margin_i = 1/(K+1) (sum_k clip(r_i - r_ref_k, low, high) + clip(r_i - r_max, low, high))
+
+    r_max is `best_reward`. An all-wrong group whose reference failed too has low / (K + 1), where the expected margin
+    has 0.
+    """
+    perfect_P1 = best_reward(rewards_PG).expand(len(rewards_PG), 1)
+    return expected_margin(rewards_PG, torch.cat([reference_rewards_PK, perfect_P1], 1), low, high)
+
+
 # docs/algorithms.md says how to add one, here or from a file of your own.
-MARGINS: dict[str, MarginFunction] = {"expected": expected_margin, "paired": paired_margin}
+MARGINS: dict[str, MarginFunction] = {
+    "expected": expected_margin,
+    "paired": paired_margin,
+    "scaled": scaled_margin,
+    "centred": centred_margin,
+    "surprise": surprise_margin,
+    "demanding": demanding_margin,
+}
 
 
 def register_margin(name: str, function: MarginFunction) -> None:

@@ -57,8 +57,8 @@ class Objective:
         advantage: A function from `Groups` to advantages of shape (P, G) that takes the place of baseline and scale.
         reads_reference: Whether `advantage` reads reference rewards where there is no margin.
         margin: How the clipped difference to the reference rewards is added: averaged over all K reference samples
-            (`expected`), against one of them (`paired`, the published form), not at all (`none`), or by a function of
-            your own, given or named by path/to/file.py:NAME or package.module:NAME.
+            (`expected`), against one of them (`paired`, the published form), not at all (`none`), by another name of
+            `MARGINS` or a function of your own, given or named by path/to/file.py:NAME or package.module:NAME.
         margin_low: Lower clip bound of the margin, <= 0.
         margin_high: Upper clip bound of the margin, >= 0.
         rescale_dead_groups: Multiply by alpha = P / (groups with a gradient), as GPG does (arXiv 2504.02546), so that

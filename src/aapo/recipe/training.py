@@ -47,7 +47,7 @@ class TrainingSettings:
         algorithm: A key of `aapo.objective.ALGORITHMS`, or your own as path/to/file.py:NAME or package.module:NAME.
         baseline: group_mean, leave_one_out, batch_mean or none.
         scale_rewards: group, batch or none, as in TRL.
-        margin: expected, paired or none.
+        margin: none, expected, paired, scaled, centred, surprise, demanding, or your own as path/to/file.py:NAME.
         margin_low: Lower clip bound of the margin, <= 0.
         margin_high: Upper clip bound of the margin, >= 0.
         rescale_dead_groups: GPG's alpha.

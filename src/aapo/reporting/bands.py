@@ -114,7 +114,7 @@ def draw_score_curves(summary: Mapping[str, Any], unit: str, limit: int) -> Draw
         axes = figure.add_subplot()
         for place, variant in variants:
             curves = [(curve["positions"], curve["scores"]) for curve in variant["curves"]]
-            _plot_band(axes, band(curves, share=True), PALETTE[place % len(PALETTE)], variant["label"], marker="o")
+            plot_band(axes, band(curves, share=True), PALETTE[place % len(PALETTE)], variant["label"], marker="o")
         axes.set(title=f"Held-out score on {summary['task']} during training", xlabel=unit, ylabel="right")
         format_share(axes)
         axes.legend(loc="lower right")
@@ -148,7 +148,7 @@ def draw_signals(runs: Mapping[str, Sequence[Sequence[dict[str, Any]]]]) -> Draw
         for place, (signal, curves) in enumerate(panels):
             axes = figure.add_subplot(lines, COLUMNS, place + 1)
             for label, of in curves.items():
-                handles[label] = _plot_band(axes, band(of, share=signal.share), colours[label], label)
+                handles[label] = plot_band(axes, band(of, share=signal.share), colours[label], label)
             axes.set_title(signal.title)
             format_steps(axes)
             if signal.share:
@@ -203,7 +203,7 @@ def _smoothed(metrics: Sequence[Sequence[dict[str, Any]]], key: str) -> list[tup
     return [(item.steps, smooth(item.values).values) for item in series if len(item.steps) > 1]
 
 
-def _plot_band(axes: Axes, values: Band, colour: str, label: str, marker: str = "") -> Any:
+def plot_band(axes: Axes, values: Band, colour: str, label: str, marker: str = "") -> Any:
     """Add a mean and its band; the line."""
     (line,) = axes.plot(
         values.positions, values.means, color=colour, linewidth=1.8, marker=marker, markersize=3.5, label=label

@@ -8,8 +8,10 @@ from typing import Any
 
 from aapo.evaluation import ScoreTable
 from aapo.reporting.bands import draw_finals, draw_heat_map, draw_score_curves, draw_signals
+from aapo.reporting.costs import draw_over_tokens
 from aapo.reporting.drawing import DrawnFigure
 from aapo.reporting.evaluation import Cell, PageTable, Verdict
+from aapo.reporting.registered import registered_words
 from aapo.reporting.rollouts import Browser, read_browser
 from aapo.runs import RunDirectory
 
@@ -54,6 +56,7 @@ def comparison_section(folder: Path, name: str) -> ComparisonSection:
     }
     figures = [
         draw_finals(summary),
+        draw_over_tokens(summary),
         draw_score_curves(summary, UNITS[summary["match"]], MAX_CURVES),
         draw_signals(runs),
         *(draw_heat_map(summary, algorithm) for algorithm in _swept_algorithms(summary)),
@@ -154,9 +157,13 @@ def variant_table(summary: Summary) -> ScoreTable:
     notes = [
         f"Percent right on {summary['task']}, {summary['num_problems']} held-out problems x {summary['num_samples']}; "
         f"95% intervals over seeds, for these problems (Student's, on log odds). Protocol {summary['protocol']}.",
-        f"Matched by {summary['match']} ({summary['budget']:,.0f}); tokens are generated ones, "
-        "means over seeds, the reference samples' share (of bank) counted.",
+        f"Matched by {summary['match']} ({summary['budget']:,.0f}); tokens are all completion tokens, means over "
+        f"seeds, with {_share_words(summary)} of what the reference samples of a run's prompts cost (of bank).",
     ]
+    notes += registered_words(summary)
+    if missing := summary.get("missing"):
+        names = ", ".join(_unfinished(item) for item in missing)
+        notes.append(f"Incomplete: {len(missing)} planned runs are missing ({names}).")
     if has_area:
         notes.append("Area: the mean height of the curve of held-out scores during training.")
     return ScoreTable(columns, rows, notes)
@@ -181,6 +188,15 @@ def pair_table(summary: Summary) -> ScoreTable:
         "above one of the second."
     ]
     return ScoreTable(["pair", "final", "area", "P(better)", "p", "verdict"], rows, notes)
+
+
+def _share_words(summary: Summary) -> str:
+    share = summary.get("bank_share", 0.0)
+    return "all" if share == 1 else "nothing" if share == 0 else f"{100 * share:.3g}%"
+
+
+def _unfinished(item: dict[str, Any]) -> str:
+    return f"{item['run'].removeprefix('runs/')}, {'at step ' + str(item['step']) if item['step'] else 'not begun'}"
 
 
 def _percent(numbers: dict[str, float | None]) -> str:

@@ -12,7 +12,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 from matplotlib.typing import RcKeyType
 
 from aapo.files import write_folder
@@ -55,6 +55,7 @@ STYLE: dict[RcKeyType, Any] = {
     "legend.fontsize": 8.5,
     "svg.fonttype": "none",
     "svg.hashsalt": "aapo",
+    "pdf.fonttype": 42,  # letters as text, which journals ask for
 }
 DPI = 150
 MAX_POINTS = 500
@@ -64,12 +65,16 @@ THIN = 1.0
 
 @dataclass(frozen=True)
 class DrawnFigure:
-    """A drawn figure, the sentence under it and the text that stands for it where it cannot be seen."""
+    """A drawn figure, the sentence under it and the text that stands for it where it cannot be seen.
+
+    One that is `for_paper` is written as PDF, too.
+    """
 
     name: str
     caption: str
     alt: str
     figure: Figure
+    for_paper: bool = False
 
     def panels(self) -> list[dict[str, Any]]:
         """What a reader's pointer finds: of each panel with lines its place in the page's drawing, its scale and lines.
@@ -135,13 +140,15 @@ def _label(line: Line2D) -> str:
 
 
 def write_figures(folder: Path, figures: Sequence[DrawnFigure]) -> None:
-    """Make the folder out of the figures, each as PNG and SVG; an older folder is replaced whole."""
+    """Make the folder out of the figures, each as PNG and SVG, some as PDF; an older folder is replaced whole."""
 
     def fill(target: Path) -> None:
         for drawn in figures:
             with rc_context(STYLE):
                 drawn.figure.savefig(target / f"{drawn.name}.png", dpi=DPI, facecolor="white")
                 drawn.figure.savefig(target / f"{drawn.name}.svg", facecolor="white", metadata={"Date": None})
+                if drawn.for_paper:
+                    drawn.figure.savefig(target / f"{drawn.name}.pdf", metadata={"CreationDate": None})
 
     write_folder(folder, fill, replace=True)
 
@@ -150,6 +157,14 @@ def format_steps(axes: Axes) -> None:
     """Whole optimizer steps on the horizontal axis."""
     axes.set_xlabel("optimizer step")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, steps=[1, 2, 5, 10]))
+    axes.margins(x=0.02)
+
+
+def format_amount(axes: Axes, label: str) -> None:
+    """A large amount on the horizontal axis, such as 200k or 1.5M."""
+    axes.set_xlabel(label)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.margins(x=0.02)
 
 

@@ -178,7 +178,8 @@ def generated_entries(config: DataConfig, split: Split) -> Iterator[dict[str, An
     if task not in DATASETS:
         raise InputError(f"reasoning-gym has no task {task!r}{nearest(task, DATASETS)}")
     try:
-        source = reasoning_gym.create_dataset(task, **config.dataset_settings, seed=config.dataset_seed, size=10**9)
+        settings = _with_parts(config.dataset_settings) if task == "composite" else config.dataset_settings
+        source = reasoning_gym.create_dataset(task, **settings, seed=config.dataset_seed, size=10**9)
     except (TypeError, AssertionError, ValueError) as error:
         allowed = ", ".join(name for name in DATASETS[task][1].__dataclass_fields__ if name not in ("seed", "size"))
         raise InputError(f"dataset_settings do not fit {task}: {error}; its settings are {allowed}") from error
@@ -202,6 +203,14 @@ def generated_entries(config: DataConfig, split: Split) -> Iterator[dict[str, An
                 "task": task,
                 "entry": json.dumps(entry, sort_keys=True, default=str),
             }
+
+
+def _with_parts(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a composite task, with its parts (name, and where given weight and config) as it wants them."""
+    from reasoning_gym.composite import DatasetSpec
+
+    parts = [DatasetSpec(**{"weight": 1.0, "config": {}, **part}) for part in settings.get("datasets", [])]
+    return {**settings, "datasets": parts}
 
 
 def tasks_of(rows: Dataset) -> Iterator[str]:

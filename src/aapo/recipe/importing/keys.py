@@ -99,4 +99,7 @@ LOSSES = {
     "bnpo": {"algorithm": "grpo", "aggregation": "token_mean"},
     "dapo": {"algorithm": "grpo", "aggregation": "token_mean"},
     "cispo": {"algorithm": "cispo"},
+    "luspo": {"algorithm": "grpo", "aggregation": "constant"},  # up to a constant, the token limit
 }
+# TRL's further losses, and what comes nearest: on fresh samples both have the gradient of that one.
+OTHER_LOSSES = {"sapo": "grpo", "vespo": "dapo"}

@@ -13,6 +13,7 @@ from aapo.recipe.importing.keys import (
     DEAD_IN_AAPO,
     EXPLAINED,
     LOSSES,
+    OTHER_LOSSES,
     REFUSED,
     RENAMED,
     REWARD_PARAMETERS,
@@ -131,13 +132,19 @@ def _algorithm(found: Imported, settings: dict[str, Any], exact: bool) -> None:
     else:
         loss = settings.pop("loss_type", None)
         if loss is not None and loss not in LOSSES:
-            found.fates.append(Fate("loss_type", "refused", f"{loss!r} has no counterpart; choose an algorithm"))
+            found.fates.append(Fate("loss_type", "refused", f"{loss!r} has no counterpart; {_nearest_loss(loss)}"))
         found.fields |= LOSSES.get(str(loss), LOSSES["grpo"])
         if loss is not None:
             found.fates.append(Fate("loss_type", "changed", f"algorithm {found.fields['algorithm']}"))
     scale = settings.pop("scale_rewards", None)
     if scale is not None:
         found.put("scale_rewards", "scale_rewards", scale if isinstance(scale, str) else "group" if scale else "none")
+
+
+def _nearest_loss(loss: str) -> str:
+    if loss in OTHER_LOSSES:
+        return f"with one update a batch its gradient is that of loss_type {OTHER_LOSSES[loss]}, so set that"
+    return "choose an algorithm"
 
 
 def _data(found: Imported, settings: dict[str, Any]) -> None:
