@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from torch import Tensor
 
 from aapo.files import write_parquet
@@ -16,7 +15,9 @@ from aapo.grading import completion_text
 from aapo.learning.batch import BatchScores, Lesson, Teacher
 from aapo.messages import encodable, last_question
 from aapo.records import Notes
+from aapo.runs import LEFT_OUT
 from aapo.scoring import beside
+from aapo.stored import read_parquet
 
 
 class Rollout(NamedTuple):
@@ -56,7 +57,7 @@ class RolloutWriter:
         found: dict[str, None] = {}
         for file in sorted(self.folder.glob("step-*.parquet")):
             if int(file.stem.removeprefix("step-")) <= step:
-                found.update(dict.fromkeys(pq.read_table(file, columns=["prompt_key"])["prompt_key"].to_pylist()))
+                found.update(dict.fromkeys(_read(file, ["prompt_key"])["prompt_key"].to_pylist()))
         return list(found)
 
     def write(
@@ -72,7 +73,7 @@ class RolloutWriter:
         append, self._step = self._step == step, step
         file, size = self.folder / f"step-{step:06d}.parquet", len(rollouts)
         num_generations, result, reference = self.teacher.num_generations, lesson.advantages, scores.reference
-        earlier = pq.read_table(file) if append else None
+        earlier = _read(file) if append else None
         columns: dict[str, Any] = {
             "step": [step] * size,
             "batch": [0 if earlier is None else earlier["batch"][-1].as_py() + 1] * size,
@@ -101,6 +102,10 @@ class RolloutWriter:
         if earlier is not None:  # a function need not log the same columns in every generation
             table = pa.concat_tables([earlier, table], promote_options="default")
         write_parquet(file, table)
+
+
+def _read(file: Path, columns: list[str] | None = None) -> pa.Table:
+    return read_parquet(file, LEFT_OUT, ("prompt_key",), columns)
 
 
 def _nullable(values_B: Tensor) -> pa.Array:

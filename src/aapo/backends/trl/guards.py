@@ -4,6 +4,7 @@ import logging
 from math import isfinite
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -42,6 +43,21 @@ def check_finite(what: str, value: float, step: int) -> None:
             f"the {what} of step {step} is {value}; training stops before the weights change by it, and checkpoints "
             "are as they were; lower learning_rate, or look at the rewards of the step"
         )
+
+
+def check_finite_weights(model: Any, step: int) -> None:
+    """Check the weights that this process holds, before they are saved.
+
+    Raises:
+        AapoError: One is infinite or NaN; the message names its tensor.
+    """
+    for name, parameter in model.named_parameters():
+        held = _held(parameter)
+        if held.is_floating_point() and not torch.isfinite(held).all():
+            raise AapoError(
+                f"the weights {name} are not finite after step {step}; they are not saved, and earlier checkpoints are "
+                "as they were; lower learning_rate, or look at the rewards of the last steps"
+            )
 
 
 class MovedWeights(TrainerCallback):
@@ -89,8 +105,13 @@ class MovedWeights(TrainerCallback):
         self._before = []
 
 
+def _held(parameter: Any) -> Tensor:
+    """What this process holds of a tensor."""
+    found = parameter.detach()
+    return found.to_local() if isinstance(found, DTensor) else found
+
+
 def _some(parameter: Any) -> Tensor:
     """Evenly spaced weights of what this process holds of a tensor, at most about 4,096."""
-    held = parameter.detach()
-    flat = (held.to_local() if isinstance(held, DTensor) else held).flatten()
+    flat = _held(parameter).flatten()
     return flat[:: max(1, flat.numel() // SAMPLES_PER_TENSOR)]
