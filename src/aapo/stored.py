@@ -79,5 +79,5 @@ def with_keys(file: Path, found: Any, needs: Collection[str], fix: str) -> Any:
     """
     lacking = [key for key in needs if not isinstance(found, dict) or key not in found]
     if lacking:
-        raise InputError(f"{file} has no {', '.join(lacking)}, which this version of aapo writes and reads; {fix}")
+        raise InputError(f"{file} has no {', '.join(lacking)}, so it is foreign or of another version; {fix}")
     return found

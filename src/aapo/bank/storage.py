@@ -133,7 +133,9 @@ def read_identity(path: Path) -> SampleIdentity:
             f"{path} is not a reference bank: it has no {MANIFEST}; build one with `aapo bank build RECIPE --output "
             f"{path}`"
         )
-    manifest = _read_manifest(file, "format", "identity")
+    manifest = _read_manifest(file)
+    if not isinstance(manifest, dict) or "identity" not in manifest:
+        raise InputError(f"{path} is not a reference bank: its {MANIFEST} is of something else; name a bank's folder")
     if manifest.get("format") != FORMAT:
         raise InputError(
             f"the bank {path} was built by another version of aapo (its format is {manifest.get('format')}, this "
@@ -333,8 +335,9 @@ def _name(parts: Iterable[Any]) -> str:
 def _writing(path: Path) -> Iterator[None]:
     try:
         yield
-    except PermissionError as error:
+    except InputError as error:
+        reason = getattr(error.__cause__, "strerror", error)
         raise InputError(
-            f"the bank {path} cannot be written to ({error.strerror}), and it lacks what this run needs; copy it to a "
-            "folder of your own, or leave reference_bank out"
+            f"the bank {path} cannot be written to ({reason}), and it lacks what this run needs; copy it to a folder "
+            "of your own, leave reference_bank out, or set AAPO_CACHE to a folder that can be written to"
         ) from error

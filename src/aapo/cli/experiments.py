@@ -21,7 +21,7 @@ from aapo.experiments import (
 )
 from aapo.experiments.plan import BankCost, Match
 from aapo.experiments.summary import SUMMARY
-from aapo.files import write_json
+from aapo.files import check_file, write_json
 from aapo.progress import console, told_progress
 from aapo.reporting import write_report
 from aapo.reporting.comparison import pair_table, variant_table, verdict_sentences
@@ -105,6 +105,8 @@ def _print_plan(plan: Plan) -> None:
 
 def replay(path: Path, algorithms: Sequence[str], bank: Path | None, output: Path | None) -> None:
     """Replay algorithms on a run's rollouts, print the tables and write the results."""
+    if output is not None:
+        check_file(output, "--output")
     run = RunDirectory.open(path)
     with told_progress("replaying steps") as tell:
         result = replay_run(run, list(dict.fromkeys(algorithms)) or None, bank, tell=tell)

@@ -336,6 +336,8 @@ def read_results(path: Path) -> list[Row]:
     if file.name != RESULTS or not file.is_file():
         raise InputError(f"{path} is not a result; name a folder that `aapo eval` wrote, or the results.json in it")
     rows = read_json(file, EVALUATED_ANEW)
+    if rows == []:
+        raise InputError(f"{file} has no rows; {EVALUATED_ANEW}")
     for row in rows if isinstance(rows, list) else [None]:
         with_keys(file, row, ROW_KEYS, EVALUATED_ANEW)
     return rows

@@ -4,7 +4,6 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import wraps
-from math import isinf
 from typing import Any
 
 from aapo.errors import AapoError, InputError, nearest
@@ -13,6 +12,8 @@ from aapo.named import load_named
 
 RewardFunction = Callable[..., Sequence[float | None] | Awaitable[Sequence[float | None]]]
 FAILURES = ("fail", "skip")
+# The variance of larger ones is over what 32 bits hold.
+MAX_REWARD = 1e15
 
 logger = logging.getLogger(__name__)
 
@@ -164,9 +165,10 @@ class _Guarded:
         if len(values) != len(kept):
             raise ValueError(f"it returned {len(values)} rewards for {len(kept)} completions")
         rewards = [None if value is None else float(value) for value in values]
-        if infinite := [reward for reward in rewards if reward is not None and isinf(reward)]:
+        if wild := [reward for reward in rewards if reward is not None and not abs(reward) <= MAX_REWARD]:
             raise ValueError(
-                f"it returned {infinite[0]}; a reward must be finite, or None for a sample that it leaves out"
+                f"it returned {wild[0]}; a reward must be finite, at most {MAX_REWARD:g} in size, or None for a sample "
+                "that it leaves out"
             )
         return rewards
 

@@ -12,6 +12,7 @@ from typing import Any
 from aapo.base.config import BaseModelConfig
 from aapo.errors import InputError, nearest
 from aapo.fields import checked, field_types, make, parse_flags, read_mapping
+from aapo.files import read_text
 from aapo.grading import RewardFunction, reward_functions, reward_name, with_convention
 from aapo.recipe.effects import refuse, without_effect
 from aapo.recipe.model import ModelSettings
@@ -307,7 +308,7 @@ def _named(source: str) -> tuple[str, str]:
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if not path.is_file():
             raise InputError(f"recipe {source} does not exist; check the path")
-        name, text = path.stem, path.read_text(encoding="utf-8")
+        name, text = path.stem, read_text(path, f"recipe {source}")
     elif source in shipped:
         name, text = source, shipped[source]
     else:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
+from jinja2 import TemplateError
+
 from aapo.errors import InputError
 
 THINK = "<think>"
@@ -21,7 +23,7 @@ def render_prompt(prompt: str | list[dict[str, Any]], tokenizer: Any, **template
     26 July 2024, Llama 3's own fallback, unless `template_options` has its variable (`date_string`).
 
     Raises:
-        InputError: The prompt is conversational and the tokenizer has no chat template.
+        InputError: The prompt is conversational and the tokenizer has no chat template, or one that refuses it.
     """
     if isinstance(prompt, str):
         return prompt
@@ -31,14 +33,20 @@ def render_prompt(prompt: str | list[dict[str, Any]], tokenizer: Any, **template
             "model with one or set conversational to false"
         )
     prefilled = prompt[-1]["role"] == "assistant"
-    return tokenizer.apply_chat_template(
-        prompt,
-        tokenize=False,
-        add_generation_prompt=not prefilled,
-        continue_final_message=prefilled,
-        chat_template=_TODAY.sub(_fixed_date, tokenizer.get_chat_template()),
-        **template_options,
-    )
+    try:
+        return tokenizer.apply_chat_template(
+            prompt,
+            tokenize=False,
+            add_generation_prompt=not prefilled,
+            continue_final_message=prefilled,
+            chat_template=_TODAY.sub(_fixed_date, tokenizer.get_chat_template()),
+            **template_options,
+        )
+    except (TemplateError, TypeError) as error:
+        raise InputError(
+            f"the chat template of {tokenizer.name_or_path} refuses a prompt ({' '.join(str(error).split())}); mend "
+            "the template, or write the messages as it takes them"
+        ) from error
 
 
 def prompt_opening(prompt: str | list[dict[str, Any]], tokenizer: Any, **template_options: Any) -> str:

@@ -4,11 +4,11 @@ import logging
 from math import isfinite
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from aapo.engines.loading import not_finite
 from aapo.errors import AapoError, InputError
 
 logger = logging.getLogger(__name__)
@@ -51,13 +51,11 @@ def check_finite_weights(model: Any, step: int) -> None:
     Raises:
         AapoError: One is infinite or NaN; the message names its tensor.
     """
-    for name, parameter in model.named_parameters():
-        held = _held(parameter)
-        if held.is_floating_point() and not torch.isfinite(held).all():
-            raise AapoError(
-                f"the weights {name} are not finite after step {step}; they are not saved, and earlier checkpoints are "
-                "as they were; lower learning_rate, or look at the rewards of the last steps"
-            )
+    if (name := not_finite(model)) is not None:
+        raise AapoError(
+            f"the weights {name} are not finite after step {step}; they are not saved, and earlier checkpoints are as "
+            "they were; lower learning_rate, or look at the rewards of the last steps"
+        )
 
 
 class MovedWeights(TrainerCallback):
@@ -105,13 +103,8 @@ class MovedWeights(TrainerCallback):
         self._before = []
 
 
-def _held(parameter: Any) -> Tensor:
-    """What this process holds of a tensor."""
-    found = parameter.detach()
-    return found.to_local() if isinstance(found, DTensor) else found
-
-
 def _some(parameter: Any) -> Tensor:
     """Evenly spaced weights of what this process holds of a tensor, at most about 4,096."""
-    flat = _held(parameter).flatten()
+    held = parameter.detach()
+    flat = (held.to_local() if isinstance(held, DTensor) else held).flatten()
     return flat[:: max(1, flat.numel() // SAMPLES_PER_TENSOR)]

@@ -4,6 +4,7 @@ import gc
 import importlib.util
 import shutil
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from transformers import PrinterCallback, get_scheduler
@@ -38,7 +39,8 @@ def check_recipe(recipe: Recipe) -> None:
         raise InputError(f"report_to is {name}, which is not installed; pip install {package}")
     with refusals():  # a schedule is otherwise made at the first step
         optimizer = torch.optim.SGD([torch.zeros(1)])
-        get_scheduler(args.lr_scheduler_type, optimizer, 1, 10, args.lr_scheduler_kwargs)
+        kwargs: Any = args.lr_scheduler_kwargs
+        get_scheduler(args.lr_scheduler_type, optimizer, 1, 10, kwargs)
 
 
 def train_policy(job: TrainingJob) -> bool:
