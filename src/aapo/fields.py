@@ -79,7 +79,7 @@ def read_mapping(text: str, what: str) -> dict[str, Any]:
     """
     try:
         given = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{what} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(given, dict):
         raise InputError(f"{what} is not a mapping of fields; write one `field: value` a line")

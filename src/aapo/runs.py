@@ -15,21 +15,31 @@ import os
 import platform
 import sys
 import time
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import pyarrow.parquet as pq
 import yaml
 
 from aapo.errors import InputError
 from aapo.files import write_json, write_text
+from aapo.stored import read_json, read_parquet, read_yaml, reading
 
 PACKAGES = (
     "aapo", "torch", "transformers", "trl", "accelerate", "datasets", "peft", "math-verify", "reasoning-gym", "verl",
     "ray", "vllm",
 )  # fmt: skip
+# What every manifest says, and what stands of every rollout in its file.
+MANIFEST_KEYS = ("algorithm", "seed", "model", "dataset", "num_train_prompts", "versions", "hardware")
+ROLLOUT_COLUMNS = (
+    "batch", "group", "prompt_key", "prompt", "gold", "completion", "completion_tokens", "loss_tokens", "truncated",
+    "correct", "reward", "advantage", "margin", "augmented",
+)  # fmt: skip
+# What to do about a damaged file of a run.
+COPIED = "copy the run directory anew, or train again into another --output_dir"
+LEFT_OUT = "delete it, and its step is left out"
 
 
 def cache_folder() -> Path:
@@ -69,49 +79,86 @@ class RunDirectory:
         return run
 
     def recipe(self) -> dict[str, Any]:
-        """The resolved recipe."""
-        return yaml.safe_load(self.recipe_file.read_text(encoding="utf-8"))
+        """The resolved recipe.
+
+        Raises:
+            InputError: It is damaged or of another version.
+        """
+        return read_yaml(self.recipe_file, COPIED, ("recipe", "fields", "objective", "batch", "with_defaults"))
 
     def manifest(self) -> dict[str, Any]:
-        """Versions, hardware and identities."""
-        return json.loads(self.manifest_file.read_text(encoding="utf-8"))
+        """Versions, hardware and identities.
+
+        Raises:
+            InputError: It is missing, damaged or of another version.
+        """
+        fix = f"delete it where it is there, and `aapo train {self.path} --resume` writes it again"
+        return read_json(self.manifest_file, fix, MANIFEST_KEYS)
 
     def metrics(self) -> list[dict[str, Any]]:
         """One dictionary a logged step, in order of steps.
 
         Lines of one step, such as training and evaluation, are merged; where a resumed run repeats one the later wins.
         A last line without its end is what a killed run was writing, and does not count.
+
+        Raises:
+            InputError: Another line is damaged.
         """
         if not self.metrics_file.exists():
             return []
-        *lines, _ = self.metrics_file.read_text(encoding="utf-8").split("\n")
+        *lines, _ = self.metrics_file.read_bytes().split(b"\n")
         by_step: dict[int, dict[str, Any]] = {}
-        for row in map(json.loads, filter(str.strip, lines)):
-            by_step[row["step"]] = by_step.get(row["step"], {}) | row
+        for number, line in enumerate(lines, 1):
+            with reading(self.metrics_file, f"remove line {number}; only what it said of its step is lost"):
+                row = json.loads(line) if line.strip() else None
+                if row is not None:
+                    by_step[int(row["step"])] = {**by_step.get(row["step"], {}), **row}
         return [by_step[step] for step in sorted(by_step)]
 
     def rollouts(self, step: int) -> list[dict[str, Any]]:
-        """The rollouts of one step, one dictionary a completion."""
-        return pq.read_table(self.samples / f"step-{step:06d}.parquet").to_pylist()
+        """The rollouts of one step, one dictionary a completion.
+
+        Raises:
+            InputError: Their file is damaged or of another version.
+        """
+        return read_parquet(self.rollouts_file(step), LEFT_OUT, ROLLOUT_COLUMNS).to_pylist()
+
+    def rollouts_file(self, step: int) -> Path:
+        """Where the rollouts of one step are."""
+        return self.samples / f"step-{step:06d}.parquet"
 
     def rollout_steps(self) -> list[int]:
         """The steps that have stored rollouts, ascending."""
         return sorted(int(file.stem.removeprefix("step-")) for file in self.samples.glob("step-*.parquet"))
 
+    def has_torn_line(self) -> bool:
+        """Whether the last line of metrics.jsonl has no end; the next one takes its place."""
+        if not self.metrics_file.exists():
+            return False
+        with self.metrics_file.open("rb") as file:
+            return not _ends_whole(file)
+
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add one line to metrics.jsonl, in the place of one that a killed run did not end."""
         with self.metrics_file.open("a+b") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(size - 1, 0))
-            if file.read() not in (b"", b"\n"):
+            if not _ends_whole(file):
                 file.seek(0)
                 file.truncate(file.read().rfind(b"\n") + 1)
             file.write((json.dumps(finite(row), allow_nan=False) + "\n").encode())
 
+    @property
+    def begun(self) -> bool:
+        """Whether anything was trained: there are rollouts, metrics or checkpoints."""
+        kept = (self.samples.glob("step-*"), self.checkpoints.glob("checkpoint-*"), self.path.glob("metrics.jsonl"))
+        return any(any(found) for found in kept)
+
     def discard(self) -> None:
-        """Remove what a run writes before its manifest."""
-        for file in (self.recipe_file, self.unparseable_golds):
+        """Remove what a run writes before its first step, and the folder if nothing else is in it."""
+        for file in (self.recipe_file, self.manifest_file, self.unparseable_golds):
             file.unlink(missing_ok=True)
+        for folder in (self.checkpoints, self.path):
+            with suppress(OSError):  # it is not there, or not empty
+                folder.rmdir()
 
     def write_recipe(self, recipe: dict[str, Any]) -> None:
         """Store the resolved recipe."""
@@ -124,6 +171,13 @@ class RunDirectory:
     def update_manifest(self, **facts: Any) -> None:
         """Store other values of some of the facts."""
         write_json(self.manifest_file, {**self.manifest(), **facts})
+
+
+def _ends_whole(file: IO[bytes]) -> bool:
+    """Whether a file is empty or ends with the end of a line."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - 1, 0))
+    return file.read() in (b"", b"\n")
 
 
 def finite(row: dict[str, Any]) -> dict[str, Any]:

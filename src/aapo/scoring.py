@@ -6,11 +6,12 @@ Shapes: P prompts, K samples per prompt.
 import asyncio
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from math import isinf, isnan
+from math import isnan
 from typing import Any, NamedTuple, TypeVar
 
 from aapo.errors import AapoError, InputError
 from aapo.grading import Judge, RewardFunction, reward_name
+from aapo.grading.custom import MAX_REWARD
 from aapo.messages import encodable
 from aapo.records import Completion, Engine, Notes, Prompt, Rewards, ScoredPrompt, Scores
 from aapo.sampling import sample_seed
@@ -168,14 +169,16 @@ def _call(function: RewardFunction, call: dict[str, Any]) -> tuple[list[float | 
 def check_finite_rewards(name: str, rewards: Sequence[float | None]) -> None:
     """Check that a reward function paid no infinite reward, from which every weight would become NaN.
 
+    So would one whose square is over what 32 bits hold.
+
     Raises:
         AapoError: It did; the message names it and the first such completion of its batch.
     """
     for index, reward in enumerate(rewards):
-        if reward is not None and isinf(reward):
+        if reward is not None and abs(reward) > MAX_REWARD:
             raise AapoError(
                 f"reward function {name} returned {reward} for completion {index + 1} of {len(rewards)}; a reward must "
-                "be finite, or None for a sample that it leaves out"
+                f"be finite and at most {MAX_REWARD:g}, or None for a sample that it leaves out"
             )
 
 

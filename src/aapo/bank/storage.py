@@ -10,7 +10,6 @@ functions, are other files.
 """
 
 import hashlib
-import json
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -24,14 +23,16 @@ import pyarrow.parquet as pq
 
 from aapo.bank.identity import SampleIdentity, differences, digest, reward_versions
 from aapo.bank.rows import read_row, write_row
-from aapo.errors import AapoError, InputError
+from aapo.errors import InputError
 from aapo.files import write_json, write_parquet
 from aapo.grading import RewardFunction, reward_name, reward_spec
 from aapo.records import Completion, Notes, Prompt, Scores
 from aapo.scoring import beside
+from aapo.stored import read_json, read_parquet, reading
 
 FORMAT = 3
 MANIFEST = "manifest.json"
+MADE_AGAIN = "delete it, and what it held is made again where it is needed"
 # A temporary file of this age belongs to a build that was killed; a younger one may be being written.
 LEFTOVER_SECONDS = 600
 SAMPLES_SCHEMA = pa.schema(
@@ -133,6 +134,8 @@ def read_identity(path: Path) -> SampleIdentity:
             f"{path}`"
         )
     manifest = _read_manifest(file)
+    if not isinstance(manifest, dict) or "identity" not in manifest:
+        raise InputError(f"{path} is not a reference bank: its {MANIFEST} is of something else; name a bank's folder")
     if manifest.get("format") != FORMAT:
         raise InputError(
             f"the bank {path} was built by another version of aapo (its format is {manifest.get('format')}, this "
@@ -141,13 +144,8 @@ def read_identity(path: Path) -> SampleIdentity:
     return manifest["identity"]
 
 
-def _read_manifest(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise AapoError(
-            f"{file} is damaged ({error}); delete the folder {file.parent}, and it is made again where it is needed"
-        ) from error
+def _read_manifest(file: Path, *needs: str) -> dict[str, Any]:
+    return read_json(file, f"delete the folder {file.parent}, and it is made again where it is needed", needs)
 
 
 def claim(path: Path, identity: SampleIdentity) -> None:
@@ -178,7 +176,7 @@ def remove_leftovers(path: Path) -> None:
 def score_sets(path: Path) -> list[ScoreSet]:
     """The bank's score sets, the oldest first."""
     manifests = (path / "scores").glob(f"*/{MANIFEST}")
-    sets = [ScoreSet(file.parent, **_read_manifest(file)) for file in manifests]
+    sets = [ScoreSet(file.parent, **_read_manifest(file, "rewards", "specs", "created")) for file in manifests]
     return sorted(sets, key=lambda item: (item.created, item.path))
 
 
@@ -316,18 +314,17 @@ def read_scores(scores: ScoreSet, prefix: str) -> dict[tuple[str, int], ScoredPi
 
 def column_names(file: Path) -> list[str]:
     """Names of a file's columns."""
-    with _opened(file) as opened:
-        return opened.schema_arrow.names
+    with reading(file, MADE_AGAIN):
+        return pq.read_schema(file).names
 
 
 def read_table(file: Path, columns: Collection[str]) -> pa.Table:
     """Those of the columns that the file has.
 
     Raises:
-        AapoError: The file is damaged.
+        InputError: The file is damaged.
     """
-    with _opened(file) as opened:
-        return opened.read([name for name in opened.schema_arrow.names if name in columns])
+    return read_parquet(file, MADE_AGAIN, (), columns)
 
 
 def _name(parts: Iterable[Any]) -> str:
@@ -335,22 +332,12 @@ def _name(parts: Iterable[Any]) -> str:
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[pq.ParquetFile]:
-    try:
-        with pq.ParquetFile(file) as opened:
-            yield opened
-    except (pa.ArrowInvalid, OSError) as error:
-        raise AapoError(
-            f"{file} is damaged ({error}); delete it, and what it held is made again where it is needed"
-        ) from error
-
-
-@contextmanager
 def _writing(path: Path) -> Iterator[None]:
     try:
         yield
-    except PermissionError as error:
+    except InputError as error:
+        reason = getattr(error.__cause__, "strerror", error)
         raise InputError(
-            f"the bank {path} cannot be written to ({error.strerror}), and it lacks what this run needs; copy it to a "
-            "folder of your own, or leave reference_bank out"
+            f"the bank {path} cannot be written to ({reason}), and it lacks what this run needs; copy it to a folder "
+            "of your own, leave reference_bank out, or set AAPO_CACHE to a folder that can be written to"
         ) from error

@@ -200,7 +200,7 @@ def evaluate(
         protocol=protocol,
         num_samples=num_samples,
         ks=None if k is None else [_whole("--k", part) for part in _named("--k", k)],
-        checkpoints=checkpoints,
+        checkpoints=checkpoints if checkpoints is None else ",".join(_named("--checkpoints", checkpoints)),
         against=against,
         revision=revision,
         engine=engine,

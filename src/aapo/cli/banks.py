@@ -24,6 +24,7 @@ from aapo.bank import (
 from aapo.engines.opening import engine_maker
 from aapo.errors import InputError
 from aapo.fields import parse_flags
+from aapo.files import check_folder
 from aapo.grading import Judge, RewardFunction, reward_functions
 from aapo.progress import console, told_progress
 from aapo.ranks import launched
@@ -40,6 +41,8 @@ datasets.disable_progress_bars()
 def build(source: str, flags: Sequence[str], output: Path | None, engine: str | None, *, everything: bool) -> None:
     """Build the recipe's bank, for the planned steps or for all prompts, and print its folder and summary."""
     recipe = load_recipe(source, flags)
+    if output is not None:
+        check_folder(output, "--output")
     if engine is not None:
         engine_maker(engine)  # which says at once that there is none of this name
     if not recipe.uses_bank:

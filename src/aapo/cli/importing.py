@@ -8,7 +8,7 @@ from rich.table import Table
 
 from aapo.errors import InputError
 from aapo.fields import parse_flags
-from aapo.files import write_text
+from aapo.files import check_file, read_text, write_text
 from aapo.progress import console
 from aapo.recipe.importing import import_config, read_sources
 
@@ -21,9 +21,10 @@ def import_files(
     Raises:
         InputError: A key cannot be taken over, or the output holds another recipe.
     """
+    check_file(output, "--output")
     found = import_config(read_sources(paths), format=source_format, exact=exact, given=parse_flags(flags))
     text = found.text([path.name for path in paths])
-    if output.exists() and output.read_text(encoding="utf-8") != text:
+    if output.exists() and read_text(output, str(output)) != text:
         raise InputError(f"{output} exists and is another recipe; choose another --output, or remove it")
     write_text(output, text)
     table = Table("key", "", "here", box=box.SIMPLE, title=f"{found.format} settings", title_justify="left")

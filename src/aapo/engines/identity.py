@@ -5,11 +5,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from aapo.engines.folder import ANEW, CONFIG, GENERATION_CONFIG
 from aapo.engines.loading import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_base, cannot_load
 from aapo.errors import InputError
+from aapo.stored import read_json
 
 Identity = dict[str, Any]
-CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 # What configurations say of where they come from, and by which version.
 _SAYS_NOTHING = (
     "_name_or_path", "transformers_version", "_from_model_config", "base_model_name_or_path", "revision",
@@ -63,7 +64,7 @@ def _hash_json(file: Path) -> str | None:
     """The hash of what a configuration says, but not of where from and by which version; None without the file."""
     if not file.exists():
         return None
-    said = json.loads(file.read_text(encoding="utf-8"))
+    said = read_json(file, ANEW)
     return _hash({key: value for key, value in said.items() if key not in _SAYS_NOTHING})
 
 

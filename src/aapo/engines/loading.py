@@ -3,14 +3,15 @@
 An adapter is a folder as PEFT saves it: adapter_config.json, which names the base model, and adapter_model.safetensors.
 """
 
-import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from aapo.engines.folder import ANEW, CONFIG, check_files, pickled
 from aapo.errors import InputError
+from aapo.stored import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,12 +48,13 @@ def check_model_folder(name: str) -> None:
     if (base := adapter_base(name)) is not None:
         _check_adapter(folder, base)
         return
-    for pattern, what in (("*config.json", "configuration"), ("*.safetensors", "weights"), ("tokenizer*", "tokenizer")):
+    for pattern, what in ((CONFIG, "configuration"), ("*.safetensors", "weights"), ("tokenizer*", "tokenizer")):
         if not any(folder.glob(pattern)):
             raise InputError(
                 f"the model folder {name} has no {what} ({pattern}); a model folder needs a configuration, "
-                "*.safetensors and tokenizer files, as save_pretrained writes them"
+                f"*.safetensors and tokenizer files, as save_pretrained writes them{pickled(folder)}"
             )
+    check_files(folder)
 
 
 def adapter_base(name: str) -> Base | None:
@@ -64,7 +66,7 @@ def adapter_base(name: str) -> Base | None:
     file = Path(name) / ADAPTER_CONFIG
     if not file.is_file():
         return None
-    config = json.loads(file.read_text(encoding="utf-8"))
+    config = read_json(file, ANEW, ("peft_type",))
     if config.get("peft_type") != "LORA":
         raise InputError(
             f"the adapter {name} has peft_type {config.get('peft_type')}; only LORA can be merged and used"
@@ -77,6 +79,7 @@ def adapter_base(name: str) -> Base | None:
 def _check_adapter(folder: Path, base: Base) -> None:
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise InputError(f"the adapter {folder} has no {ADAPTER_WEIGHTS}; save it with save_pretrained")
+    check_files(folder)
     try:
         check_model_folder(base.name)
     except InputError as error:
@@ -98,7 +101,7 @@ def load_tokenizer(name: str, revision: str | None = None, *, trust_remote_code:
         tokenizer = AutoTokenizer.from_pretrained(
             name, revision=revision, padding_side="left", trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # as in `check_weights`
         raise InputError(cannot_load("tokenizer", name, error)) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -118,10 +121,68 @@ def load_model(name: str, revision: str | None = None, **options: Any) -> "PreTr
     check_model_folder(name)
     if adapter_base(name) is not None:
         return _load_merged(name, options)
+    check_weights(name, revision, options)
     try:
         return AutoModelForCausalLM.from_pretrained(name, revision=revision, use_safetensors=True, **options)
     except (OSError, ValueError) as error:
         raise InputError(cannot_load("model", name, error)) from error
+
+
+def check_weights(name: str, revision: str | None, options: Mapping[str, Any]) -> None:
+    """Check, without reading them, that a model's weights are those that its configuration describes.
+
+    Transformers gives a model whose weights lack a tensor random ones in its place.
+
+    Args:
+        name: Folder or Hub name of a whole model.
+        revision: Of a Hub model.
+        options: Arguments of `from_pretrained`; a quantized model, or one with code of its own, is left unchecked.
+
+    Raises:
+        InputError: They are not, or the model cannot be loaded.
+    """
+    from transformers import AutoModelForCausalLM
+
+    if options.get("trust_remote_code") or options.get("quantization_config") is not None:
+        return
+    known = {key: value for key, value in options.items() if key != "device_map"}
+    try:
+        with _silent_transformers():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                name, revision=revision, use_safetensors=True, device_map="meta", output_loading_info=True, **known
+            )
+    except Exception as error:  # on a damaged or foreign folder Transformers raises anything, from KeyError on
+        raise InputError(cannot_load("model", name, error)) from error
+    if lacking := sorted(loaded[1]["missing_keys"]):
+        raise InputError(
+            f"the weights of {name} have no {lacking[0]} ({len(lacking)} tensors are missing), which its {CONFIG} asks "
+            f"for; they belong to another model, or to a part of this one: {ANEW}"
+        )
+
+
+def not_finite(model: Any) -> str | None:
+    """The first tensor of a model's weights, as far as this process holds them, that has an infinity or a NaN."""
+    for name, parameter in model.named_parameters():
+        held = parameter.detach()
+        held = held.to_local() if hasattr(held, "to_local") else held
+        if held.is_floating_point() and not held.isfinite().all():
+            return name
+    return None
+
+
+@contextmanager
+def _silent_transformers() -> Iterator[None]:
+    from transformers.utils import logging
+
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def load_adapted(name: str, *, is_trainable: bool = False, **options: Any) -> Any:
@@ -189,7 +250,14 @@ def _no_base(adapter: str | Path, base: Base, error: Exception) -> str:
 
 def cannot_load(what: str, name: str, error: Exception) -> str:
     """One line of why `what` of the model `name` is not there, and what to do."""
-    return (
-        f"cannot load the {what} of {name!r}: {str(error).strip().splitlines()[0]}; give a local folder or the name of "
-        "a Hub model that this machine can reach"
-    )
+    reason = " ".join(str(error).split()).partition(". This could be")[0][:200]
+    reason = reason if isinstance(error, (OSError, ValueError)) and reason else f"{type(error).__name__} {reason}"
+    fix = ANEW if Path(name).is_dir() else "give a local folder or the name of a Hub model that this machine can reach"
+    if "trust_remote_code" in str(error):
+        reason = "it needs code that comes with it"
+        fix = "read that code, and to let it run set trust_remote_code to true (aapo eval: --trust-remote-code)"
+    elif "does not recognize this architecture" in str(error):
+        fix = "upgrade transformers, or choose a model that it knows"
+    elif "mismatched" in str(error):
+        reason, fix = f"the shapes of its weights are not those of its {CONFIG}", ANEW
+    return f"cannot load the {what} of {name!r}: {reason.removesuffix('.')}; {fix}"

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from aapo.engines.folder import ANEW
 from aapo.engines.identity import Identity, model_identity
-from aapo.engines.loading import load_model, load_tokenizer, whole_weights
+from aapo.engines.loading import load_model, load_tokenizer, not_finite, whole_weights
+from aapo.errors import InputError
 
 TRANSFORMERS = "transformers"
 
@@ -77,4 +79,7 @@ class ModelSpec:
         """
         with whole_weights():
             model: Any = load_model(self.path, self.revision, **self.from_pretrained())
-        return model if device is None or self.quantization is not None else model.to(device)
+        placed = model if device is None or self.quantization is not None else model.to(device)
+        if (name := not_finite(placed)) is not None:
+            raise InputError(f"the weights {name} of {self.path} are not finite, so nothing it says counts; {ANEW}")
+        return placed

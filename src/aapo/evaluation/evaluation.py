@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from aapo.evaluation.estimates import Estimate, average_P, majority_P, pass_at_k_P, score
 from aapo.files import write_parquet
+from aapo.stored import read_parquet
 
+EVALUATED_ANEW = "evaluate again; samples that the cache has are not drawn anew"
 SAMPLE_COLUMNS = {
     "model": pa.string(), "task": pa.string(), "protocol": pa.string(), "problem": pa.string(),
     "prompt_key": pa.string(), "sample": pa.int32(), "prompt": pa.string(), "gold": pa.string(),
@@ -123,5 +124,9 @@ class Evaluation:
 
     @classmethod
     def read(cls, file: Path) -> "Evaluation":
-        """The evaluation that `save` wrote."""
-        return cls(pq.read_table(file))
+        """The evaluation that `save` wrote.
+
+        Raises:
+            InputError: The file is damaged or of another version.
+        """
+        return cls(read_parquet(file, EVALUATED_ANEW, SAMPLE_COLUMNS))

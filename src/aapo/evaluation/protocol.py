@@ -10,6 +10,7 @@ from typing import Any
 
 from aapo.errors import InputError, nearest
 from aapo.fields import checked, field_types, make, read_mapping
+from aapo.files import read_text
 from aapo.grading import GRADER_VERSION
 from aapo.ranges import check, check_all
 from aapo.sampling import SamplingSettings
@@ -159,7 +160,7 @@ def load_protocol(source: str) -> Protocol:
     if source in shipped:
         name, text = source, shipped[source]
     elif path.suffix in (".yaml", ".yml") and path.is_file():
-        name, text = path.stem, path.read_text(encoding="utf-8")
+        name, text = path.stem, read_text(path, f"protocol {source}")
     else:
         raise InputError(
             f"unknown protocol {source!r}{nearest(source, shipped)}; shipped are {', '.join(shipped)}; your own is "

@@ -4,7 +4,6 @@ An evaluation folder holds `results.json`, `differences.json`, `protocol.json`, 
 besides) and `samples/`, one Parquet file a model and task.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,12 +12,15 @@ import numpy as np
 
 from aapo.errors import InputError
 from aapo.evaluation.estimates import Estimate, difference, score_over_tasks
-from aapo.evaluation.evaluate import Evaluation
+from aapo.evaluation.evaluation import EVALUATED_ANEW, Evaluation
 from aapo.files import write_folder, write_json
+from aapo.stored import read_json, with_keys
 
 AVERAGE = "average"
 RESULTS, DIFFERENCES, PROTOCOL = "results.json", "differences.json", "protocol.json"
 TABLE, SAMPLES = "table.json", "samples"
+# What every row of results.json says.
+ROW_KEYS = ("model", "task", "protocol", "metric", "estimate", "low", "high", "num_problems", "num_samples")
 Row = dict[str, Any]
 
 
@@ -333,7 +335,12 @@ def read_results(path: Path) -> list[Row]:
     file = path / RESULTS if path.is_dir() else path
     if file.name != RESULTS or not file.is_file():
         raise InputError(f"{path} is not a result; name a folder that `aapo eval` wrote, or the results.json in it")
-    return json.loads(file.read_text(encoding="utf-8"))
+    rows = read_json(file, EVALUATED_ANEW)
+    if rows == []:
+        raise InputError(f"{file} has no rows; {EVALUATED_ANEW}")
+    for row in rows if isinstance(rows, list) else [None]:
+        with_keys(file, row, ROW_KEYS, EVALUATED_ANEW)
+    return rows
 
 
 def read_evaluations(path: Path) -> list[Evaluation]:
@@ -342,12 +349,20 @@ def read_evaluations(path: Path) -> list[Evaluation]:
     Raises:
         InputError: There is none, or its samples are gone.
     """
-    read_results(path)
+    rows = read_results(path)
     folder = path if path.is_dir() else path.parent
     found = [Evaluation.read(file) for file in sorted((folder / SAMPLES).glob("*.parquet"))]
     if not found:
-        raise InputError(f"{folder} has no samples beside its results; evaluate the model again")
+        raise InputError(f"{folder} has no samples beside its results; {EVALUATED_ANEW}")
+    there = {(item.model, item.task) for item in found}
+    lost = [f"{row['model']} on {row['task']}" for row in rows if row["task"] != AVERAGE and _whose(row) not in there]
+    if lost:
+        raise InputError(f"{folder / SAMPLES} has no samples of {lost[0]}; {EVALUATED_ANEW}")
     return found
+
+
+def _whose(row: Row) -> tuple[str, str]:
+    return row["model"], row["task"]
 
 
 def read_evaluation(folder: Path) -> StoredEvaluation:
@@ -357,9 +372,8 @@ def read_evaluation(folder: Path) -> StoredEvaluation:
         InputError: It holds no results, or no samples.
     """
     rows, evaluations = read_results(folder), read_evaluations(folder)
-    differences, protocol, table = (
-        json.loads((folder / name).read_text(encoding="utf-8")) for name in (DIFFERENCES, PROTOCOL, TABLE)
-    )
+    differences, protocol = (read_json(folder / name, EVALUATED_ANEW) for name in (DIFFERENCES, PROTOCOL))
+    table = read_json(folder / TABLE, EVALUATED_ANEW, ("notes", "published"))
     places = {(row["model"], row["task"]): place for place, row in reversed(list(enumerate(rows)))}
     evaluations.sort(key=lambda item: places.get((item.model, item.task), len(rows)))
     return StoredEvaluation(rows, differences, protocol, table["notes"], table["published"], evaluations)

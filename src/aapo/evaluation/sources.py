@@ -1,5 +1,6 @@
 """The models that a text on the command line names."""
 
+from aapo.checkpoints import marked, step_of
 from aapo.engines.spec import ModelSpec
 from aapo.errors import InputError
 from aapo.runs import RunDirectory
@@ -27,8 +28,8 @@ def model_sources(model: str, revision: str | None = None, checkpoints: str | No
             )
         return [ModelSpec(model, revision)]
     name = run.path.resolve().name
-    found = {int(folder.name.split("-")[1]): folder for folder in run.checkpoints.glob("checkpoint-*")}
-    steps = sorted(step for step, folder in found.items() if (folder / "whole").exists())
+    found = {step_of(checkpoint): checkpoint for checkpoint in marked(run.checkpoints)}
+    steps = list(found)
     sources = []
     for wanted in (checkpoints or FINAL).split(","):
         if wanted == ALL:

@@ -1,7 +1,6 @@
 """The plan of a comparison: which runs there are, with which recipe each, and where each goes."""
 
 import itertools
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -19,6 +18,7 @@ from aapo.recipe import Recipe, load_recipe, resolve, set_field
 from aapo.recipe.effects import CHOICE_FIELDS
 from aapo.recipe.training import AXIS_FIELDS
 from aapo.runs import RunDirectory
+from aapo.stored import read_json, read_yaml
 
 Match = Literal["steps", "tokens", "seconds"]
 BankCost = Literal["run", "amortised", "free"]
@@ -26,6 +26,8 @@ BUDGET_FIELDS = {"tokens": "max_generated_tokens", "seconds": "max_training_seco
 PLAN, RUNS = "comparison.json", "runs"
 # What a plan file brings along, in the folder of its comparison.
 REGISTRATION, PLANS, TUNING = "registration.json", "plans", "tuning"
+PLAN_KEYS = ("recipe", "match", "budget", "variants")
+COMPARED_ANEW = "copy the folder anew, or compare again into another --output"
 # Set by the comparison itself.
 OWN_FIELDS = ("algorithm", "seed", "output_dir", "bank_cost_share", *BUDGET_FIELDS.values())
 # What an algorithm brings along.
@@ -231,7 +233,7 @@ def _bank_share(
             f"--bank-cost is {bank_cost!r}{nearest(bank_cost, get_args(BankCost))}; it must be "
             f"{', '.join(get_args(BankCost))}"
         )
-    if (stored := _stored(folder).get("bank_share")) is not None:
+    if (stored := stored_plan(folder).get("bank_share")) is not None:
         return stored
     reading = sum(_resolved(base, variant, given).uses_bank for variant in variants) * len(seeds)
     return {"run": 1.0, "amortised": 1 / max(reading, 1), "free": 0.0}[bank_cost]
@@ -272,7 +274,7 @@ def _check_folder(plan: Plan) -> None:
         InputError: It holds something else.
     """
     check_folder(plan.folder, "--output")
-    stored = _stored(plan.folder)
+    stored = stored_plan(plan.folder)
     if not stored:
         entries = {item.name for item in plan.folder.iterdir()} if plan.folder.exists() else set()
         if entries - {REGISTRATION, PLANS, TUNING}:
@@ -282,7 +284,7 @@ def _check_folder(plan: Plan) -> None:
     changed = [f"{key}: {stored[key]} there, {value} asked" for key, value in asked.items() if stored[key] != value]
     for run in plan.runs:
         written = run.beside(".yaml")
-        if written.exists() and yaml.safe_load(written.read_text(encoding="utf-8")) != run.recipe.given:
+        if written.exists() and read_yaml(written, COMPARED_ANEW, ()) != run.recipe.given:
             changed.append(f"{run.variant.label}: other settings")
     if changed:
         raise InputError(
@@ -309,11 +311,15 @@ def write_plan(plan: Plan) -> None:
     )
 
 
-def _stored(folder: Path) -> dict[str, Any]:
-    """What an earlier call has written of the comparison; empty without one."""
+def stored_plan(folder: Path) -> dict[str, Any]:
+    """What an earlier call has written of the comparison; empty without one.
+
+    Raises:
+        InputError: It is damaged or of another version.
+    """
     file = folder / PLAN
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return read_json(file, COMPARED_ANEW, PLAN_KEYS) if file.exists() else {}
 
 
 def _stored_variants(folder: Path) -> list[Variant]:
-    return [Variant.stored(row) for row in _stored(folder).get("variants", [])]
+    return [Variant.stored(row) for row in stored_plan(folder).get("variants", [])]

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from aapo.bank import ReferenceBank, bank_identity, reward_versions
 from aapo.errors import InputError
 from aapo.grading import reward_function, reward_name
-from aapo.runs import RunDirectory
+from aapo.runs import LEFT_OUT, RunDirectory
 from aapo.sampling import SamplingSettings
 from aapo.scoring import total_rewards
+from aapo.stored import read_parquet
 
 COLUMNS = (
     "batch", "group", "prompt_key", "correct", "reward", "advantage", "augmented", "completion_tokens", "loss_tokens",
@@ -83,14 +83,7 @@ def read_step(run: RunDirectory, step: int, references: References | None = None
     Raises:
         InputError: The file lacks a column, or the bank a prompt.
     """
-    file = run.samples / f"step-{step:06d}.parquet"
-    names = pq.read_schema(file).names
-    if missing := [name for name in COLUMNS if name not in names]:
-        raise InputError(
-            f"{file} has no column {', '.join(missing)}; it was written by an earlier version of aapo and cannot be "
-            "replayed, so train the run again"
-        )
-    table = pq.read_table(file, columns=[*COLUMNS, *([REFERENCE] if REFERENCE in names else [])])
+    table = read_parquet(run.rollouts_file(step), LEFT_OUT, COLUMNS, {*COLUMNS, REFERENCE})
     index = table["batch"].to_numpy()
     for batch in range(int(index.max()) + 1):
         found = _batch(step, table.filter(pa.array(index == batch)))

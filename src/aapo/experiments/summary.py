@@ -4,7 +4,6 @@ Shapes: S seeds, P problems.
 """
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +14,7 @@ import numpy as np
 
 from aapo.errors import InputError
 from aapo.evaluation import Estimate, Evaluation, read_evaluations
-from aapo.experiments.plan import PLAN, RUNS, Match, Variant
+from aapo.experiments.plan import RUNS, Match, Variant, stored_plan
 from aapo.experiments.registration import plan_summary, read_record
 from aapo.experiments.statistics import (
     Difference,
@@ -146,10 +145,10 @@ def write_summary(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: The folder holds no comparison, or no finished run.
     """
-    file = folder / PLAN
-    if not file.exists():
+    plan = stored_plan(folder)
+    if not plan:
         raise InputError(f"{folder} holds no comparison; name a folder that `aapo compare` wrote")
-    plan, record = json.loads(file.read_text(encoding="utf-8")), read_record(folder)
+    record = read_record(folder)
     share = float(plan.get("bank_share", 0.0))
     groups, unfinished = [], []
     for row in plan["variants"]:

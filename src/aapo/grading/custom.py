@@ -4,7 +4,6 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import wraps
-from math import isfinite
 from typing import Any
 
 from aapo.errors import AapoError, InputError, nearest
@@ -17,6 +16,8 @@ RewardFunction = Callable[..., Sequence[float | None] | Awaitable[Sequence[float
 FAILURES = ("fail", "skip")
 # Characters of a prompt and of a completion in a message.
 NUM_SHOWN = 120
+# The variance of larger ones is over what 32 bits hold.
+MAX_REWARD = 1e15
 
 logger = logging.getLogger(__name__)
 
@@ -190,10 +191,11 @@ def _listed(result: Any) -> list[Any]:
 
 
 def _number(value: Any) -> float:
-    """A reward as a finite number."""
-    if isinstance(value, (str, bytes)) or not isfinite(number := float(value)):
+    """A reward as a number whose variance is one, too."""
+    if isinstance(value, (str, bytes)) or not abs(number := float(value)) <= MAX_REWARD:
         raise ValueError(
-            f"it returned {repr(value)[:60]}; a reward must be a finite number, or None for a sample that it leaves out"
+            f"it returned {repr(value)[:60]}; a reward must be a finite number, at most {MAX_REWARD:g} in size, or None "
+            "for a sample that it leaves out"
         )
     return number
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aapo.errors import InputError
-from aapo.files import replacing
+from aapo.files import check_file, replacing
 from aapo.grading.answers import VERSION, Verdict, grade_many
 from aapo.grading.rewards import completion_text
 from aapo.messages import encodable
@@ -62,6 +62,9 @@ def grade_file(
         InputError: A file or column is missing or of another type, or the input is not what its name says.
     """
     options = dict(options or {})
+    if output.exists() and source.exists() and output.samefile(source):
+        raise InputError(f"{output} is the file that is graded, which would be lost; choose another --output")
+    check_file(output, "--output")
     total = _check(source, output)
     partial = output.with_name(output.name + ".partial")
     identity = _identity(source, options)

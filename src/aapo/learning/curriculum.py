@@ -4,12 +4,11 @@ Choices are functions of (seed, number of the batch, what was observed), and eve
 so that they do not depend on the number of processes, and a resumed run goes on with those of an uninterrupted one.
 """
 
-import json
 import logging
 from collections.abc import Iterable, Sequence
 from math import ceil, isnan
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from torch import Tensor
 from aapo.errors import InputError
 from aapo.files import write_json
 from aapo.sampling import sample_seed
+from aapo.stored import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +171,8 @@ class PromptChoice:
         path = checkpoint / STATE_FILE
         if not path.exists():
             raise InputError(f"{checkpoint} has no {STATE_FILE}, so its run did not draw prompts by weight; start anew")
-        state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        fix = f"delete {checkpoint}, and the checkpoint before it is taken"
+        state = read_json(path, fix, ("num_batches", "records"))
         self.num_batches = state["num_batches"]
         self._records = {key: Record(*record) for key, record in state["records"].items()}
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from torch import Tensor
 
 from aapo.files import write_parquet
@@ -16,7 +15,9 @@ from aapo.grading import completion_text
 from aapo.learning.batch import BatchScores, Lesson, Teacher
 from aapo.messages import encodable, last_question
 from aapo.records import Notes
+from aapo.runs import LEFT_OUT
 from aapo.scoring import beside
+from aapo.stored import read_parquet
 
 
 class Rollout(NamedTuple):
@@ -55,7 +56,7 @@ class RolloutWriter:
         found: dict[str, None] = {}
         for file in sorted(self.folder.glob("step-*.parquet")):
             if int(file.stem.removeprefix("step-")) <= step:
-                found.update(dict.fromkeys(pq.read_table(file, columns=["prompt_key"])["prompt_key"].to_pylist()))
+                found.update(dict.fromkeys(_read(file, ["prompt_key"])["prompt_key"].to_pylist()))
         return list(found)
 
     def write(
@@ -95,6 +96,10 @@ class RolloutWriter:
             columns["reference_rewards"] = reference.rewards_PK.repeat_interleave(num_generations, 0).tolist()
         columns |= {name: pa.array(values, pa.string()) for name, values in beside(notes, columns).items()}
         write_parquet(self.folder / f"step-{step:06d}.parquet", pa.table(columns))
+
+
+def _read(file: Path, columns: list[str] | None = None) -> pa.Table:
+    return read_parquet(file, LEFT_OUT, ("prompt_key",), columns)
 
 
 def _nullable(values_B: Tensor) -> pa.Array:

@@ -45,6 +45,8 @@ def merge_adapter(source: str, output: Path | None = None) -> Path:
     run = RunDirectory(source)
     is_run = run.recipe_file.exists()
     adapter = finished_model(run) if is_run else Path(source)
+    if not adapter.is_dir():
+        raise InputError(f"there is no folder {source}; name a run directory or an adapter's folder")
     if adapter_base(str(adapter)) is None:
         raise InputError(f"{source} has no LoRA adapter; its model is whole as it is")
     if output is None and not is_run:
@@ -81,6 +83,8 @@ def publish(source: str, output: Path | None = None, *, repository: str | None =
     model, base = finished_model(run), adapter_base(str(finished_model(run)))
     target = output or run.path / "published"
     _check_new(target)
+    if repository is not None:
+        _check_repository(repository)
     if adapter and base is None:
         raise InputError(f"--adapter has no effect, because {source} has no adapter; leave it out")
     if adapter and base is not None and not is_hub_name(base.name):
@@ -99,6 +103,11 @@ def publish(source: str, output: Path | None = None, *, repository: str | None =
     return target
 
 
+def _check_repository(name: str) -> None:
+    if not is_hub_name(name):
+        raise InputError(f"--push is {name!r}; it must be owner/name")
+
+
 def _set_sampling(folder: Path, recipe: dict[str, Any]) -> None:
     """Give the generation config the settings that the rollouts were drawn with."""
     path, fields = folder / "generation_config.json", recipe["fields"]
@@ -115,8 +124,7 @@ def push(folder: Path, repository: str, *, private: bool = False) -> str:
         InputError: The name is no repository's, or nobody is logged in.
         AapoError: The Hub cannot be reached or refuses.
     """
-    if not is_hub_name(repository):
-        raise InputError(f"--push is {repository!r}; it must be owner/name")
+    _check_repository(repository)
     api = HfApi()
     try:
         address = api.create_repo(repository, private=private, exist_ok=True)

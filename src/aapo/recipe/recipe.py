@@ -9,16 +9,16 @@ from operator import or_
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from aapo.base.config import BaseModelConfig
 from aapo.errors import InputError, nearest
 from aapo.fields import checked, field_types, make, parse_flags, read_mapping
+from aapo.files import read_text
 from aapo.grading import RewardFunction, reward_functions, reward_name, with_convention
 from aapo.recipe.cluster import ClusterSettings
 from aapo.recipe.effects import refuse, without_effect
 from aapo.recipe.model import ModelSettings
 from aapo.recipe.training import TrainingSettings
+from aapo.runs import RunDirectory
 from aapo.sampling import SamplingSettings
 from aapo.tasks import DataConfig, pinned, with_style
 
@@ -298,9 +298,9 @@ def _check_together(recipe: Recipe) -> None:
 
 def _read(source: str) -> tuple[str, dict[str, Any]]:
     """Name and fields of a recipe, before flags."""
-    path = Path(source)
-    if path.is_dir() and (path / "recipe.yaml").exists():
-        stored = yaml.safe_load((path / "recipe.yaml").read_text(encoding="utf-8"))
+    run = RunDirectory(source)
+    if run.recipe_file.exists():
+        stored = run.recipe()
         return stored["recipe"], dict(stored["fields"])
     return _extended(source, ())
 
@@ -329,7 +329,7 @@ def _named(source: str) -> tuple[str, str]:
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if not path.is_file():
             raise InputError(f"recipe {source} does not exist; check the path")
-        name, text = path.stem, path.read_text(encoding="utf-8")
+        name, text = path.stem, read_text(path, f"recipe {source}")
     elif source in shipped:
         name, text = source, shipped[source]
     else:

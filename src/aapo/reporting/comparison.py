@@ -1,6 +1,5 @@
 """The section of a comparison: verdicts, scores over seeds, curves with bands, signals, heat maps of sweeps."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from aapo.reporting.evaluation import Cell, PageTable, Verdict
 from aapo.reporting.registered import registered_words
 from aapo.reporting.rollouts import Browser, read_browser
 from aapo.runs import RunDirectory
+from aapo.stored import read_json
 
 MAX_CURVES = 8
 # A variant's share of the rollouts to browse.
@@ -49,7 +49,8 @@ class ComparisonSection:
 
 def comparison_section(folder: Path, name: str) -> ComparisonSection:
     """The section of a folder with a `summary.json`."""
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    fix = "delete it, and the same `aapo compare` writes it again"
+    summary = read_json(folder / "summary.json", fix, ("variants", "pairs", "match", "failures"))
     runs = {
         variant["label"]: [RunDirectory(path).metrics() for path in variant_runs(folder, variant)]
         for variant in summary["variants"][:MAX_CURVES]

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from aapo.errors import InputError
 from aapo.evaluation.results import RESULTS
-from aapo.files import write_text
+from aapo.files import check_file, write_text
 from aapo.reporting.comparison import ComparisonSection, comparison_section
 from aapo.reporting.drawing import DrawnFigure, write_figures
 from aapo.reporting.evaluation import EvaluationSection, evaluation_section
@@ -63,10 +63,11 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
             "report.html"
         )
     kinds = [_kind(folder) for folder in folders]
+    target = output or folders[0] / "report.html"
+    check_file(target, "--output")
     sections = [kind.section(folder, name) for kind, folder, name in zip(kinds, folders, _names(folders), strict=True)]
     for folder, section in zip(folders, sections, strict=True):
         write_figures(folder / "figures", list(_figures(section)))
-    target = output or folders[0] / "report.html"
     write_text(target, _render(kinds, sections))
     return target
 

@@ -15,6 +15,7 @@ from datasets import Dataset
 
 from aapo.errors import InputError, nearest
 from aapo.fields import make, read_mapping
+from aapo.files import read_text
 from aapo.ranges import check_all
 from aapo.tasks.checks import refuse_rows
 from aapo.tasks.prompts import FILE_TYPES, GENERATED, DataConfig, MissingSourceError, in_shape, read_rows
@@ -216,7 +217,7 @@ def _declared(path: Path) -> Benchmark:
     """The task that a YAML file declares; a data file in it is looked for beside it."""
     if not path.is_file():
         raise InputError(f"task {path} does not exist; check the path")
-    given: Mapping[str, Any] = read_mapping(path.read_text(encoding="utf-8"), f"task {path}")
+    given: Mapping[str, Any] = read_mapping(read_text(path, f"task {path}"), f"task {path}")
     if "dataset_name" not in given:
         raise InputError(f"task {path} has no dataset_name; name a data file, a reasoning-gym task or a Hub data set")
     source = str(given["dataset_name"])

@@ -21,6 +21,7 @@ from aapo.messages import content_text
 from aapo.ranges import check_all
 from aapo.tasks.checks import check_rows
 from aapo.tasks.datasets import named_datasets, pinned
+from aapo.tasks.faults import file_fault
 
 PROMPT_COLUMNS = ("prompt", "problem", "question")
 ANSWER_COLUMNS = ("answer", "solution", "final_answer")
@@ -243,11 +244,17 @@ def _load_source(config: DataConfig) -> DatasetDict:
     name = config.dataset_name or ""
     path = Path(name)
     if path.suffix in FILE_TYPES:
-        if not path.exists():
+        if not path.is_file():
             raise InputError(f"dataset_name is {name}, and there is no such file; check the path")
-        if not path.read_bytes().strip():
+        content = path.read_bytes()
+        if not content.strip():
             raise InputError(f"{name} is empty; a data set needs at least one row")
-        return DatasetDict({config.dataset_train_split: _load_file(path, config)})
+        try:
+            if FILE_TYPES[path.suffix] != "parquet":
+                content.decode()  # a reader may take other bytes, too, and fail where they are looked at
+            return DatasetDict({config.dataset_train_split: _load_file(path, config)})
+        except (MissingSourceError, UnicodeError) as error:
+            raise MissingSourceError(file_fault(path) or str(error)) from error
     if path.is_file():
         raise InputError(f"{name} is not a data file; allowed are {', '.join(FILE_TYPES)}")
     if config.dataset_data_dir is not None:
@@ -297,7 +304,7 @@ def _load_array(path: Path, usual: Sequence[str]) -> Dataset:
             made = [_with(row, column, _written(_at(gold, column))) for row, gold in zip(made, written, strict=True)]
         return Dataset.from_list(made)
     except (ValueError, TypeError, AttributeError, OverflowError, pa.ArrowException) as error:
-        raise MissingSourceError(f"cannot load data set {str(path)!r}: {error}; write one array of objects") from error
+        raise MissingSourceError(f"cannot load {path}: {error}; write one array of objects") from error
 
 
 def _whole(digits: str) -> int | str:
@@ -333,6 +340,8 @@ def _load(*args: Any, **kwargs: Any) -> Any:
         cause = error.__cause__ or error
         reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
         name = kwargs.get("data_files", args[0])
+        if "data_files" in kwargs:
+            raise MissingSourceError(f"cannot load {name}: {reason}; mend the file") from error
         known = nearest(str(name), named_datasets())
         fix = f"give an existing file, folder or Hub name, or a shipped one{known}: {', '.join(named_datasets())}"
         if "gated" in reason:

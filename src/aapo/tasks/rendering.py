@@ -50,7 +50,7 @@ def render_prompt(prompt: str | list[dict[str, Any]], tokenizer: Any, **template
             chat_template=template,
             **template_options,
         )
-    except TemplateError as error:  # as a template says that it takes no system message
+    except (TemplateError, TypeError) as error:  # as a template says that it takes no system message
         raise InputError(
             f"the chat template of {tokenizer.name_or_path} refuses messages of the roles {', '.join(roles)}: {error}"
         ) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from aapo.base.cache import base_path, build_base
-from aapo.engines.loading import Base, adapter_base, cannot_load
+from aapo.engines.loading import Base, adapter_base, cannot_load, check_model_folder, check_weights
 from aapo.engines.spec import ModelSpec
 from aapo.errors import InputError
 from aapo.progress import progress
@@ -74,7 +74,20 @@ def prepare_model(recipe: Recipe) -> str:
 
             build_base(recipe.base_model, recipe.data, recipe.training.sampling.max_completion_length, show)
     ranks.wait()
+    _check_model(recipe, path)
     return path
+
+
+def _check_model(recipe: Recipe, path: str) -> None:
+    """Check the model that is trained before anything is sampled; TRL loads it much later."""
+    try:
+        check_model_folder(path)
+        if adapter_base(path) is None:
+            check_weights(path, recipe.model.model_revision, model_spec(recipe, path).from_pretrained())
+    except InputError as error:
+        if recipe.base_model is None:
+            raise
+        raise InputError(f"{error}; or delete {path}, and it is made again") from error
 
 
 def check_packages(recipe: Recipe) -> None:

@@ -27,6 +27,7 @@ from aapo.recipe import Recipe
 from aapo.records import Prompt
 from aapo.runs import cache_folder
 from aapo.scoring import PASSED, as_prompts, check_columns, check_names
+from aapo.stored import read_json
 from aapo.tasks import Split, limit_prompts, load_prompts, tasks_of
 from aapo.training.schedule import prompts_of_a_batch
 
@@ -166,4 +167,4 @@ def unparseable_golds(reward_funcs: Sequence[RewardFunction], golds: Sequence[st
         verdicts = grade_many(golds, [PROBE] * len(golds), grader=grader)
         unreadable = [index for index, verdict in enumerate(verdicts) if verdict.outcome == "unparseable_gold"]
         write_json(kept, unreadable)
-    return json.loads(kept.read_text(encoding="utf-8"))
+    return read_json(kept, "delete it, and the gold answers are read again")

@@ -64,14 +64,25 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, show_samples: b
             says that nothing can be learnt.
         AapoError: Something failed while running.
     """
-    run, ranks = RunDirectory(output), launched()
-    backend = load_backend(recipe.run.backend)
+    run, backend = RunDirectory(output), load_backend(recipe.run.backend)
     backend.check_recipe(recipe)
     check_output(run, recipe, resume=resume)
+    try:
+        return _train(recipe, run, backend, resume=resume, show_samples=show_samples)
+    except Exception as error:
+        # Where nothing was trained the folder is free for the command as it is mended; a disk that was full is not.
+        if launched().is_main and not (resume or run.begun or isinstance(error, OSError)):
+            run.discard()
+        raise
+
+
+def _train(recipe: Recipe, run: RunDirectory, backend: Any, *, resume: bool, show_samples: bool) -> TrainingResult:
+    """`train`, once the folder is known to be the recipe's."""
+    ranks = launched()
     if ranks.is_main and (line := batch_line(recipe)):
         console.print(line)
     path = prepare_model(recipe)
-    _check_space(recipe, output, path)
+    _check_space(recipe, run.path, path)
     tokenizer = model_spec(recipe, path, recipe.model.model_revision).load_tokenizer()
     checked = checked_prompts(recipe, tokenizer)
     held_out = loaded_prompts(recipe, "test") if recipe.data.num_eval_prompts else None
@@ -99,12 +110,7 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, show_samples: b
         checked = by_pass_rate(recipe, bank, checked)
     forecast = None
     if bank is not None and recipe.run.preflight != "off":
-        try:
-            forecast = preflight(recipe, bank, checked.prompts, show_samples=show_samples)
-        except InputError:
-            if ranks.is_main and not resume:  # so that the folder is free for the recipe as it is mended
-                run.discard()
-            raise
+        forecast = preflight(recipe, bank, checked.prompts, show_samples=show_samples)
     if ranks.is_main:
         run.write_manifest(**_facts(recipe, path, source, earlier, checked, forecast))
     job = TrainingJob(

@@ -1,6 +1,8 @@
 """The trainer's configuration: TRL's GRPOConfig and the axes of the objective."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -62,11 +64,24 @@ def trainer_config(recipe: Recipe, **changes: Any) -> AAPOConfig:
         InputError: TRL or Transformers refuse a setting; the message is theirs.
     """
     settings = {key: recipe.given[key] for key in recipe.given if key in _NAMES and recipe.given[key] is not None}
-    try:
+    with refusals():
         return AAPOConfig(**{**DEFAULTS, "use_cpu": not accelerator_available(), **settings, **changes})
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """A block in which TRL, Transformers or PEFT read settings; what they refuse is the user's, in their words.
+
+    Raises:
+        InputError: They refuse one.
+    """
+    try:
+        yield
     except InputError:
         raise
     except (ValueError, TypeError, OSError, ImportError) as error:
+        if getattr(error, "errno", None):  # the disk's, not theirs
+            raise
         raise InputError(" ".join(str(error).split())) from error
 
 

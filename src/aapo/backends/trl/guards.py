@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from aapo.engines.loading import not_finite
 from aapo.errors import AapoError, InputError
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,19 @@ def check_finite(what: str, value: float, step: int) -> None:
         raise AapoError(
             f"the {what} of step {step} is {value}; training stops before the weights change by it, and checkpoints "
             "are as they were; lower learning_rate, or look at the rewards of the step"
+        )
+
+
+def check_finite_weights(model: Any, step: int) -> None:
+    """Check the weights that this process holds, before they are saved.
+
+    Raises:
+        AapoError: One is infinite or NaN; the message names its tensor.
+    """
+    if (name := not_finite(model)) is not None:
+        raise AapoError(
+            f"the weights {name} are not finite after step {step}; they are not saved, and earlier checkpoints are as "
+            "they were; lower learning_rate, or look at the rewards of the last steps"
         )
 
 

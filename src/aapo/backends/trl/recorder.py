@@ -1,6 +1,5 @@
 """What a run leaves behind while it trains: metrics, whole checkpoints, visible progress, a clean stop."""
 
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -10,11 +9,11 @@ from typing import Any, NamedTuple
 from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from aapo.checkpoints import mark_whole, rotate
 from aapo.progress import Update, console, progress_note
+from aapo.ranks import launched
 from aapo.runs import RunDirectory
 
-# Written last into a checkpoint: a folder without it is the leftover of a run that was killed while saving.
-WHOLE = "whole"
 GENERATED_TOKENS = "rollout/generated_tokens"
 BANK_TOKENS, BANK_SECONDS = "bank/generated_tokens", "bank/seconds"
 
@@ -54,12 +53,15 @@ class Recorder(TrainerCallback):
     budget of either, training ends.
     """
 
-    def __init__(self, run: RunDirectory, update: Update, budget: Budget = NO_BUDGET) -> None:
-        """Take the run directory, what shows progress, and where training ends early."""
+    def __init__(
+        self, run: RunDirectory, update: Update, budget: Budget = NO_BUDGET, save_total_limit: int | None = None
+    ) -> None:
+        """Take the run directory, what shows progress, where training ends early, and how many checkpoints are kept."""
         self.run = run
         self.update = update
         self.interrupted = False
         self._budget = budget
+        self._limit = save_total_limit
         self._before = self._spent = Spent(0, 0.0)
         self._began = time.monotonic()
         self._last = self._began
@@ -102,9 +104,12 @@ class Recorder(TrainerCallback):
             control.should_training_stop = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Mark the checkpoint as whole."""
+        """Mark the checkpoint as whole, and only then remove older ones."""
+        launched().wait()  # until every process has written its part
         if state.is_world_process_zero:
-            (Path(args.output_dir or "") / f"checkpoint-{state.global_step}" / WHOLE).touch()
+            folder = Path(args.output_dir or "")
+            mark_whole(folder / f"checkpoint-{state.global_step}")
+            rotate(folder, self._limit, [state.best_model_checkpoint])
 
     def on_log(
         self,
@@ -135,16 +140,3 @@ class Recorder(TrainerCallback):
             self._note = progress_note(row)
         self.run.append_metrics(row)
         self.update(state.global_step, self._note)
-
-
-def remove_partial_checkpoints(folder: Path) -> None:
-    """Remove what saves that were killed left in `folder`."""
-    for path in folder.glob("checkpoint-*"):
-        if not (path / WHOLE).exists():
-            shutil.rmtree(path)
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint in `folder`, or None."""
-    whole = [path for path in folder.glob("checkpoint-*") if (path / WHOLE).exists()]
-    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)

@@ -4,17 +4,19 @@ import gc
 import importlib.util
 import shutil
 from dataclasses import asdict
+from typing import Any
 
 import torch
-from transformers import PrinterCallback
+from transformers import PrinterCallback, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
 from trl import ModelConfig, get_peft_config
 
 from aapo.backends import TrainingJob
 from aapo.backends.trl.adapters import REFERENCE_ADAPTER
-from aapo.backends.trl.config import trainer_config
-from aapo.backends.trl.recorder import Budget, Recorder, newest_checkpoint, remove_partial_checkpoints
+from aapo.backends.trl.config import refusals, trainer_config
+from aapo.backends.trl.recorder import Budget, Recorder
 from aapo.backends.trl.trainer import AAPOTrainer
+from aapo.checkpoints import newest_whole, step_of
 from aapo.errors import InputError
 from aapo.progress import console, progress
 from aapo.ranks import launched
@@ -36,43 +38,50 @@ def check_recipe(recipe: Recipe) -> None:
     for name in {*(args.report_to or ())} - {*get_available_reporting_integrations()}:
         package = f"'aapo[{name}]'" if name in REPORTING_EXTRAS else name
         raise InputError(f"report_to is {name}, which is not installed; pip install {package}")
+    with refusals():  # a schedule is otherwise made at the first step
+        optimizer = torch.optim.SGD([torch.zeros(1)])
+        kwargs: Any = args.lr_scheduler_kwargs
+        get_scheduler(args.lr_scheduler_type, optimizer, 1, 10, kwargs)
 
 
 def train_policy(job: TrainingJob) -> bool:
     """Train from the newest whole checkpoint and save the model; whether Ctrl-C ended it early."""
     recipe, run, ranks = job.recipe, job.run, launched()
+    checkpoint = newest_whole(run.checkpoints, console.print if ranks.is_main else lambda line: None)
+    limit = trainer_config(recipe).save_total_limit
     args = trainer_config(
         recipe,
         output_dir=str(run.checkpoints),
         rollouts_dir=str(run.samples),
+        save_total_limit=None,  # the recorder removes old ones, once the new one is marked
         model_init_kwargs=dict(job.model_options),
     )
     reads_margin = args.objective.needs_reference and args.reference == "bank"
-    trainer = AAPOTrainer(
-        model=job.model,
-        reward_funcs=recipe.reward_funcs,
-        args=args,
-        train_dataset=job.prompts,
-        eval_dataset=job.held_out,
-        processing_class=job.tokenizer,
-        reference_bank=job.bank if reads_margin or args.chooses_by_bank else None,
-        grow_bank=job.grow_bank,
-        whole_bank=job.whole_bank,
-        peft_config=get_peft_config(ModelConfig(**asdict(recipe.model))),
-    )
+    with refusals():
+        trainer = AAPOTrainer(
+            model=job.model,
+            reward_funcs=recipe.reward_funcs,
+            args=args,
+            train_dataset=job.prompts,
+            eval_dataset=job.held_out,
+            processing_class=job.tokenizer,
+            reference_bank=job.bank if reads_margin or args.chooses_by_bank else None,
+            grow_bank=job.grow_bank,
+            whole_bank=job.whole_bank,
+            peft_config=get_peft_config(ModelConfig(**asdict(recipe.model))),
+        )
     trainer.remove_callback(PrinterCallback)
-    if ranks.is_main:
-        remove_partial_checkpoints(run.checkpoints)
-    ranks.wait()
-    checkpoint = newest_checkpoint(run.checkpoints)
-    done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+    done = step_of(checkpoint) if checkpoint else 0
     if checkpoint and ranks.is_main:
         console.print(f"going on from step {done}")
+    if ranks.is_main and run.has_torn_line():
+        console.print(f"{run.metrics_file}: its last line was cut short and is left out")
     with progress(f"{args.algorithm} training", job.num_steps, start=done, visible=ranks.is_main) as update:
         recorder = Recorder(
             run,
             update,
             Budget(recipe.run.max_generated_tokens, recipe.run.max_training_seconds, recipe.run.bank_cost_share),
+            limit,
         )
         trainer.add_callback(recorder)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers.trainer_utils import has_length
 from trl.data_utils import is_conversational
 
-from aapo.backends.trl.guards import check_finite
+from aapo.backends.trl.guards import check_finite, check_finite_weights
 from aapo.backends.trl.rollouts import RolloutTrainer
 from aapo.errors import InputError, nearest
 from aapo.learning.batch import BatchScores, Teacher
@@ -105,6 +105,11 @@ class ScoringTrainer(RolloutTrainer):
         if norm is not None and not self.args.fp16:  # whose scaler skips such steps
             check_finite("gradient's norm", float(norm), self.state.global_step + 1)
         return norm
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Transformers' saving, of a checkpoint or of the model; weights that are not finite end the run instead."""
+        check_finite_weights(self.model, self.state.global_step)
+        super().save_model(output_dir, _internal_call)
 
     def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
         """TRL's evaluation; means over completions are over all of them, not over the means of batches."""

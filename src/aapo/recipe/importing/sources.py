@@ -11,6 +11,7 @@ import yaml
 
 from aapo.errors import InputError
 from aapo.fields import read_mapping
+from aapo.files import read_text
 
 FORMATS = ("aapo", "gpg", "open-rs", "open-r1", "trl")
 LAUNCHER_KEYS = {"distributed_type", "compute_environment", "num_machines"}
@@ -46,7 +47,7 @@ def read_sources(paths: Sequence[Path]) -> list[Source]:
 def _text(path: Path) -> str:
     if not path.is_file():
         raise InputError(f"{path} does not exist; check the path")
-    return path.read_text(encoding="utf-8")
+    return read_text(path, str(path))
 
 
 def _configuration(path: Path) -> Source:
