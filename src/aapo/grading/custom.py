@@ -194,8 +194,8 @@ def _number(value: Any) -> float:
     """A reward as a number whose variance is one, too."""
     if isinstance(value, (str, bytes)) or not abs(number := float(value)) <= MAX_REWARD:
         raise ValueError(
-            f"it returned {repr(value)[:60]}; a reward must be a finite number, at most {MAX_REWARD:g} in size, or None "
-            "for a sample that it leaves out"
+            f"it returned {repr(value)[:60]}; a reward must be a finite number, at most {MAX_REWARD:g} in size, or "
+            "None for a sample that it leaves out"
         )
     return number
 
