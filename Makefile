@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 
 VERL := .venv-verl
 
-.PHONY: quickstart test test-verl check lint docs clean
+.PHONY: quickstart test test-verl bench check lint docs clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/aapo train quickstart
@@ -15,6 +15,12 @@ test: $(VENV)/.installed-dev
 # The tests of the backend verl, in an environment of its own; a run on a Ray cluster of two nodes on this machine.
 test-verl: $(VERL)/.installed $(VENV)/.installed-dev
 	AAPO_PYTHON=$(abspath $(BIN)/python) $(VERL)/bin/python -m pytest -m verl tests/cluster
+
+# Timings; on a machine that does nothing else, about half an hour on two cores.
+bench: $(VENV)/.installed-dev
+	for name in train_phase bank_build startup; do \
+	  $(BIN)/python benchmarks/$$name.py --output benchmarks/results/$$name.json || exit 1; done
+	for name in step_cost rollout grading_throughput; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 check: lint test
 
