@@ -55,7 +55,7 @@ def rollouts(run: RunDirectory) -> Iterator[Row]:
     infos = pq.read_table(run.path / "data" / "train.parquet")["extra_info"].to_pylist()[: ROLLOUTS // group]
     for place, info in enumerate(infos):
         for k in range(group):
-            notes = {"verdict/accuracy": "correct" if k % 2 else "wrong"}
+            notes: dict[str, str | None] = {"verdict/accuracy": "correct" if k % 2 else "wrong"}
             yield Row(str(place), info, "1", "1", 32, False, {"accuracy": float(k % 2), "format": 1.0}, notes)
 
 

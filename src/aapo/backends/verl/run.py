@@ -1,26 +1,17 @@
 """Training a recipe's policy with verl."""
 
-import json
-import shutil
-from pathlib import Path
-from typing import Any
-
-from safetensors import safe_open
+from math import ceil
 
 from aapo.backends import TrainingJob
+from aapo.backends.verl.checkpoints import newest_step, save_model
 from aapo.backends.verl.export import export_training, job_prompts, write_prompts
 from aapo.backends.verl.launch import check_python, command, run_verl
 from aapo.backends.verl.mapping import arguments, check_mapped, mapped
 from aapo.backends.verl.values import Facts, updates_of_a_batch
-from aapo.errors import AapoError, InputError
-from aapo.files import write_json
+from aapo.errors import InputError
 from aapo.progress import console, progress, progress_note
 from aapo.ranks import num_launched
 from aapo.recipe import Recipe
-from aapo.runs import RunDirectory
-
-# Names in a checkpoint of verl's, and in a folder of its checkpoints.
-NEWEST, TRANSFORMERS_MODEL = "latest_checkpointed_iteration.txt", "actor/huggingface"
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -59,42 +50,10 @@ def train_policy(job: TrainingJob) -> bool:
 
         if run_verl(line, run.path / "verl.log", tell):
             return True
-    save_model(run, job.tokenizer)
+    save_model(run.checkpoints, run.model, recipe.model, job.model, job.tokenizer)
     return False
 
 
 def num_batches(recipe: Recipe, num_steps: int) -> int:
-    """Generation batches, verl's steps, that make so many optimizer steps."""
-    return max(round(num_steps / updates_of_a_batch(recipe)), 1)
-
-
-def newest_step(checkpoints: Path) -> int:
-    """The step, in verl's count, of the newest whole checkpoint; 0 without any. It is written last."""
-    file = checkpoints / NEWEST
-    return int(file.read_text(encoding="utf-8")) if file.exists() else 0
-
-
-def save_model(run: RunDirectory, tokenizer: Any) -> None:
-    """Make the run's model out of the newest checkpoint.
-
-    Raises:
-        AapoError: There is none.
-    """
-    saved = run.checkpoints / f"global_step_{newest_step(run.checkpoints)}" / TRANSFORMERS_MODEL
-    if not saved.exists():
-        raise AapoError(f"verl has saved no model in {saved}; its output is in {run.path / 'verl.log'}")
-    partial = run.path / ".model.tmp"
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(saved, partial)
-    _say_precision(partial)
-    tokenizer.save_pretrained(partial)
-    shutil.rmtree(run.model, ignore_errors=True)
-    partial.replace(run.model)
-
-
-def _say_precision(folder: Path) -> None:
-    """Let the configuration say in which precision the weights are, where verl writes that of the model it loaded."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    with safe_open(sorted(folder.glob("*.safetensors"))[0], framework="pt") as weights:
-        dtype = weights.get_tensor(next(iter(weights.keys()))).dtype
-    write_json(folder / "config.json", {**config, "dtype": str(dtype).removeprefix("torch.")})
+    """Generation batches, verl's steps, that make so many optimizer steps at least."""
+    return ceil(num_steps / updates_of_a_batch(recipe))
