@@ -2,8 +2,8 @@
 
     python benchmarks/bank_build.py --prompts 800 --output benchmarks/results/bank_build.json
 
-The bank of the quickstart's recipe, built into an empty cache folder beside a base model that is there already. Sampling
-is the time within the engine, grading that within the reward functions; the rest is loading, encoding and files.
+The bank of the quickstart's recipe, built into an empty folder beside a base model that is there already. Sampling is
+the time within the engine, grading that within the reward functions; the rest is loading, encoding and files.
 """
 
 import argparse
