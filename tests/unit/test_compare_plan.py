@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -238,6 +239,21 @@ def test_many_variants_have_a_panel_each_beside_the_first():
     shown = [axes for axes in drawn.figure.axes if axes.get_visible()]
     assert [axes.get_title(loc="left") for axes in shown] == ["v1", "v2", "v3", "v4", "v5"]
     assert all([line.get_label() for line in axes.get_lines()] == ["v0", axes.get_title(loc="left")] for axes in shown)
+
+
+COMPARISONS = Path(__file__).parents[2] / "benchmarks" / "comparisons"
+
+
+@pytest.mark.parametrize("name", ["margins_addition", "margins_mix"])
+def test_the_plans_that_are_kept_here_make_their_runs(tmp_path, name):
+    registered = read_plan(str(COMPARISONS / f"{name}.yaml"))
+    assert registered is not None and registered.plan.question and registered.plan.primary and registered.plan.stopping
+    tuning = registered.tuning(tmp_path / "out")
+    plan = registered.comparison(tmp_path / "out", registered.plan.variants)
+    assert len(tuning.runs) == 6 * len(plan.variants) and len(plan.runs) == 8 * len(plan.variants)
+    assert f"{len(tuning.runs)} that tune, {len(plan.runs)} that are compared" in registered.text
+    assert plan.variants[0].label == "grpo" and plan.bank_share == 1
+    assert all(item.recipe.run.reward_funcs == ["accuracy"] for item in plan.runs)
 
 
 def test_a_plan_that_is_not_yaml_is_one_line(tmp_path):
