@@ -61,6 +61,7 @@ def warm_up(
     data: DataConfig,
     max_completion_length: int,
     on_step: Callable[[WarmupState], None] = lambda state: None,
+    device: torch.device | str = "cpu",
 ) -> WarmBase:
     """Train a new model on worked solutions until its sampled accuracy passes `warmup_accuracy`.
 
@@ -71,6 +72,7 @@ def warm_up(
         data: The task.
         max_completion_length: Token limit of a sample.
         on_step: Called after every step.
+        device: Where it is trained, and is in the end.
 
     Raises:
         AapoError: The accuracy is not reached within `warmup_max_steps`.
@@ -80,7 +82,7 @@ def warm_up(
     examples = worked_examples(data, config.warmup_num_problems)
     texts = [f"{message['content']}\n{message['role']}\n" for e in examples[:500] for message in e.row["prompt"]]
     tokenizer = train_tokenizer([*texts, "assistant\n", *(e.solution for e in examples[:500])], config.vocab_size)
-    model = new_model(config, tokenizer)
+    model = new_model(config, tokenizer).to(device)  # type: ignore[arg-type]
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.warmup_learning_rate, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 50))
     engine = TransformersEngine(model, tokenizer, SamplingSettings(max_completion_length=max_completion_length))
@@ -88,7 +90,7 @@ def warm_up(
     reached = 0.0
     for step in range(1, config.warmup_max_steps + 1):
         batch = _collate(order.sample(examples, min(config.warmup_batch_size, len(examples))), tokenizer)
-        loss = model(**batch).loss
+        loss = model(**{name: values.to(device) for name, values in batch.items()}).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -18,10 +18,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-try:
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # torch before 2.10
-    varlen_attn = None
+from aapo.engines.varlen import Lengths, varlen_for
 
 ATTENTION = "aapo_layout"
 # Models whose layers are plain causal attention over all earlier tokens, with rotary positions.
@@ -83,7 +80,14 @@ def layout_attention(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention as Transformers calls it: outputs, and no weights."""
-    return layout.attend(module.layer_idx, query, key, value, scaling), None
+    return layout.attend(module.layer_idx, *_in_one_format(query, key, value), scaling), None
+
+
+def _in_one_format(*tensors: Tensor) -> Iterator[Tensor]:
+    """The format that attention is computed in: under autocast, rotated queries and keys are wider than values."""
+    device = tensors[0].device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensors[0].dtype
+    return (tensor.to(dtype) for tensor in tensors)
 
 
 AttentionInterface.register(ATTENTION, layout_attention)
@@ -113,18 +117,13 @@ class Segments:
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
         """As `AttentionLayout`, with B = 1."""
         query_THD, key_ThD, value_ThD = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-        if varlen_attn is None or not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16):
+        varlen = varlen_for(query)
+        if varlen is None:
             outputs = [bucket.attend(query_THD, key_ThD, value_ThD, scaling) for bucket in self.buckets]
             return torch.cat(outputs).index_select(0, self.order_T)[None]
-        lengths = self.lengths
         if self.has_prefixes:
-            key_ThD, value_ThD = (tensor.index_select(0, lengths.key_index) for tensor in (key_ThD, value_ThD))
-        output = varlen_attn(
-            query_THD, key_ThD, value_ThD, lengths.queries, lengths.keys, lengths.longest_query, lengths.longest_key,
-            scale=scaling, window_size=(-1, 0), enable_gqa=True,
-        )  # fmt: skip
-        assert isinstance(output, Tensor)
-        return output[None]
+            key_ThD, value_ThD = (tensor.index_select(0, self.lengths.key_index) for tensor in (key_ThD, value_ThD))
+        return varlen(query_THD, key_ThD, value_ThD, self.lengths, scaling)[None]
 
     @cached_property
     def has_prefixes(self) -> bool:
@@ -164,16 +163,6 @@ class Segments:
             max(one.prefix_length + one.length for one in self.segments),
             torch.cat([_keys(one) for one in self.segments]).to(self.device),
         )
-
-
-class Lengths(NamedTuple):
-    """Cumulative lengths of queries and keys, the longest of each, and which tokens the keys are."""
-
-    queries: Tensor
-    keys: Tensor
-    longest_query: int
-    longest_key: int
-    key_index: Tensor
 
 
 @dataclass(frozen=True)

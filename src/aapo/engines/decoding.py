@@ -24,6 +24,11 @@ COLUMNS, PROMPT_TOKENS = 128, 8192
 REFILL_FRAC, SURPLUS_FRAC = 1 / 8, 1 / 4
 
 
+def seen_columns(tokens: int, device_type: str) -> int:
+    """How many columns a step looks at; few different numbers on a GPU, which chooses and makes kernels by them."""
+    return tokens if device_type == "cpu" else -(-tokens // COLUMNS) * COLUMNS
+
+
 class Places:
     """The key-value cache of all layers, a row a place; the layout of a step in which each place has one token."""
 
@@ -47,17 +52,18 @@ class Places:
 
     def begin_step(self) -> None:
         """Have room for a token of each place, and know what each sees."""
-        longest = int(self.lengths_S.max()) + 1
+        device = self.lengths_S.device
+        longest = seen_columns(int(self.lengths_S.max()) + 1, device.type)
         self.room(longest)
-        columns = torch.arange(longest, device=self.lengths_S.device)
-        self._seen = (columns <= self.lengths_S[:, None])[:, None, None]
+        self._seen = (torch.arange(longest, device=device) <= self.lengths_S[:, None])[:, None, None]
+        self._rows_S = torch.arange(len(self.lengths_S), device=device)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
         """As `AttentionLayout`, with B places and T = 1; the heads of one key are its queries."""
         keys, values = self.layers[layer]
-        rows, longest = torch.arange(len(key), device=key.device), self._seen.shape[-1]
-        keys[rows, :, self.lengths_S] = key[:, :, 0]
-        values[rows, :, self.lengths_S] = value[:, :, 0]
+        longest = self._seen.shape[-1]
+        keys[self._rows_S, :, self.lengths_S] = key[:, :, 0]
+        values[self._rows_S, :, self.lengths_S] = value[:, :, 0]
         query = query.view(len(query), key.shape[1], -1, query.shape[-1])
         output = scaled_dot_product_attention(
             query, keys[:, :, :longest], values[:, :, :longest], self._seen, scale=scaling

@@ -50,8 +50,9 @@ class RolloutTrainer(UpdateTrainer):
 
     @contextmanager
     def _generating(self) -> Iterator[Any]:
-        """The policy as it is sampled from, whatever it is spread over."""
+        """The policy as it is sampled from, whatever it is spread over; its weights are rounded once for all tokens."""
         with (
+            self.accelerator.autocast(),
             unwrap_model_for_generation(
                 self.model_wrapped,
                 self.accelerator,
