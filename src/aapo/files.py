@@ -64,7 +64,7 @@ def check_folder(path: Path, setting: str) -> None:
         InputError: It, or what it would be made in, is no folder or not writable.
     """
     try:
-        if "\0" in str(path):
+        if b"\0" in str(path).encode():
             raise ValueError("no name has a NUL in it")
         existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
         with tempfile.TemporaryFile(dir=existing):  # permissions do not say that a disk is read-only

@@ -4,6 +4,8 @@ import re
 from typing import Any
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+# Everything that moves the cursor, sets colours or rings: all control characters but newline and tab.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def content_text(content: str | list[Any] | dict[str, Any] | None) -> str:
@@ -31,3 +33,8 @@ def last_question(prompt: str | list[dict[str, Any]]) -> str:
 def encodable(text: str) -> str:
     """The text with the replacement character for each lone surrogate, which no file can hold."""
     return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def visible(text: str) -> str:
+    """The text as a terminal can show it: a replacement character for each control character and lone surrogate."""
+    return encodable(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", text))

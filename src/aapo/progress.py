@@ -8,14 +8,25 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from aapo.messages import visible
 
 LINE_SECONDS = 10.0
 PATIENCE_SECONDS = 60.0
 Update = Callable[[int, str], None]
 Tell = Callable[[int, int], None]
 
-# Text is printed as it is: a path or an answer may hold what Rich takes for markup or an emoji.
-console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+class PlainConsole(Console):
+    """Prints text as it is: a path or an answer may hold what Rich takes for markup, or a terminal for a command."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Rich's text of a string, control characters made visible."""
+        return super().render_str(visible(text), **options)
+
+
+console = PlainConsole(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 @contextmanager

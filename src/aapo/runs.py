@@ -31,11 +31,9 @@ PACKAGES = (
     "aapo", "torch", "transformers", "trl", "accelerate", "datasets", "peft", "math-verify", "reasoning-gym", "verl",
     "ray", "vllm",
 )  # fmt: skip
-# What every manifest says, and what stands of every rollout in its file.
-MANIFEST_KEYS = ("algorithm", "seed", "model", "dataset", "num_train_prompts", "versions", "hardware")
+# What is shown of a rollout.
 ROLLOUT_COLUMNS = (
-    "batch", "group", "prompt_key", "prompt", "gold", "completion", "completion_tokens", "loss_tokens", "truncated",
-    "correct", "reward", "advantage", "margin", "augmented",
+    "step", "prompt_key", "prompt", "gold", "completion", "truncated", "reward", "advantage", "margin", "augmented",
 )  # fmt: skip
 # What to do about a damaged file of a run.
 COPIED = "copy the run directory anew, or train again into another --output_dir"
@@ -78,22 +76,22 @@ class RunDirectory:
             )
         return run
 
-    def recipe(self) -> dict[str, Any]:
-        """The resolved recipe.
+    def recipe(self, *needs: str) -> dict[str, Any]:
+        """The resolved recipe, which has the keys that are needed.
 
         Raises:
             InputError: It is damaged or of another version.
         """
-        return read_yaml(self.recipe_file, COPIED, ("recipe", "fields", "objective", "batch", "with_defaults"))
+        return read_yaml(self.recipe_file, COPIED, ("fields", *needs))
 
-    def manifest(self) -> dict[str, Any]:
-        """Versions, hardware and identities.
+    def manifest(self, *needs: str) -> dict[str, Any]:
+        """Versions, hardware and identities, which have the keys that are needed.
 
         Raises:
             InputError: It is missing, damaged or of another version.
         """
         fix = f"delete it where it is there, and `aapo train {self.path} --resume` writes it again"
-        return read_json(self.manifest_file, fix, MANIFEST_KEYS)
+        return read_json(self.manifest_file, fix, needs)
 
     def metrics(self) -> list[dict[str, Any]]:
         """One dictionary a logged step, in order of steps.

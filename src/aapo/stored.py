@@ -37,15 +37,15 @@ def reading(file: Path, fix: str) -> Iterator[None]:
         raise InputError(f"{file} is damaged ({reason}); {fix}") from error
 
 
-def read_json(file: Path, fix: str, needs: Collection[str] = ()) -> Any:
-    """What a JSON file says; with `needs` an object that has these keys.
+def read_json(file: Path, fix: str, needs: Collection[str] | None = None) -> Any:
+    """What a JSON file says; with `needs` an object that has these keys, which may be none.
 
     Raises:
         InputError: As `reading`; or a key is not there, as in a file of another version.
     """
     with reading(file, fix):
         found = json.loads(file.read_text(encoding="utf-8"))
-    return with_keys(file, found, needs, fix) if needs else found
+    return found if needs is None else with_keys(file, found, needs, fix)
 
 
 def read_yaml(file: Path, fix: str, needs: Collection[str]) -> Any:
@@ -72,12 +72,13 @@ def read_parquet(file: Path, fix: str, needs: Collection[str], columns: Collecti
 
 
 def with_keys(file: Path, found: Any, needs: Collection[str], fix: str) -> Any:
-    """What was found in a file, where it is a mapping with these keys.
+    """What was found in a file, if it is a mapping with these keys.
 
     Raises:
         InputError: It is none, or lacks one.
     """
-    lacking = [key for key in needs if not isinstance(found, dict) or key not in found]
-    if lacking:
+    if not isinstance(found, dict):
+        raise InputError(f"{file} is damaged (it is no mapping); {fix}")
+    if lacking := [key for key in needs if key not in found]:
         raise InputError(f"{file} has no {', '.join(lacking)}, so it is foreign or of another version; {fix}")
     return found

@@ -134,7 +134,9 @@ def test_a_recipe_in_16_bits_trains_and_samples_its_bank_in_them(recipe):
 def test_an_infinite_reward_ends_the_run_before_it_counts(recipe, capsys):
     assert aapo(recipe("--bf16=false", "--reward_funcs=mine.py:late", "--max_steps=8")) == 1
     said = capsys.readouterr().err
-    assert "reward function 'mine.py:late' failed" in said and "it returned inf; a reward must be finite" in said
+    assert (
+        "reward function 'mine.py:late' failed" in said and "it returned inf; a reward must be a finite number" in said
+    )
     run = RunDirectory("run")
     for line in run.metrics_file.read_text().splitlines():
         json.loads(line, parse_constant=pytest.fail)  # which is called on NaN and Infinity

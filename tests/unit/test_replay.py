@@ -401,8 +401,7 @@ def test_one_line_for_each_mistake(tmp_path, capsys):
     write_parquet(file, pq.read_table(file).drop_columns(["batch", "group"]))
     line = refused(capsys, "replay", run.path)
     assert line.endswith(
-        "has no column batch, group; it was written by an earlier version of aapo and cannot be replayed, so train the "
-        "run again"
+        "has no batch, group, so it is foreign or of another version; delete it, and its step is left out"
     )
 
 

@@ -134,7 +134,7 @@ def read_identity(path: Path) -> SampleIdentity:
             f"{path}`"
         )
     manifest = _read_manifest(file)
-    if not isinstance(manifest, dict) or "identity" not in manifest:
+    if "identity" not in manifest:
         raise InputError(f"{path} is not a reference bank: its {MANIFEST} is of something else; name a bank's folder")
     if manifest.get("format") != FORMAT:
         raise InputError(
@@ -335,8 +335,8 @@ def _name(parts: Iterable[Any]) -> str:
 def _writing(path: Path) -> Iterator[None]:
     try:
         yield
-    except InputError as error:
-        reason = getattr(error.__cause__, "strerror", error)
+    except (PermissionError, InputError) as error:
+        reason = getattr(error, "strerror", None) or getattr(error.__cause__, "strerror", error)
         raise InputError(
             f"the bank {path} cannot be written to ({reason}), and it lacks what this run needs; copy it to a folder "
             "of your own, leave reference_bank out, or set AAPO_CACHE to a folder that can be written to"

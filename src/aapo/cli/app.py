@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import typer
 
 from aapo.errors import AapoError, InputError, nearest
+from aapo.messages import visible
 from aapo.ranks import finish
 
 FLAGS = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -540,7 +541,7 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
         if debug:
             traceback.print_exc()
         message, code = _explain(error)
-        print(f"aapo: {message}", file=sys.stderr)
+        print(visible(f"aapo: {' '.join(message.split())}"), file=sys.stderr)
         return code
 
 

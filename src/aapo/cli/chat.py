@@ -1,6 +1,5 @@
 """What `aapo chat` does: a model in the terminal, streaming."""
 
-import re
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 from aapo.engines import end_tokens, generate_ids
 from aapo.errors import InputError
 from aapo.evaluation import model_sources
-from aapo.messages import last_question
+from aapo.messages import last_question, visible
 from aapo.progress import console
 from aapo.recipe import load_recipe
 from aapo.runs import RunDirectory
@@ -25,8 +24,6 @@ transformers_logging.disable_progress_bar()
 
 NUM_EXAMPLES = 2
 HELP = "/reset forgets the conversation, /system TEXT sets the system prompt, /quit ends; Ctrl-C stops an answer"
-# Everything that moves the cursor, sets colours or rings: all control characters but newline and tab.
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Printed(TextStreamer):
@@ -34,7 +31,7 @@ class Printed(TextStreamer):
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         """Write a part."""
-        sys.stdout.write(CONTROL.sub("\N{REPLACEMENT CHARACTER}", text) + ("\n" if stream_end else ""))
+        sys.stdout.write(visible(text) + ("\n" if stream_end else ""))
         sys.stdout.flush()
 
 

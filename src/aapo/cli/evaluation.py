@@ -251,7 +251,7 @@ def show_tables(paths: Sequence[Path], form: str, published: str | None, *, mix_
         shown = with_short_names(rows)
         print_table(score_table(shown.rows, beside, shown.notes))
     elif form == "json":
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        print(json.dumps(rows, indent=2))
     else:
         table = score_table(rows, beside)
         print(markdown(table) if form == "markdown" else latex(table), end="")

@@ -39,7 +39,7 @@ def model_sources(model: str, revision: str | None = None, checkpoints: str | No
                 raise InputError(f"{model} has no final model yet; finish it with `aapo train {model} --resume`")
             sources.append(ModelSpec(str(run.model), name=name))
         elif wanted == BASE:
-            started = run.manifest()["model"]
+            started = run.manifest("model")["model"]
             sources.append(ModelSpec(started["name_or_path"], started.get("revision"), f"{name}@base"))
         elif wanted.isdecimal() and int(wanted) in steps:
             sources.append(ModelSpec(str(found[int(wanted)]), name=f"{name}@{int(wanted)}"))

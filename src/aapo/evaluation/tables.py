@@ -6,6 +6,7 @@ from typing import NamedTuple
 from aapo.errors import InputError
 from aapo.evaluation.published import NUM_PROBLEMS, Published
 from aapo.evaluation.results import AVERAGE, Row
+from aapo.messages import visible
 
 _LATEX = {"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}"}
 
@@ -158,18 +159,22 @@ def _share(value: float | None) -> str:
 def markdown(table: ScoreTable) -> str:
     """The table in Markdown."""
     lines = [table.columns, ["---"] + ["---:"] * (len(table.columns) - 1), *table.rows]
-    text = "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
-    return text + "\n" + "".join(f"\n{note}\n" for note in table.notes)
+    text = "\n".join("| " + " | ".join(_one_line(cell).replace("|", r"\|") for cell in line) + " |" for line in lines)
+    return text + "\n" + "".join(f"\n{_one_line(note)}\n" for note in table.notes)
 
 
 def latex(table: ScoreTable) -> str:
     """The table in LaTeX, for booktabs."""
     lines = [" & ".join(map(_escape, line)) + r" \\" for line in (table.columns, *table.rows)]
     body = ["\\begin{tabular}{l" + "r" * (len(table.columns) - 1) + "}", "\\toprule", lines[0], "\\midrule", *lines[1:]]
-    notes = [f"% {note}" for note in table.notes]
+    notes = [f"% {_one_line(note)}" for note in table.notes]
     return "\n".join([*notes, *body, "\\bottomrule", "\\end{tabular}"]) + "\n"
 
 
+def _one_line(text: str) -> str:
+    return visible(" ".join(text.split()))
+
+
 def _escape(text: str) -> str:
-    escaped = "".join(_LATEX.get(character, character) for character in text.replace("\\", ""))
+    escaped = "".join(_LATEX.get(character, character) for character in _one_line(text).replace("\\", ""))
     return escaped.replace("+-", r"$\pm$")

@@ -129,7 +129,7 @@ def replay_run(
         raise InputError(f"{', '.join(points)} cannot be replayed, because {NO_REFERENCE}")
     replayed = {name: point for name, point in points.items() if name not in refused}
     known = next(read_step(run, steps[0], references)).reference_PK
-    stored = run.recipe()["objective"]
+    stored = run.recipe("objective")["objective"]
     limit = sampling_of(run).max_completion_length
     counts, sums = [], []
     tell(0, len(steps))

@@ -119,7 +119,7 @@ def read_references(run: RunDirectory, path: Path) -> References:
     Raises:
         InputError: There is no bank, or it was not sampled and scored as the run is; the message names the difference.
     """
-    recipe = run.recipe()
+    recipe = run.recipe("with_defaults")
     given, ours = recipe["fields"], recipe["with_defaults"]
     kwargs, failure = ours["reward_kwargs"] or {}, ours["reward_failure"]
     functions = [reward_function(name, kwargs.get(name), failure) for name in ours["reward_funcs"]]

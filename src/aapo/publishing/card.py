@@ -17,6 +17,7 @@ from aapo.evaluation.tables import difference_sentence
 from aapo.runs import RunDirectory
 
 TRAINED, BASE = "trained", "base"
+FACTS = ("algorithm", "model", "dataset", "num_train_prompts", "versions", "hardware")
 
 
 class Framework(NamedTuple):
@@ -41,7 +42,7 @@ def model_card(run: RunDirectory, repository: str, *, merged: bool) -> str:
         repository: Name on the Hub, or that of the folder.
         merged: Whether the weights are an adapter's and its base's.
     """
-    recipe, manifest = run.recipe(), run.manifest()
+    recipe, manifest = run.recipe("objective", "batch", "with_defaults"), run.manifest(*FACTS)
     ours, objective = recipe["with_defaults"], recipe["objective"]
     rows = read_results(run.evaluation) if (run.evaluation / RESULTS).exists() else []
     table = score_table(rows) if rows else None

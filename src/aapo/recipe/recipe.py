@@ -300,7 +300,7 @@ def _read(source: str) -> tuple[str, dict[str, Any]]:
     """Name and fields of a recipe, before flags."""
     run = RunDirectory(source)
     if run.recipe_file.exists():
-        stored = run.recipe()
+        stored = run.recipe("recipe")
         return stored["recipe"], dict(stored["fields"])
     return _extended(source, ())
 

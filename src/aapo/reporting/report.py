@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 from aapo.errors import InputError
 from aapo.evaluation.results import RESULTS
 from aapo.files import check_file, write_text
+from aapo.messages import visible
 from aapo.reporting.comparison import ComparisonSection, comparison_section
 from aapo.reporting.drawing import DrawnFigure, write_figures
 from aapo.reporting.evaluation import EvaluationSection, evaluation_section
@@ -68,7 +69,7 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
     sections = [kind.section(folder, name) for kind, folder, name in zip(kinds, folders, _names(folders), strict=True)]
     for folder, section in zip(folders, sections, strict=True):
         write_figures(folder / "figures", list(_figures(section)))
-    write_text(target, _render(kinds, sections))
+    write_text(target, visible(_render(kinds, sections)))
     return target
 
 
