@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from aapo.errors import InputError
-from aapo.files import write_json, write_text
+from aapo.files import naming_full_disk, write_json, write_text
 
 PACKAGES = ("aapo", "torch", "transformers", "trl", "accelerate", "datasets", "peft", "math-verify", "reasoning-gym")
 
@@ -97,7 +97,7 @@ class RunDirectory:
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add one line to metrics.jsonl, in the place of one that a killed run did not end."""
-        with self.metrics_file.open("a+b") as file:
+        with naming_full_disk(self.metrics_file), self.metrics_file.open("a+b") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(size - 1, 0))
             if file.read() not in (b"", b"\n"):

@@ -14,7 +14,7 @@ import numpy as np
 from aapo.errors import InputError
 from aapo.evaluation.estimates import Estimate, difference, score_over_tasks
 from aapo.evaluation.evaluate import Evaluation
-from aapo.files import write_folder, write_json
+from aapo.files import remove_leftovers, write_folder, write_json
 
 AVERAGE = "average"
 RESULTS, DIFFERENCES, PROTOCOL = "results.json", "differences.json", "protocol.json"
@@ -317,6 +317,7 @@ def save_results(
         for evaluation in evaluations:
             evaluation.save(samples)
 
+    remove_leftovers(folder)
     write_folder(folder / SAMPLES, fill, replace=True)
     write_json(folder / PROTOCOL, protocols)
     write_json(folder / DIFFERENCES, list(differences))
