@@ -2,13 +2,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test check lint docs clean
+.PHONY: quickstart test test-faults check lint docs clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/aapo train quickstart
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+# Kills, signals, full disks: docs/reliability.md.
+test-faults: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m faults tests/faults
 
 check: lint test
 
