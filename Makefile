@@ -4,13 +4,17 @@ BIN := $(VENV)/bin
 
 VERL := .venv-verl
 
-.PHONY: quickstart test test-verl bench check lint docs clean
+.PHONY: quickstart test test-faults test-verl bench check lint docs clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/aapo train quickstart
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+# Kills, signals, full disks: docs/reliability.md.
+test-faults: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m faults tests/faults
 
 # The tests of the backend verl, in an environment of its own; a run on a Ray cluster of two nodes on this machine.
 test-verl: $(VERL)/.installed $(VENV)/.installed-dev

@@ -80,14 +80,14 @@ def layout_attention(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention as Transformers calls it: outputs, and no weights."""
-    return layout.attend(module.layer_idx, *_in_one_format(query, key, value), scaling), None
+    dtype = _format(query)
+    return layout.attend(module.layer_idx, query.to(dtype), key.to(dtype), value.to(dtype), scaling), None
 
 
-def _in_one_format(*tensors: Tensor) -> Iterator[Tensor]:
+def _format(query: Tensor) -> torch.dtype:
     """The format that attention is computed in: under autocast, rotated queries and keys are wider than values."""
-    device = tensors[0].device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensors[0].dtype
-    return (tensor.to(dtype) for tensor in tensors)
+    device = query.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
 
 
 AttentionInterface.register(ATTENTION, layout_attention)
