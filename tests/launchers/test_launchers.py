@@ -17,17 +17,25 @@ from safetensors.torch import load_file
 
 from aapo.runs import RunDirectory
 
-pytestmark = pytest.mark.deepspeed
-
-# What accelerate is to run by each shipped file.
+# What accelerate is to run: by torchrun on four processes, by each shipped file on two.
 LAUNCHERS = {
-    "ddp": {"type": "MULTI_CPU", "zero_stage": None, "offload": None, "fsdp_version": None},
-    "zero2": {"type": "DEEPSPEED", "zero_stage": 2, "offload": "none", "fsdp_version": None},
-    "zero2-offload": {"type": "DEEPSPEED", "zero_stage": 2, "offload": "cpu", "fsdp_version": None},
-    "zero3": {"type": "DEEPSPEED", "zero_stage": 3, "offload": "none", "fsdp_version": None},
-    "fsdp2": {"type": "FSDP", "zero_stage": None, "offload": None, "fsdp_version": 2},
+    "torchrun": {"type": "MULTI_CPU", "processes": 4, "zero_stage": None, "offload": None, "fsdp_version": None},
+    "ddp": {"type": "MULTI_CPU", "processes": 2, "zero_stage": None, "offload": None, "fsdp_version": None},
+    "fsdp2": {"type": "FSDP", "processes": 2, "zero_stage": None, "offload": None, "fsdp_version": 2},
+    "zero2": {"type": "DEEPSPEED", "processes": 2, "zero_stage": 2, "offload": "none", "fsdp_version": None},
+    "zero2-offload": {"type": "DEEPSPEED", "processes": 2, "zero_stage": 2, "offload": "cpu", "fsdp_version": None},
+    "zero3": {"type": "DEEPSPEED", "processes": 2, "zero_stage": 3, "offload": "none", "fsdp_version": None},
 }
-SHARDED = ("zero3", "fsdp2")
+
+
+def marked(*names):
+    """The launchers as parameters; those by DeepSpeed need its environment."""
+    return [
+        pytest.param(name, marks=pytest.mark.deepspeed if name.startswith("zero") else pytest.mark.slow)
+        for name in names
+    ]
+
+
 # Eight tokens are left, the end token among them, so that completions end at different lengths on the processes; the
 # bank grows when a prompt is met, since draws are weighted; the last batch of the evaluation is uneven.
 LEFT = 8
@@ -82,7 +90,10 @@ def ran(workplace, folder, command, *flags, code=0, **variables):
 
 
 def launch(workplace, launcher, *program):
-    """`accelerate launch` with a shipped file, as `aapo launchers` prints it."""
+    """`torchrun`, or `accelerate launch` with a shipped file, as `aapo launchers` prints it."""
+    if launcher == "torchrun":
+        count = LAUNCHERS[launcher]["processes"]
+        return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}", *program]
     file = workplace / f"{launcher}.yaml"
     aapo = [sys.executable, "-m", "aapo", "launchers", launcher]
     file.write_text(subprocess.run(aapo, check=True, capture_output=True, text=True).stdout)
@@ -102,18 +113,19 @@ def trained(run):
     return load_file(run.model / "model.safetensors")
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_a_killed_and_resumed_run_of_two_processes_equals_that_of_one(launcher, workplace, alone, tmp_path):
+@pytest.mark.parametrize("launcher", marked(*LAUNCHERS))
+def test_a_killed_and_resumed_run_of_several_processes_equals_that_of_one(launcher, workplace, alone, tmp_path):
     command = launch(workplace, launcher, Path(__file__).parent / "on_cpu.py")
-    flags = ("--per_device_train_batch_size", "4")
+    count = LAUNCHERS[launcher]["processes"]
+    flags = ("--per_device_train_batch_size", str(8 // count))
     ran(workplace, tmp_path, command, *flags, code=1, DIES=str(tmp_path / "run"))
     run = RunDirectory(tmp_path / "run")
     assert [row["step"] for row in run.metrics()] == [1, 2] and not run.model.exists()
     ran(workplace, tmp_path, command, *flags, "--resume")
 
-    for rank in (0, 1):  # the launcher has taken effect
+    for rank in range(count):  # the launcher has taken effect
         facts = json.loads((workplace / f"launched-{rank}.json").read_text())
-        assert facts == {**LAUNCHERS[launcher], "processes": 2}
+        assert facts == LAUNCHERS[launcher]
     # Summed in another order, float32 gradients differ by a few units in the last place; Adam's four steps of 1e-3 have
     # made of it 1e-6 at most where weights have moved by 4e-3.
     weights, expected = trained(run), trained(alone)
@@ -132,9 +144,9 @@ def test_a_killed_and_resumed_run_of_two_processes_equals_that_of_one(launcher, 
     assert summaries[0] == summaries[1]
 
 
-@pytest.mark.parametrize("launcher", SHARDED)
+@pytest.mark.parametrize("launcher", marked("fsdp2", "zero3"))
 def test_adapters_train_where_the_weights_are_spread(launcher, workplace, tmp_path):
-    flags = ("--use_peft", "true", "--lora_target_modules", "q_proj,v_proj")
+    flags = ("--use_peft", "true", "--lora_target_modules", "q_proj,v_proj", "--lora_dropout", "0")
     ran(workplace, tmp_path / "alone", [sys.executable, "-m", "aapo"], *flags, "--per_device_train_batch_size", "8")
     command = launch(workplace, launcher, Path(__file__).parent / "on_cpu.py")
     ran(workplace, tmp_path / "two", command, *flags, "--per_device_train_batch_size", "4")
@@ -144,7 +156,7 @@ def test_adapters_train_where_the_weights_are_spread(launcher, workplace, tmp_pa
         torch.testing.assert_close(two[name], tensor, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("launcher", SHARDED)
+@pytest.mark.parametrize("launcher", marked("fsdp2", "zero3"))
 def test_dead_groups_are_drawn_again_where_the_weights_are_spread(launcher, workplace, tmp_path):
     flags = ("--algorithm", "dapo", "--max_refill_rounds", "2", "--max_steps", "2")
     ran(workplace, tmp_path / "alone", [sys.executable, "-m", "aapo"], *flags, "--per_device_train_batch_size", "8")
@@ -157,7 +169,7 @@ def test_dead_groups_are_drawn_again_where_the_weights_are_spread(launcher, work
             assert a[key] == pytest.approx(b[key], rel=1e-4, abs=1e-5)
 
 
-@pytest.mark.parametrize("launcher", ["zero2", "fsdp2"])
+@pytest.mark.parametrize("launcher", marked("fsdp2", "zero2"))
 def test_a_launcher_without_effect_ends_the_run_in_one_line(launcher, workplace, tmp_path):
     done = ran(workplace, tmp_path, launch(workplace, launcher, "-m", "aapo"), code=2)
     kind = LAUNCHERS[launcher]["type"]
