@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from collections import defaultdict
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +17,7 @@ from aapo.backends.trl import AAPOConfig, AAPOTrainer
 from aapo.backends.trl.checks import check_launch
 from aapo.backends.trl.config import trainer_config
 from aapo.backends.trl.guards import MOVED, NUM_STEPS
+from aapo.backends.trl.scoring import ScoringTrainer
 from aapo.cli.app import run as aapo
 from aapo.engines import load_model, load_tokenizer
 from aapo.errors import AapoError, InputError
@@ -98,6 +100,21 @@ def test_a_launcher_that_takes_no_effect_is_refused(kind, runs, monkeypatch):
         check_launch(trainer)
     trainer.accelerator.distributed_type = DistributedType(kind)
     check_launch(trainer)
+
+
+@pytest.mark.parametrize(
+    ("weights", "share"),
+    [
+        ([[1.0, 0.4, 0.0], [0.5, 0.3, 2.9]], 2 / 5),  # the last token of the first is padding
+        ([[0.0], [2.9]], 2 / 5),  # a completion that is left out, of two tokens
+    ],
+)
+def test_the_share_of_tokens_that_weigh_next_to_nothing_is_logged(weights, share):
+    args = AAPOConfig(use_cpu=True, bf16=False)
+    assert (args.vllm_importance_sampling_mode, args.vllm_importance_sampling_clip_max) == ("token_truncate", 3.0)
+    trainer = SimpleNamespace(args=args, _metrics={"train": defaultdict(list)})
+    ScoringTrainer._log_lost_tokens(trainer, torch.tensor(weights), torch.tensor([[1, 1, 0], [1, 1, 1]]))
+    assert trainer._metrics["train"]["sampling/lost_token_frac"] == [pytest.approx(share)]
 
 
 def test_weights_of_16_bits_are_not_trained_without_mixed_precision():

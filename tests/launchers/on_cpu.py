@@ -18,21 +18,20 @@ plain_init = AcceleratorState.__init__
 
 def init_with_fsdp(self, *args, fsdp_plugin=None, **kwargs):
     plain_init(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
-    atexit.register(write_state)
+    atexit.register(write_state, self)
     if fsdp_plugin is not None:
         self.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
         self.fsdp_plugin = fsdp_plugin
 
 
-def write_state():
-    state = AcceleratorState._shared_state
-    plugin = (state.get("deepspeed_plugins") or {}).get("default")
+def write_state(state):
+    plugin = state.deepspeed_plugin
     facts = {
-        "type": state["distributed_type"].value,
-        "processes": state["num_processes"],
+        "type": state.distributed_type.value,
+        "processes": state.num_processes,
         "zero_stage": plugin.zero_stage if plugin else None,
         "offload": plugin.deepspeed_config["zero_optimization"]["offload_optimizer"]["device"] if plugin else None,
-        "fsdp_version": getattr(state.get("fsdp_plugin"), "fsdp_version", None),
+        "fsdp_version": getattr(getattr(state, "fsdp_plugin", None), "fsdp_version", None),
     }
     Path(f"launched-{os.environ['RANK']}.json").write_text(json.dumps(facts))
 

@@ -251,6 +251,8 @@ class AAPOTrainer(ScoringTrainer):
             output["completion_mask"] * output["tool_mask"] if "tool_mask" in output else output["completion_mask"]
         )
         loss_tokens_B = gathered(mask_bT.sum(1))
+        if "importance_sampling_ratio" in output:
+            self._log_lost_tokens(output["importance_sampling_ratio"], mask_bT)
         lesson = self.teacher.teach(scores, loss_tokens_B, notes, self.state.global_step)
         first = self.accelerator.process_index * len(inputs)
         output["advantages"] = lesson.weighted_B[first : first + len(inputs)]
