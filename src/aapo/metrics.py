@@ -69,6 +69,11 @@ METRICS: dict[str, Metric] = {
     "rollout/overlong_penalty": Metric(
         "reward", "Mean soft overlong penalty, which the other reward metrics leave out; absent without one."
     ),
+    "sampling/lost_token_frac": Metric(
+        "share of completion tokens",
+        "Tokens whose weight against the sampler's probabilities is under 1/2, those that a mask leaves out included; "
+        "absent without vLLM.",
+    ),
     "grading/no_answer_frac": Metric(
         SHARE_OF_COMPLETIONS,
         "Completions without a final answer, by the verdicts of the judge; absent without any.",

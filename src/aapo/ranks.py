@@ -46,6 +46,12 @@ def num_launched() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def launched_spread() -> str | None:
+    """What `accelerate launch` was asked to spread the weights by: DEEPSPEED, FSDP, or None."""
+    asked = (kind for kind in ("DEEPSPEED", "FSDP") if os.environ.get(f"ACCELERATE_USE_{kind}", "").lower() == "true")
+    return next(asked, None)
+
+
 def finish() -> None:
     """End a process that is done with success, where several were launched; alone it does nothing.
 
@@ -72,11 +78,11 @@ def launched(*, cpu: bool = False) -> Ranks:
     """This process of the launch; with `cpu` what is shared is no work for an accelerator."""
     if num_launched() == 1:
         return ALONE
-    import torch
     from accelerate import PartialState
     from accelerate.utils import gather_object
+    from torch.accelerator import is_available
 
-    # Without an accelerator and without being told, each process would take itself for the only one.
-    state = PartialState(cpu=True) if cpu or not torch.accelerator.is_available() else PartialState()
+    # Without an accelerator each of several processes would take itself for the only one.
+    state = PartialState(cpu=True) if cpu or not is_available() else PartialState()
     watch(state.process_index, gather_object)
     return Ranks(state.process_index, state.num_processes, state.wait_for_everyone, gather_object)

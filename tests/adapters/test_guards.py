@@ -3,16 +3,21 @@
 import json
 import logging
 import math
+from collections import defaultdict
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import DistributedType
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import TrainerCallback
 
 from aapo.backends.trl import AAPOConfig, AAPOTrainer
+from aapo.backends.trl.checks import check_launch
 from aapo.backends.trl.config import trainer_config
 from aapo.backends.trl.guards import MOVED, NUM_STEPS
+from aapo.backends.trl.scoring import ScoringTrainer
 from aapo.cli.app import run as aapo
 from aapo.engines import load_model, load_tokenizer
 from aapo.errors import AapoError, InputError
@@ -85,6 +90,32 @@ def test_what_is_trained_is_loaded_in_float32_unless_the_launcher_keeps_masters(
     if launched:
         monkeypatch.setenv(launched, "true")
     assert training_options(recipe)["dtype"] == dtype
+
+
+@pytest.mark.parametrize(("kind", "runs"), [("FSDP", "MULTI_CPU"), ("DEEPSPEED", "NO"), ("FSDP", "MULTI_GPU")])
+def test_a_launcher_that_takes_no_effect_is_refused(kind, runs, monkeypatch):
+    trainer = SimpleNamespace(accelerator=SimpleNamespace(distributed_type=DistributedType(runs)))
+    check_launch(trainer)
+    monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
+    with pytest.raises(InputError, match=f"accelerate launch was asked for {kind} and runs {runs}, where"):
+        check_launch(trainer)
+    trainer.accelerator.distributed_type = DistributedType(kind)
+    check_launch(trainer)
+
+
+@pytest.mark.parametrize(
+    ("weights", "share"),
+    [
+        ([[1.0, 0.4, 0.0], [0.5, 0.3, 2.9]], 2 / 5),  # the last token of the first is padding
+        ([[0.0], [2.9]], 2 / 5),  # a completion that is left out, of two tokens
+    ],
+)
+def test_the_share_of_tokens_that_weigh_next_to_nothing_is_logged(weights, share):
+    args = AAPOConfig(use_cpu=True, bf16=False)
+    assert (args.vllm_importance_sampling_mode, args.vllm_importance_sampling_clip_max) == ("token_truncate", 3.0)
+    trainer = SimpleNamespace(args=args, _metrics={"train": defaultdict(list)})
+    ScoringTrainer._log_lost_tokens(trainer, torch.tensor(weights), torch.tensor([[1, 1, 0], [1, 1, 1]]))
+    assert trainer._metrics["train"]["sampling/lost_token_frac"] == [pytest.approx(share)]
 
 
 def test_weights_of_16_bits_are_not_trained_without_mixed_precision():

@@ -110,6 +110,14 @@ def test_warn_says_it_and_trains_and_off_says_nothing(recipe, capsys):
     code, out, err = called(capsys, "train", path, "--output_dir", "unsaid", "--preflight", "off")
     assert code == 0 and "preflight" not in out and "reference samples" not in out, err
     assert RunDirectory("unsaid").manifest()["preflight"] is None
+
+    # A run that has begun goes on, whatever the few prompts in its bank say by then.
+    begun = RunDirectory("warned")
+    stored = begun.recipe()
+    del stored["fields"]["preflight"]
+    begun.write_recipe(stored)
+    code, out, err = called(capsys, "train", path, "--output_dir", "warned", "--resume")
+    assert code == 0 and "error    no reference sample is right" in out, err
     code, _, err = called(capsys, "train", path, "--output_dir", "unsaid", "--preflight", "offf")
     assert code == 2 and "preflight is 'offf' (did you mean off?); it must be one of stop, warn, off" in err
 

@@ -41,6 +41,7 @@ def test_a_run_in_order_has_no_warning(run):
         ({}, {"grading/no_answer_frac": 0.25}, "no answer", "25% of the completions had no answer"),
         ({"entropy": 2.0}, {"entropy": 0.1}, "entropy", "fell from 2 to 0.1 nats a token"),
         ({}, {"sampling/sampling_logp_difference/mean": 0.2}, "sampler", "differ by 0.2 nats"),
+        ({}, {"sampling/lost_token_frac": 0.1}, "lost tokens", "10% of the tokens weighed less than 1/2"),
         ({"weights/moved_frac": 0.012}, {}, "weights", "only 1% of the weights moved"),
         ({}, {"signal/zero_gradient": 1.0}, "zero gradient", "50% of the steps had no gradient"),
         ({}, {"grad_norm": 0.0}, "zero gradient", "50% of the steps had no gradient"),

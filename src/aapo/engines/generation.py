@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
+from torch.distributed.fsdp import FSDPModule
 from transformers import (
     DynamicCache,
     GenerationConfig,
@@ -30,7 +31,6 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from transformers.integrations.fsdp import is_fsdp_managed_module
 
 from aapo.engines.attention import is_plain
 from aapo.engines.decoding import decoded_ids
@@ -112,7 +112,9 @@ def generate_ids(
     mask_BT = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompt_ids], device=device)
     seeds_B = torch.tensor(seeds, dtype=torch.long, device=device)
     stop_strings = StopStringCriteria(tokenizer, list(settings.stop)) if settings.stop else None
-    cache = _shrinking_cache(model, settings, cache_implementation) if way != "static" else None
+    in_step = _in_step(model)
+    shrinks = way != "static" and not in_step
+    cache = _shrinking_cache(model, settings, cache_implementation) if shrinks else None
     rows_B = torch.arange(len(prompt_ids), device=device)
     completions: list[list[int]] = [[] for _ in prompt_ids]
     while len(rows_B):
@@ -127,6 +129,7 @@ def generate_ids(
                 logits_processor=_processors(settings, seeds_B, width),
                 stopping_criteria=StoppingCriteriaList([ends] if needed else []),
                 streamer=streamer,
+                synced_gpus=in_step,
                 **({} if cache is None else {"past_key_values": cache}),
             )
         assert isinstance(ids_BT, Tensor)
@@ -142,6 +145,15 @@ def generate_ids(
         mask_BT = torch.cat([mask_BT[kept_B], new_BT], dim=1)
         ids_BT, seeds_B, rows_B = ids_BT[kept_B], seeds_B[kept_B], rows_B[kept_B]
     return completions
+
+
+def _in_step(model: Any) -> bool:
+    """Whether all processes run the model forward together, because each holds a part of its weights.
+
+    They must then agree on when they enter and leave generate(), which does not know the FSDP2 of accelerate.
+    """
+    spread = is_deepspeed_zero3_enabled() or isinstance(model, FSDPModule)
+    return spread and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 def _config(
@@ -206,11 +218,6 @@ def _can_place(model: Any, settings: SamplingSettings, cache_implementation: str
     )
 
 
-def _in_step(model: Any) -> bool:
-    """Whether processes generate in step, so that they must agree on every call of the model."""
-    return is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
-
-
 def _causal(model: Any) -> Any:
     """The language model under adapters."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -227,12 +234,7 @@ def _shrinking_cache(model: Any, settings: SamplingSettings, cache_implementatio
     own = model.generation_config.to_dict() if model.generation_config else {}
     fields = {**own, **(settings.generation_kwargs or {})}
     used = {key for key, value in fields.items() if value not in (None, False) and not key.startswith("_")}
-    if (
-        cache_implementation is not None
-        or _in_step(model)
-        or fields.get("use_cache") is False
-        or not used <= _LASTING_FIELDS
-    ):
+    if cache_implementation is not None or fields.get("use_cache") is False or not used <= _LASTING_FIELDS:
         return None
     # Private, but what generate() itself asks before it makes this cache.
     if model.config.is_encoder_decoder or not model._supports_default_dynamic_cache():

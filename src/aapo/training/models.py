@@ -1,7 +1,6 @@
 """The models of a recipe: where they are, and how they are loaded."""
 
 import importlib.util
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,10 @@ from aapo.engines.loading import Base, adapter_base, cannot_load, check_model_fo
 from aapo.engines.spec import ModelSpec
 from aapo.errors import InputError
 from aapo.progress import progress
-from aapo.ranks import launched
+from aapo.ranks import launched, launched_spread
 from aapo.recipe import Recipe
 from aapo.recipe.model import ModelSettings
 from aapo.records import Prompt
-
-# Set by `accelerate launch` where DeepSpeed or FSDP spreads the weights and keeps float32 ones.
-LAUNCHED_SPREAD = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")
 
 
 def model_path(recipe: Recipe) -> str:
@@ -173,7 +169,7 @@ def trained_dtype(recipe: Recipe) -> str:
     masters by itself (DeepSpeed, FSDP2 in mixed precision) or `model_init_kwargs` say the dtype.
     """
     given = (recipe.training.model_init_kwargs or {}).get("dtype")
-    spread = recipe.training.deepspeed or recipe.training.fsdp or any(map(os.environ.get, LAUNCHED_SPREAD))
+    spread = recipe.training.deepspeed or recipe.training.fsdp or launched_spread()
     if given is None and not trains_adapter(recipe) and not spread:
         return "float32"
     return str(given or recipe.model.dtype)

@@ -18,7 +18,12 @@ SHOWN_START, SHOWN_END = 400, 400
 
 
 def preflight(
-    recipe: Recipe, bank: ReferenceBank, prompts: Sequence[Prompt], *, show_samples: bool = False
+    recipe: Recipe,
+    bank: ReferenceBank,
+    prompts: Sequence[Prompt],
+    *,
+    show_samples: bool = False,
+    may_stop: bool = True,
 ) -> BankReport:
     """Print what the bank says about the run, and end one that cannot learn anything unless the recipe says otherwise.
 
@@ -27,15 +32,18 @@ def preflight(
         bank: The reference model's samples.
         prompts: The run's prompts, of which those count that the bank has; of none nothing is said.
         show_samples: Print three samples with their verdicts.
+        may_stop: Whether the run has yet to begin. Of one that is resumed the bank may hold but a few prompts, and what
+            it has learnt is not in the bank.
 
     Raises:
-        InputError: No group can have a gradient, and `preflight` is stop; the message names the cause and the fix.
+        InputError: No group can have a gradient, `preflight` is stop and the run may stop; the message names the cause
+            and the fix.
     """
     setting = run_setting(recipe)
     report = report_bank(bank, setting, {prompt.key for prompt in prompts})
     findings = bank_findings(report, setting)
     fatal = [finding for finding in findings if finding.level == "error"]
-    stops = bool(fatal) and recipe.run.preflight == "stop"
+    stops = may_stop and bool(fatal) and recipe.run.preflight == "stop"
     if report.num_prompts and launched().is_main:
         lines = [HEAD, *(f"  {line}" for line in summary_lines(report))]
         # What the run is ended by stands in the error.

@@ -112,7 +112,7 @@ def _train(recipe: Recipe, run: RunDirectory, backend: Any, *, resume: bool, sho
         checked = by_pass_rate(recipe, bank, checked)
     forecast = None
     if bank is not None and recipe.run.preflight != "off":
-        forecast = preflight(recipe, bank, checked.prompts, show_samples=show_samples)
+        forecast = preflight(recipe, bank, checked.prompts, show_samples=show_samples, may_stop=not resume)
     if ranks.is_main:
         run.write_manifest(**_facts(recipe, path, source, earlier, checked, forecast))
     job = TrainingJob(

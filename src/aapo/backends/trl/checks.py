@@ -12,6 +12,7 @@ from aapo.backends.trl.config import AAPOConfig
 from aapo.errors import InputError
 from aapo.grading import GRADED, GROUPWISE, reward_name
 from aapo.learning.order import check_number
+from aapo.ranks import launched_spread
 from aapo.scoring import check_columns, check_names
 from aapo.tasks.checks import check_rows
 
@@ -29,6 +30,20 @@ def kept_from_trl(args: AAPOConfig) -> Iterator[None]:
         yield
     finally:
         args.importance_sampling_level, args.sync_ref_model = level, follows
+
+
+def check_launch(trainer: Any) -> None:
+    """Check that the weights are spread as the launcher asks; where it cannot, accelerate leaves it out without a word.
+
+    Raises:
+        InputError: They are not.
+    """
+    asked, runs = launched_spread(), trainer.accelerator.distributed_type.value
+    if asked is not None and asked != runs:
+        raise InputError(
+            f"accelerate launch was asked for {asked} and runs {runs}, where weights in 16 bits have no float32 "
+            "masters; it spreads models over accelerators only: on CPUs launch with torchrun"
+        )
 
 
 def check_groups(trainer: Any) -> None:

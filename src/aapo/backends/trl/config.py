@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch.accelerator import is_available as accelerator_available
@@ -27,8 +27,13 @@ DEFAULTS = {
 class AAPOConfig(TrainingSettings, GRPOConfig):  # pyright: ignore[reportIncompatibleVariableOverride]
     r"""TRL's GRPOConfig with the objective as named algorithm and orthogonal axes: `TrainingSettings`.
 
-    TRL's `loss_type` is not set: the objective decides it.
+    TRL's `loss_type` is not set: the objective decides it. TRL's own `vllm_importance_sampling_mode` weighs whole
+    completions, which for long ones leaves next to nothing of most (docs/launch.md); here the weight is a token's.
     """
+
+    vllm_importance_sampling_mode: str = field(
+        default="token_truncate", metadata={"help": "token_truncate, token_mask, sequence_truncate or sequence_mask."}
+    )
 
     def __post_init__(self, processes: int | None) -> None:
         """Check ranges, the objective and the batch, then TRL's own checks.

@@ -18,6 +18,9 @@ from aapo.records import Notes
 from aapo.scoring import as_notes, check_finite_rewards
 from aapo.tasks import prompt_opening
 
+# A token of less weight, given what the trainer and the sampler say of it, teaches less than half of what it should.
+LOST = 0.5
+
 
 class ScoringTrainer(RolloutTrainer):
     """Keeps the scores of the batch that TRL scores, and ends a run whose numbers are none."""
@@ -88,6 +91,12 @@ class ScoringTrainer(RolloutTrainer):
         rows = gather_object([{column: values[i] for column, values in mine.items()} for i in range(size)])
         # Not every process need log every column, so the columns are those of all, in one order.
         return {column: [row.get(column) for row in rows] for column in sorted({name for row in rows for name in row})}
+
+    def _log_lost_tokens(self, weights: Tensor, mask_bT: Tensor) -> None:
+        """Log the share of tokens that weigh next to nothing against the sampler; weights are (b, T), or (b, 1)."""
+        lost_bT = (weights < LOST) * mask_bT
+        num_lost, num_tokens = gathered(torch.stack([lost_bT.sum(), mask_bT.sum()])[None]).sum(0).tolist()
+        self._metrics["train"]["sampling/lost_token_frac"].append(num_lost / max(num_tokens, 1))
 
     def _with_nan(self, values: list) -> Tensor:
         """The values as a tensor, None as NaN."""

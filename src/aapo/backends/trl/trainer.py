@@ -24,7 +24,7 @@ from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import RepeatSampler
 
 from aapo.backends.trl.adapters import policy_of
-from aapo.backends.trl.checks import check_data, check_groups, check_refill, keep_masters, kept_from_trl
+from aapo.backends.trl.checks import check_data, check_groups, check_launch, check_refill, keep_masters, kept_from_trl
 from aapo.backends.trl.config import AAPOConfig, by_step
 from aapo.backends.trl.guards import MovedWeights, check_trainable
 from aapo.backends.trl.order import EpochOrder, EpochSampler
@@ -150,6 +150,7 @@ class AAPOTrainer(ScoringTrainer):
                 **kwargs,
             )
         args.check_judge(self.reward_func_names)
+        check_launch(self)
         check_groups(self)
         check_refill(self)
         check_trainable(self.model)
@@ -265,6 +266,8 @@ class AAPOTrainer(ScoringTrainer):
         )
         output["tool_mask"] = mask_bT
         loss_tokens_B = gathered(mask_bT.sum(1))
+        if "importance_sampling_ratio" in output:
+            self._log_lost_tokens(output["importance_sampling_ratio"], mask_bT)
         lessons = self._teach(inputs, scores, loss_tokens_B, notes)
         first = self.accelerator.process_index * len(inputs)
         output["advantages"] = torch.cat([lesson.weighted_B for lesson in lessons])[first : first + len(inputs)]
@@ -370,7 +373,9 @@ class AAPOTrainer(ScoringTrainer):
         """The bank with the prompts of these rows, the same on all processes."""
         assert self._grow_bank is not None
         prompts = as_prompts(rows, self._tokenizer, **self.args.template_options)
-        if self._continues_adapter or not isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
+        # Under FSDP the processes would have to sample equally many, in step.
+        policy_is_other = self._continues_adapter or self.is_fsdp_enabled
+        if policy_is_other or not isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
             return self._grow_bank(prompts, None)
         with self._generating() as model, as_reference(model) as reference:
             return self._grow_bank(prompts, TransformersEngine(reference, self._tokenizer, self.args.sampling))

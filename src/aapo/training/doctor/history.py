@@ -50,6 +50,9 @@ def _shares(rows: list[dict[str, Any]]) -> Iterator[Finding]:
          "ask for a form of answer that it reads, or set answer_convention", "docs/grading.md"),
         ("grading/timeout_frac", "timeout", 0.02, "of the comparisons with the gold answer hit their limits",
          "look at the gold answers", "docs/grading.md"),
+        ("sampling/lost_token_frac", "lost tokens", 0.1, "of the tokens weighed less than 1/2 against the sampler",
+         "set vllm_importance_sampling_mode to token_truncate, sample in the precision that is trained in",
+         "docs/launch.md"),
         ("rollout/unscored_frac", "unscored", 0.05, "of the completions were not judged",
          "check answer_column and the reward functions", "docs/grading.md"),
     ):  # fmt: skip
