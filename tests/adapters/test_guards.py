@@ -354,11 +354,11 @@ def test_a_template_that_closes_a_thought_before_the_prefill_opens_one_is_refuse
 @pytest.mark.parametrize(
     ("num_prompts", "fields", "rollouts"),
     [
-        (5, {"gradient_accumulation_steps": 2, "steps_per_generation": 1}, 4 * 5 * 3),  # three epochs of 2.5 steps
+        (5, {"gradient_accumulation_steps": 2, "steps_per_generation": 1}, 8 * 2 * 3),  # three epochs of two steps; a fifth prompt fills none
         (4, {"gradient_accumulation_steps": 2, "steps_per_generation": 1, "max_steps": 3}, 4 * 6),
         (6, {"gradient_accumulation_steps": 1, "steps_per_generation": 2, "max_steps": 3}, 8 * 2),
         (4, {"gradient_accumulation_steps": 2, "num_iterations": 2, "max_steps": 3}, 8 * 2),
-        (3, {"gradient_accumulation_steps": 2, "steps_per_generation": 1, "num_train_epochs": 1.5}, 4 * 5),
+        (3, {"gradient_accumulation_steps": 2, "steps_per_generation": 1, "num_train_epochs": 1.5}, 8 * 2),
     ],
 )
 def test_planned_rollouts_are_those_that_are_drawn(tiny_folder, tmp_path, num_prompts, fields, rollouts):
@@ -388,7 +388,7 @@ def test_planned_rollouts_are_those_that_are_drawn(tiny_folder, tmp_path, num_pr
 
 def test_planned_steps_are_transformers(tiny_folder, tmp_path):
     """Every batch arithmetic: Transformers' own number of steps for the trainer's own loader."""
-    from aapo.training.run import planned_steps
+    from aapo.training.schedule import planned_steps, prompts_of_a_batch
 
     logging.disable(logging.WARNING)
     try:
@@ -397,7 +397,7 @@ def test_planned_steps_are_transformers(tiny_folder, tmp_path):
             data = Dataset.from_list([{"prompt": f"{n}?", "answer": "1"} for n in range(num_prompts)])
             for per_device, accumulation, per_generation, iterations, epochs in (
                 (4, 1, None, 1, 1), (4, 2, None, 1, 3), (2, 2, 4, 1, 2), (4, 3, 2, 1, 1), (4, 2, 1, 1, 1.5),
-                (2, 4, 2, 2, 1), (2, 3, 4, 1, 1), (4, 4, 1, 3, 2), (4, 3, 1, 1, 0.5),
+                (2, 4, 2, 2, 1), (4, 3, 6, 1, 1), (4, 4, 1, 3, 2), (4, 3, 1, 1, 0.5),
             ):  # fmt: skip
                 fields = {
                     **GIVEN, "num_generations": 4, "per_device_train_batch_size": per_device, "use_cpu": True,
@@ -408,7 +408,7 @@ def test_planned_steps_are_transformers(tiny_folder, tmp_path):
                 if per_generation is not None:
                     fields["steps_per_generation"] = per_generation
                 recipe = resolve("mine", {**fields, "reward_funcs": ["accuracy"]})
-                if num_prompts < recipe.training.generation_batch_size // 4:
+                if num_prompts < prompts_of_a_batch(recipe):
                     continue
                 recipe.training.output_dir = str(tmp_path)
                 trainer = AAPOTrainer(
