@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aapo.errors import AapoError, InputError
+from aapo.errors import AapoError, FullDiskError, InputError
 from aapo.processes import is_alive, machine
 
 # A temporary file of a writer of which nothing is known, such as one on another machine, is left alone for so long.
@@ -42,7 +42,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` that takes its place if the block succeeds and vanishes if it does not.
 
     Raises:
-        AapoError: The disk is full.
+        FullDiskError: The disk is full.
+        InputError: Nothing can be written there.
     """
     with naming_full_disk(path):
         with _placing(path):
@@ -71,7 +72,7 @@ def naming_full_disk(path: Path) -> Iterator[None]:
     """Say that the disk is full, and what could not be written, where that is why the block fails.
 
     Raises:
-        AapoError: So it is.
+        FullDiskError: So it is.
     """
     try:
         yield
@@ -81,7 +82,7 @@ def naming_full_disk(path: Path) -> Iterator[None]:
         unwritten = any(words in str(error) for words in _UNWRITTEN_WORDS)
         if not (is_full(error) or (unwritten and not _has_room(path))):
             raise
-        raise AapoError(
+        raise FullDiskError(
             f"the disk is full: {path} could not be written, and nothing half-written counts; free some, and the same "
             "command goes on (train: with --resume)"
         ) from error
@@ -148,7 +149,7 @@ def check_folder(path: Path, setting: str) -> None:
         InputError: It, or what it would be made in, is no folder or not writable.
     """
     try:
-        if b"\0" in str(path).encode():
+        if "\0" in str(path):
             raise ValueError("no name has a NUL in it")
         existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
         with tempfile.TemporaryFile(dir=existing):  # permissions do not say that a disk is read-only
@@ -212,10 +213,9 @@ def write_folder(path: Path, fill: Callable[[Path], None], *, replace: bool = Fa
     with naming_full_disk(path):
         with _placing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=_temporary_prefix(path), suffix=".tmp", dir=path.parent))
         for leftover in path.parent.glob(f".{path.name}.*.tmp"):
             _remove_if_left(leftover)
-        with _placing(path):
-            temporary = Path(tempfile.mkdtemp(prefix=_temporary_prefix(path), suffix=".tmp", dir=path.parent))
         try:
             fill(temporary)
             temporary.chmod(0o755)

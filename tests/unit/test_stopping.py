@@ -68,7 +68,7 @@ NOTHING = "nothing is half-written; the same command begins again"
         (("eval", "x", "--tasks", "y"), "aapo.cli.evaluation.evaluate_models", KEPT),
         (
             ("compare", "quickstart", "--algorithms", "aapo"),
-            "aapo.cli.experiments.compare",
+            "aapo.cli.comparing.compare",
             "its runs stop, each with a checkpoint; the same command goes on from them",
         ),
         (

@@ -45,16 +45,18 @@ def train(source: str, flags: Sequence[str], *, dry_run: bool, resume: bool, sho
     if _main_process():
         console.print(f"run directory {output}")
     how = "train" if recipe.cluster is None else "cluster"
+    resumed = f"go on with `aapo {how} {output} --resume`"
     try:
         result = train_recipe(recipe, output, resume=resume, show_samples=show_samples)
         if result.interrupted:
-            raise AapoError(f"interrupted; a checkpoint is saved, go on with `aapo {how} {output} --resume`")
+            raise AapoError(f"interrupted; a checkpoint is saved, {resumed}")
         if _main_process():
             _report(result, output)
     except KeyboardInterrupt as error:
         begun = RunDirectory(output).recipe_file.exists()
-        on = f"go on with `aapo {how} {output} --resume`" if begun else "the same command goes on"
-        raise interrupted(error, f"what is done so far is kept, {on}") from error
+        raise interrupted(
+            error, f"what is done so far is kept, {resumed if begun else 'the same command goes on'}"
+        ) from error
 
 
 def _report(result: TrainingResult, output: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from aapo.backends import TrainingJob, load_backend
 from aapo.bank import Growth
 from aapo.engines import model_identity
-from aapo.errors import InputError
+from aapo.errors import FullDiskError, InputError
 from aapo.evaluation import (
     Evaluation,
     Task,
@@ -71,7 +71,7 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, show_samples: b
         return _train(recipe, run, backend, resume=resume, show_samples=show_samples)
     except Exception as error:
         # Where nothing was trained the folder is free for the command as it is mended; a disk that was full is not.
-        if launched().is_main and not (resume or run.begun or isinstance(error, OSError)):
+        if launched().is_main and not (resume or run.begun or isinstance(error, (OSError, FullDiskError))):
             run.discard()
         raise
 
