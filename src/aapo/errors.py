@@ -12,6 +12,10 @@ class InputError(AapoError, ValueError):
     """What the user gave is wrong; the message says what it was, what is allowed and the fix. Exit code 2."""
 
 
+class FullDiskError(AapoError):
+    """Nothing more can be written; the message says what could not be."""
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """` (did you mean X?)` for the nearest of `allowed`, or the empty string where none is near."""
     matches = get_close_matches(name, list(allowed), n=1)

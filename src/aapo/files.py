@@ -1,19 +1,37 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, on disks that may be full, beside writers that may have been killed."""
 
 import errno
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aapo.errors import InputError
+from aapo.errors import AapoError, FullDiskError, InputError
+from aapo.processes import is_alive, machine
+
+# A temporary file of a writer of which nothing is known, such as one on another machine, is left alone for so long.
+LEFTOVER_SECONDS = 24 * 3600
+# Nothing fits any more: the disk, the user's share of it, the largest file.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# How libraries put it that lose the number, such as safetensors.
+_FULL_WORDS = tuple(os.strerror(number) for number in _FULL)
+# What torch's archives say, of which an optimizer's state is one, when something could not be written, whatever it was.
+_UNWRITTEN_WORDS = ("unexpected pos", "PytorchStreamWriter failed writing")
+_ROOM_BYTES = 2**20
+
+
+def _temporary_prefix(path: Path) -> str:
+    """How temporary names beside `path` begin: they say who writes."""
+    return f".{path.name}.{machine()}-{os.getpid()}-"
+
 
 # A file or folder is in the way, or what it would be in is closed to us or to read only.
 NO_PLACE = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS)
@@ -21,19 +39,86 @@ NO_PLACE = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that takes its place if the block succeeds and vanishes if it does not."""
-    with _placing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
+    """A temporary name beside `path` that takes its place if the block succeeds and vanishes if it does not.
+
+    Raises:
+        FullDiskError: The disk is full.
+        InputError: Nothing can be written there.
+    """
+    with naming_full_disk(path):
         with _placing(path):
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=_temporary_prefix(path), suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(0o644)
+            with _placing(path):
+                temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether the error, in whatever words, says that nothing more can be written."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    return any(words in str(error) for words in _FULL_WORDS)
+
+
+@contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """Say that the disk is full, and what could not be written, where that is why the block fails.
+
+    Raises:
+        FullDiskError: So it is.
+    """
+    try:
+        yield
+    except AapoError:
+        raise
+    except Exception as error:
+        unwritten = any(words in str(error) for words in _UNWRITTEN_WORDS)
+        if not (is_full(error) or (unwritten and not _has_room(path))):
+            raise
+        raise FullDiskError(
+            f"the disk is full: {path} could not be written, and nothing half-written counts; free some, and the same "
+            "command goes on (train: with --resume)"
+        ) from error
+
+
+def _has_room(path: Path) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=_existing(path)) as file:
+            file.write(bytes(_ROOM_BYTES))
+    except OSError:
+        return False
+    return True
+
+
+def _existing(path: Path) -> Path:
+    """The innermost folder of a path that is there."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what writers that were killed have left in and below `folder`, of each that certainly lives no more."""
+    for leftover in list(folder.rglob(".*.tmp")):
+        _remove_if_left(leftover)
+
+
+def _remove_if_left(temporary: Path) -> None:
+    with suppress(FileNotFoundError, PermissionError):  # it has been renamed; a folder to read only
+        if not _may_be_written(temporary):
+            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
+
+
+def _may_be_written(temporary: Path) -> bool:
+    writer = temporary.name.removesuffix(".tmp").rpartition(".")[2].split("-")
+    if writer[0] == machine() and len(writer) == 3 and writer[1].isdecimal():
+        return is_alive(int(writer[1]))
+    return time.time() - temporary.stat().st_mtime <= LEFTOVER_SECONDS
 
 
 @contextmanager
@@ -125,15 +210,18 @@ def write_folder(path: Path, fill: Callable[[Path], None], *, replace: bool = Fa
 
     With `replace` an older one goes; without, one that another process has made meanwhile stays, for it may be in use.
     """
-    with _placing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    try:
-        fill(temporary)
-        temporary.chmod(0o755)
-        if replace:
-            shutil.rmtree(path, ignore_errors=True)
-        if not path.exists():
-            temporary.replace(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with naming_full_disk(path):
+        with _placing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=_temporary_prefix(path), suffix=".tmp", dir=path.parent))
+        for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+            _remove_if_left(leftover)
+        try:
+            fill(temporary)
+            temporary.chmod(0o755)
+            if replace:
+                shutil.rmtree(path, ignore_errors=True)
+            if not path.exists():
+                temporary.replace(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)

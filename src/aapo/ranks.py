@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from aapo.watching import unwatch, watch
+
 Item = TypeVar("Item")
 
 
@@ -53,6 +55,7 @@ def finish() -> None:
     """
     if num_launched() == 1:
         return
+    unwatch()
     if "torch" in sys.modules:
         from torch import distributed
 
@@ -69,8 +72,11 @@ def launched(*, cpu: bool = False) -> Ranks:
     """This process of the launch; with `cpu` what is shared is no work for an accelerator."""
     if num_launched() == 1:
         return ALONE
+    import torch
     from accelerate import PartialState
     from accelerate.utils import gather_object
 
-    state = PartialState(cpu=True) if cpu else PartialState()
+    # Without an accelerator and without being told, each process would take itself for the only one.
+    state = PartialState(cpu=True) if cpu or not torch.accelerator.is_available() else PartialState()
+    watch(state.process_index, gather_object)
     return Ranks(state.process_index, state.num_processes, state.wait_for_everyone, gather_object)

@@ -24,7 +24,7 @@ from typing import IO, Any
 import yaml
 
 from aapo.errors import InputError
-from aapo.files import write_json, write_text
+from aapo.files import naming_full_disk, write_json, write_text
 from aapo.stored import read_json, read_parquet, read_yaml, reading
 
 PACKAGES = (
@@ -140,7 +140,7 @@ class RunDirectory:
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add one line to metrics.jsonl, in the place of one that a killed run did not end."""
-        with self.metrics_file.open("a+b") as file:
+        with naming_full_disk(self.metrics_file), self.metrics_file.open("a+b") as file:
             if not _ends_whole(file):
                 file.seek(0)
                 file.truncate(file.read().rfind(b"\n") + 1)

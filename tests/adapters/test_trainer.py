@@ -26,6 +26,7 @@ from aapo.objective import ALGORITHMS, augmented_advantages, completion_weights,
 from aapo.runs import RunDirectory
 from aapo.sampling import SamplingSettings
 from aapo.scoring import as_prompt
+from aapo.stopping import Stop
 
 MAX_TOKENS = 6
 
@@ -821,7 +822,7 @@ def test_unparseable_golds_are_counted_though_another_reward_scores(tiny_folder,
         AAPOTrainer, tiny_folder, tmp_path, reference_column(addition), rewards=[unsure, evenness], judge="unsure",
         judge_threshold=0.5,
     )  # fmt: skip
-    trainer.add_callback(Recorder(run, lambda done, note: seen.append((done, note))))
+    trainer.add_callback(Recorder(run, lambda done, note: seen.append((done, note)), Stop(print)))
     train(trainer)
     (row,) = run.metrics()
     assert row["rollout/unscored_frac"] == 1.0 and "rollout/accuracy" not in row

@@ -12,10 +12,10 @@ from datasets import Dataset
 
 from aapo.bank import ReferenceBank, bank_identity, differences, find_score_set, sample_identity, summarize
 from aapo.bank.rows import read_row, write_row
-from aapo.bank.storage import MANIFEST, begin_score_set, claim, remove_leftovers
+from aapo.bank.storage import MANIFEST, begin_score_set, claim
 from aapo.engines import TransformersEngine, load_model, load_tokenizer, model_identity, tokenizer_identity
 from aapo.errors import AapoError, InputError
-from aapo.files import write_text
+from aapo.files import remove_leftovers, write_text
 from aapo.grading import Judge, accuracy, format
 from aapo.ranks import Ranks
 from aapo.sampling import SamplingSettings
@@ -302,7 +302,7 @@ def test_files_are_whole_or_absent(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.write_text", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(AapoError, match="the disk is full: .*file.txt could not be written"):
         write_text(target, "new")
     assert target.read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["file.txt"]
 

@@ -166,7 +166,7 @@ recipe, run = Path(sys.argv[4]), Path(sys.argv[6])
 with open({calls!r}, "a") as calls:
     calls.write(f"{{run.parent.name}}/{{run.name}} {{os.environ.get('CUDA_VISIBLE_DEVICES')}} {{sys.argv[7:]}}\\n")
 if run.parent.name == "grpo" and run.name == "seed-1" and not Path({mended!r}).exists():
-    sys.exit("some noise\\naapo: out of luck")
+    {fails}
 time.sleep({seconds})
 (run / "evaluation").mkdir(parents=True)
 (run / "recipe.yaml").touch()
@@ -174,14 +174,17 @@ time.sleep({seconds})
 """
 
 
+FAILS = "sys.exit('some noise\\naapo: out of luck\\nthe last\\nwords of\\nsome library')"
+
+
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
     """A program in place of Python that notes how it was called, fails for one run, and leaves results of others."""
 
-    def install(seconds=0.0):
+    def install(seconds=0.0, fails=FAILS):
         program = tmp_path / "program"
         names = {"calls": str(tmp_path / "calls"), "mended": str(tmp_path / "mended")}
-        program.write_text(STAND_IN.format(python=sys.executable, seconds=seconds, **names))
+        program.write_text(STAND_IN.format(python=sys.executable, seconds=seconds, fails=fails, **names))
         program.chmod(0o755)
         monkeypatch.setattr("aapo.experiments.queue.sys.executable", str(program))
         return tmp_path / "calls"
@@ -205,6 +208,25 @@ def test_a_failed_run_is_told_and_tried_again_and_stops_no_other(recipe, tmp_pat
     assert execute(plan) == []
     assert len(calls.read_text().splitlines()) == 5
     assert not failure.run.beside(".failed").exists()
+
+
+@pytest.mark.parametrize(
+    ("fails", "reason"),
+    [
+        ("os.kill(os.getpid(), 9)", "killed by signal 9 (SIGKILL), as happens when memory runs out; its log is {log}"),
+        ("os.kill(os.getpid(), 11)", "killed by signal 11 (SIGSEGV); its log is {log}"),
+        ("os._exit(3)", "exit code 3; its log is {log}"),  # and not what an earlier attempt has said
+    ],
+)
+def test_a_run_that_ends_without_a_word_is_told_with_how_and_its_log(recipe, tmp_path, stand_in, fails, reason):
+    stand_in(fails=fails)
+    plan = plan_of(recipe, tmp_path)
+    write_plan(plan)
+    log = tmp_path / "out" / "runs" / "grpo" / "seed-1.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("aapo: an earlier reason\n")
+    (failure,) = execute(plan)
+    assert failure.reason == reason.format(log=log)
 
 
 def test_jobs_have_their_devices_and_resume_what_began(recipe, tmp_path, stand_in):

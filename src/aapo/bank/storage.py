@@ -10,9 +10,8 @@ functions, are other files.
 """
 
 import hashlib
-import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,8 +32,6 @@ from aapo.stored import read_json, read_parquet, reading
 FORMAT = 3
 MANIFEST = "manifest.json"
 MADE_AGAIN = "delete it, and what it held is made again where it is needed"
-# A temporary file of this age belongs to a build that was killed; a younger one may be being written.
-LEFTOVER_SECONDS = 600
 SAMPLES_SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -163,14 +160,6 @@ def claim(path: Path, identity: SampleIdentity) -> None:
         raise InputError(f"{path} is not empty and not a reference bank; give another --output")
     elif changed := differences(read_identity(path), identity):
         raise InputError(f"{path} holds another bank: {'; '.join(changed)}; give another --output")
-
-
-def remove_leftovers(path: Path) -> None:
-    """Remove the temporary files of builds and rescorings that were killed."""
-    for leftover in path.rglob(".*.tmp"):
-        with suppress(FileNotFoundError, PermissionError):  # a younger one has been renamed; a folder to read only
-            if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
-                leftover.unlink()
 
 
 def score_sets(path: Path) -> list[ScoreSet]:

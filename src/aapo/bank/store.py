@@ -20,6 +20,7 @@ from aapo.bank.identity import BankIdentity, reward_versions, sample_identity
 from aapo.bank.parts import Part, Reader, joined, parts_of
 from aapo.bank.storage import Piece, ScoreSet
 from aapo.errors import InputError
+from aapo.files import remove_leftovers
 from aapo.grading import VERDICT, Judge, RewardFunction, check_isolation
 from aapo.ranks import ALONE, Ranks
 from aapo.records import Engine, Prompt
@@ -183,7 +184,7 @@ class SampleStore:
             prompts = as_prompts(prompts, engine.tokenizer, **(template_options or {}))
         check_isolation(reward_funcs, sorted({prompt.row["task"] for prompt in prompts if "task" in prompt.row}))
         storage.claim(path, sample_identity(identity))
-        storage.remove_leftovers(path)
+        remove_leftovers(path)
         storage.begin_score_set(path, reward_funcs)
         ranks.wait()
         scores = _begun(path, reward_funcs)
@@ -255,7 +256,7 @@ class SampleStore:
             row = storage.read_completions(file, [0])[0][0]
             check_columns(reward_funcs, row)
             check_isolation(reward_funcs, [row["task"]] if "task" in row else [])
-        storage.remove_leftovers(path)
+        remove_leftovers(path)
         storage.begin_score_set(path, reward_funcs)
         ranks.wait()
         scores = _begun(path, reward_funcs)

@@ -3,7 +3,6 @@
 Exit codes: 0 done; 2 the input is wrong; 1 it failed while running, or was interrupted.
 """
 
-import errno
 import logging
 import os
 import socket
@@ -16,7 +15,10 @@ from urllib.parse import urlsplit
 
 import typer
 
+from aapo import stopping, watching
+from aapo.cli.interrupting import Commands
 from aapo.errors import AapoError, InputError, nearest
+from aapo.processes import end_with_parent
 from aapo.ranks import finish
 
 FLAGS = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -25,6 +27,7 @@ REACHING = ("train", "cluster", "eval", "bank", "base", "compare", "chat", "doct
 RECIPE_HELP = "A shipped recipe's name, a .yaml file, or a run directory."
 
 app = typer.Typer(
+    cls=Commands,
     help="Teach language models to reason with AAPO and verifiable rewards.",
     no_args_is_help=True,
     add_completion=False,
@@ -520,13 +523,15 @@ def _shipped(folder: str, name: str | None) -> None:
 
 def main() -> None:
     """Run the command line and exit."""
+    stopping.listen()
+    end_with_parent()
+    watching.want_watch()
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if not debug:
         _quiet()
-    if arguments[:1] and arguments[0] in REACHING:
-        _offline()
     code = run(arguments, debug=debug)
+    stopping.leave()
     if code == 0:  # a process that failed does not wait for the others
         finish()
     sys.exit(code)
@@ -535,18 +540,23 @@ def main() -> None:
 def run(arguments: list[str], *, debug: bool = False) -> int:
     """Run the command line; the exit code. Errors become one line on standard error, with `debug` a traceback."""
     try:
+        if arguments[:1] and arguments[0] in REACHING:
+            _offline()
         return int(app(arguments, standalone_mode=False) or 0)
     except (Exception, KeyboardInterrupt, SystemExit) as error:
-        if debug:
-            traceback.print_exc()
-        message, code = _explain(error)
-        print(f"aapo: {message}", file=sys.stderr)
+        with stopping.ignored():
+            if debug:
+                traceback.print_exc()
+            message, code = _explain(error)
+            watching.say(message, interrupted=isinstance(error.__cause__ or error, KeyboardInterrupt))
         return code
 
 
 def _explain(error: BaseException) -> tuple[str, int]:
     """One line for the user, and the exit code."""
     from typer.exceptions import TyperException
+
+    from aapo.files import is_full
 
     if isinstance(error, InputError):
         return str(error), 2
@@ -555,10 +565,12 @@ def _explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, TyperException):
         return error.format_message(), 2
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
-        return "interrupted; the same command goes on from what is on disk (train: add --resume and --output_dir)", 1
+        return "interrupted before anything was begun", 1
     if isinstance(error, SystemExit):
         return f"the program was ended from inside, by exit({error.code}) (--debug shows where)", 1
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if watching.is_lost_connection(error):
+        return "another process of this launch has ended, so this one stops; what is on disk is whole", 1
+    if is_full(error):
         return "no disk space left; nothing was half-written, free some and go on with --resume", 1
     return f"{type(error).__name__}: {' '.join(str(error).split())} (--debug shows where)", 1
 

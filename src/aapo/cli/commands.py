@@ -7,6 +7,7 @@ from typing import Any
 import datasets
 from transformers.utils import logging as transformers_logging
 
+from aapo.cli.interrupting import interrupted
 from aapo.cli.plan import print_plan
 from aapo.cli.tables import print_table
 from aapo.errors import AapoError, InputError
@@ -18,7 +19,7 @@ from aapo.recipe import load_recipe, read_recipe, resolve
 from aapo.runs import RunDirectory
 from aapo.training import train as train_recipe
 from aapo.training.models import prepare_model
-from aapo.training.run import default_output, newest_run
+from aapo.training.run import TrainingResult, default_output, newest_run
 
 transformers_logging.disable_progress_bar()
 datasets.disable_progress_bars()
@@ -43,18 +44,29 @@ def train(source: str, flags: Sequence[str], *, dry_run: bool, resume: bool, sho
         return
     if _main_process():
         console.print(f"run directory {output}")
-    result = train_recipe(recipe, output, resume=resume, show_samples=show_samples)
-    if result.interrupted:
-        how = "train" if recipe.cluster is None else "cluster"
-        raise AapoError(f"interrupted; a checkpoint is saved, go on with `aapo {how} {output} --resume`")
-    if _main_process():
-        from aapo.reporting import write_report
+    how = "train" if recipe.cluster is None else "cluster"
+    resumed = f"go on with `aapo {how} {output} --resume`"
+    try:
+        result = train_recipe(recipe, output, resume=resume, show_samples=show_samples)
+        if result.interrupted:
+            raise AapoError(f"interrupted; a checkpoint is saved, {resumed}")
+        if _main_process():
+            _report(result, output)
+    except KeyboardInterrupt as error:
+        begun = RunDirectory(output).recipe_file.exists()
+        raise interrupted(
+            error, f"what is done so far is kept, {resumed if begun else 'the same command goes on'}"
+        ) from error
 
-        if result.evaluations:
-            print_table(score_table(result_rows(result.evaluations)))
-        page = write_report([result.run.path])
-        console.print(f"report {page}")
-        console.print(f"run directory {output}")
+
+def _report(result: TrainingResult, output: Path) -> None:
+    from aapo.reporting import write_report
+
+    if result.evaluations:
+        print_table(score_table(result_rows(result.evaluations)))
+    page = write_report([result.run.path])
+    console.print(f"report {page}")
+    console.print(f"run directory {output}")
 
 
 def _begun(output: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from aapo.errors import InputError
 from aapo.evaluation.estimates import Estimate, difference, score_over_tasks
 from aapo.evaluation.evaluation import EVALUATED_ANEW, Evaluation
-from aapo.files import write_folder, write_json
+from aapo.files import remove_leftovers, write_folder, write_json
 from aapo.stored import read_json, with_keys
 
 AVERAGE = "average"
@@ -319,6 +319,7 @@ def save_results(
         for evaluation in evaluations:
             evaluation.save(samples)
 
+    remove_leftovers(folder)
     write_folder(folder / SAMPLES, fill, replace=True)
     write_json(folder / PROTOCOL, protocols)
     write_json(folder / DIFFERENCES, list(differences))

@@ -12,7 +12,7 @@ import yaml
 
 from aapo.errors import InputError, nearest
 from aapo.fields import parse_flags
-from aapo.files import check_folder, write_json, write_text
+from aapo.files import check_folder, remove_leftovers, write_json, write_text
 from aapo.objective import COLLECTION_FIELDS
 from aapo.recipe import Recipe, load_recipe, resolve, set_field
 from aapo.recipe.effects import CHOICE_FIELDS
@@ -295,6 +295,7 @@ def _check_folder(plan: Plan) -> None:
 
 def write_plan(plan: Plan) -> None:
     """Write the recipes of the runs and the plan; variants and seeds of an earlier call stay in it."""
+    remove_leftovers(plan.folder)
     for run in plan.runs:
         if not run.beside(".yaml").exists():
             write_text(run.beside(".yaml"), yaml.safe_dump(run.recipe.given, sort_keys=False, allow_unicode=True))

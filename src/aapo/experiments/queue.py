@@ -1,8 +1,8 @@
 """Runs of a plan, one process each, several side by side; the queue is the folder itself.
 
 A run is done when it is evaluated, and claimed while a process holds the lock on its `.lock` file. The lock passes to
-the run's process, so that it lasts as long as that works, whatever becomes of this one; any number of commands, on any
-machines that share the folder, can work on one comparison.
+the run's process, so that it lasts as long as that works; on Linux a run whose command is killed stops with a
+checkpoint. Any number of commands, on any machines that share the folder, can work on one comparison.
 """
 
 import fcntl
@@ -13,12 +13,12 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 from aapo.errors import AapoError
 from aapo.experiments.plan import Plan, PlannedRun
 from aapo.files import write_text
+from aapo.processes import PARENT, signal_words
 from aapo.progress import console
 
 POLL_SECONDS = 0.5
@@ -40,6 +40,7 @@ class Running(NamedTuple):
     process: subprocess.Popen
     slot: int
     began: float
+    log_size: int
 
 
 def execute(plan: Plan, jobs: int = 1, devices: Sequence[str] = ()) -> list[Failure]:
@@ -92,9 +93,11 @@ def _next(waiting: list[PlannedRun], slot: int, jobs: int, devices: Sequence[str
         with _claim(run) as lock:
             if lock is None:
                 continue
+            log = run.beside(".log")
+            size = log.stat().st_size if log.exists() else 0
             process = _start(run, lock, jobs, devices[slot] if devices else None)
         waiting.remove(run)
-        return Running(run, process, slot, time.monotonic())
+        return Running(run, process, slot, time.monotonic(), size)
     return None
 
 
@@ -119,8 +122,8 @@ def _start(run: PlannedRun, lock: int, jobs: int, devices: str | None) -> subpro
     command = ["-m", "aapo", "train", str(run.beside(".yaml")), "--output_dir", str(run.path), *resume]
     count = len(devices.split(",")) if devices else 1
     if count > 1:
-        command = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}", *command]
-    environment = dict(os.environ)
+        command = ["-m", "aapo.torchrun", "--standalone", f"--nproc_per_node={count}", *command]
+    environment = {**os.environ, PARENT: str(os.getpid())}
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     if devices is not None:
         environment["CUDA_VISIBLE_DEVICES"] = devices
@@ -139,16 +142,21 @@ def _finish(item: Running) -> Failure | None:
     """What a process that has ended left: nothing to say, or a failure, which is written down."""
     if item.process.returncode == 0 and item.run.done:
         return None
-    words = _last_words(item.run.beside(".log")) or f"exit code {item.process.returncode}"
+    words = _last_words(item)
     write_text(item.run.beside(".failed"), words + "\n")
     return Failure(item.run, words)
 
 
-def _last_words(log: Path) -> str:
-    """The last line that the command line itself wrote, else the last lines."""
-    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    own = [line.removeprefix("aapo: ") for line in lines[-LOG_LINES:] if line.startswith("aapo: ")]
-    return own[-1] if own else " | ".join(lines[-LOG_LINES:])
+def _last_words(item: Running) -> str:
+    """The signal that killed it, else the last line that the command line itself wrote, else the last lines."""
+    log, code = item.run.beside(".log"), item.process.returncode
+    if code < 0:
+        return f"{signal_words(-code)}; its log is {log}"
+    with log.open("rb") as file:
+        file.seek(item.log_size)
+        lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    own = [line.removeprefix("aapo: ") for line in lines if line.startswith("aapo: ")]
+    return own[-1] if own else " | ".join([*lines[-LOG_LINES:], f"exit code {code}; its log is {log}"])
 
 
 def _status(running: Sequence[Running], waiting: Sequence[PlannedRun]) -> str:
@@ -188,7 +196,9 @@ def prepare(plan: Plan) -> None:
         if what == "base" and run.recipe.base_model is None:
             continue
         result = subprocess.run(
-            [sys.executable, "-m", "aapo", what, "build", str(run.beside(".yaml"))], check=False, env=dict(os.environ)
+            [sys.executable, "-m", "aapo", what, "build", str(run.beside(".yaml"))],
+            check=False,
+            env={**os.environ, PARENT: str(os.getpid())},
         )
         if result.returncode:
             raise AapoError(f"the {what} of {run.variant.label} could not be built; its message stands above")

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aapo.errors import InputError
-from aapo.files import check_file, replacing
+from aapo.files import check_file, naming_full_disk, replacing
 from aapo.grading.answers import VERSION, Verdict, grade_many
 from aapo.grading.rewards import completion_text
 from aapo.messages import encodable
@@ -85,7 +85,7 @@ def _grade_rest(
     source: Path, partial: Path, verdicts: list[Verdict], options: dict[str, Any], on_rows: Callable[[int], None]
 ) -> None:
     """Extend `verdicts`, and the journal with them, by those of the rows that are still to be graded."""
-    with partial.open("a", encoding="utf-8") as journal:
+    with naming_full_disk(partial), partial.open("a", encoding="utf-8") as journal:
         rows = islice(_rows(source), len(verdicts), None)
         while batch := list(islice(rows, ROWS_PER_BATCH)):
             first = len(verdicts)

@@ -11,7 +11,7 @@ from typing import Any
 from aapo.backends import TrainingJob, load_backend
 from aapo.bank import Growth
 from aapo.engines import model_identity
-from aapo.errors import InputError
+from aapo.errors import FullDiskError, InputError
 from aapo.evaluation import (
     Evaluation,
     Task,
@@ -20,7 +20,7 @@ from aapo.evaluation import (
     result_rows,
     save_results,
 )
-from aapo.files import check_folder
+from aapo.files import check_folder, remove_leftovers
 from aapo.grading import reward_name
 from aapo.progress import console
 from aapo.ranks import launched
@@ -71,7 +71,7 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, show_samples: b
         return _train(recipe, run, backend, resume=resume, show_samples=show_samples)
     except Exception as error:
         # Where nothing was trained the folder is free for the command as it is mended; a disk that was full is not.
-        if launched().is_main and not (resume or run.begun or isinstance(error, OSError)):
+        if launched().is_main and not (resume or run.begun or isinstance(error, (OSError, FullDiskError))):
             run.discard()
         raise
 
@@ -88,6 +88,8 @@ def _train(recipe: Recipe, run: RunDirectory, backend: Any, *, resume: bool, sho
     held_out = loaded_prompts(recipe, "test") if recipe.data.num_eval_prompts else None
     asked = () if held_out is None else as_prompts(held_out, tokenizer, **recipe.training.template_options)
     check_room(recipe, [*checked.prompts, *asked])
+    if ranks.is_main:
+        remove_leftovers(run.path)
     if ranks.is_main and not resume:
         run.write_recipe(recipe.resolved())
     if ranks.is_main:
@@ -177,7 +179,7 @@ def check_output(run: RunDirectory, recipe: Recipe, *, resume: bool) -> None:
         return
     if resume:
         raise InputError(f"{run.path} has no run to resume; leave --resume out, or name a run directory")
-    if run.path.exists() and any(run.path.iterdir()):
+    if run.path.exists() and any(not file.name.startswith(".") for file in run.path.iterdir()):  # see remove_leftovers
         raise InputError(f"{run.path} is not empty and not a run directory; choose another --output_dir")
     launched().wait()  # before the first process writes into the folder that the others look at
 

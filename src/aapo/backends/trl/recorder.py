@@ -1,18 +1,17 @@
 """What a run leaves behind while it trains: metrics, whole checkpoints, visible progress, a clean stop."""
 
-import signal
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from aapo.checkpoints import mark_whole, rotate
-from aapo.progress import Update, console, progress_note
+from aapo.progress import Update, progress_note
 from aapo.ranks import launched
 from aapo.runs import RunDirectory
+from aapo.stopping import Stop
 
 GENERATED_TOKENS = "rollout/generated_tokens"
 BANK_TOKENS, BANK_SECONDS = "bank/generated_tokens", "bank/seconds"
@@ -46,20 +45,30 @@ class Spent(NamedTuple):
         return any(limit is not None and spent >= limit for spent, limit in zip(self, budget[:2], strict=True))
 
 
+class NothingLeft(Exception):  # noqa: N818  it is no error
+    """The checkpoint is that of the last step, after which the trainer would go on by one more."""
+
+
 class Recorder(TrainerCallback):
-    """Appends metrics to the run directory, shows progress, and ends training at the next step on Ctrl-C.
+    """Appends metrics to the run directory, shows progress, and ends training after the step in which a stop is asked.
 
     Seconds and generated tokens are those of the whole training, also of one that goes on from a checkpoint; at a
     budget of either, training ends.
     """
 
     def __init__(
-        self, run: RunDirectory, update: Update, budget: Budget = NO_BUDGET, save_total_limit: int | None = None
+        self,
+        run: RunDirectory,
+        update: Update,
+        stop: Stop,
+        budget: Budget = NO_BUDGET,
+        save_total_limit: int | None = None,
     ) -> None:
-        """Take the run directory, what shows progress, where training ends early, and how many checkpoints are kept."""
+        """Take the run directory, what shows progress and notes a signal, where training ends, how many are kept."""
         self.run = run
         self.update = update
         self.interrupted = False
+        self._stop = stop
         self._budget = budget
         self._limit = save_total_limit
         self._before = self._spent = Spent(0, 0.0)
@@ -67,38 +76,44 @@ class Recorder(TrainerCallback):
         self._last = self._began
         self._tokens: float | None = None
         self._note = ""
-        self._previous_handler: Any = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Start the clock where an earlier part of the run stopped, and listen for Ctrl-C."""
+        """Start the clock where an earlier part of the run stopped.
+
+        Raises:
+            NothingLeft: It was the whole of it.
+        """
         self._began = self._last = time.monotonic()
         earlier = [row for row in self.run.metrics() if row["step"] <= state.global_step]
         tokens, seconds = (
             max((row[key] for row in earlier if row.get(key) is not None), default=0)
             for key in (GENERATED_TOKENS, "seconds")
         )
-        self._before = self._spent = Spent(int(tokens), float(seconds))
+        self._before = Spent(int(tokens), float(seconds))
+        self._spent = self._with_bank(self._before, earlier[-1] if earlier else {})
         self._tokens = float(state.num_input_tokens_seen)
-        self._previous_handler = signal.signal(signal.SIGINT, self._on_interrupt)
+        if state.global_step >= state.max_steps or (state.global_step and self._spent.reaches(self._budget)):
+            raise NothingLeft
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Give Ctrl-C back."""
-        signal.signal(signal.SIGINT, self._previous_handler)
-
-    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
-        if self.interrupted:
-            raise KeyboardInterrupt
-        self.interrupted = True
-        console.print("Stopping after this step and saving a checkpoint; Ctrl-C again stops at once.")
+    def _with_bank(self, spent: Spent, row: dict[str, Any]) -> Spent:
+        """What is spent with the share of the reference samples that counts, of which the row says the cost."""
+        tokens, seconds = (self._budget.bank_share * float(row.get(key) or 0) for key in (BANK_TOKENS, BANK_SECONDS))
+        return Spent(spent.tokens + tokens, spent.seconds + seconds)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save and stop when asked to."""
+        self._stop_together(control)
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Save and stop when asked to while evaluating, which comes after the step's end; before the first, go on."""
+        if state.global_step:
+            self._stop_together(control)
+
+    def _stop_together(self, control: TrainerControl) -> None:
         # Every process must stop at the same step, and a signal need not reach all of them between the same two.
-        if any(gather_object([self.interrupted])):
+        if any(gather_object([self._stop.asked is not None])):
             self.interrupted = True
             control.should_save = True
             control.should_training_stop = True
@@ -126,8 +141,7 @@ class Recorder(TrainerCallback):
         row = {"step": state.global_step, "seconds": round(self._before.seconds + now - self._began, 3), **logs}
         if GENERATED_TOKENS in logs:
             row[GENERATED_TOKENS] = int(self._before.tokens) + int(logs[GENERATED_TOKENS])
-            share, bank = self._budget.bank_share, [float(row.get(key) or 0) for key in (BANK_TOKENS, BANK_SECONDS)]
-            self._spent = Spent(row[GENERATED_TOKENS] + share * bank[0], row["seconds"] + share * bank[1])
+            self._spent = self._with_bank(Spent(row[GENERATED_TOKENS], row["seconds"]), row)
             # The clocks of the processes differ.
             if self._budget != NO_BUDGET and any(gather_object([self._spent.reaches(self._budget)])):
                 control.should_training_stop = True

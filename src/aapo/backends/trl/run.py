@@ -3,6 +3,7 @@
 import gc
 import importlib.util
 import shutil
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -14,13 +15,16 @@ from trl import ModelConfig, get_peft_config
 from aapo.backends import TrainingJob
 from aapo.backends.trl.adapters import REFERENCE_ADAPTER
 from aapo.backends.trl.config import refusals, trainer_config
-from aapo.backends.trl.recorder import Budget, Recorder
+from aapo.backends.trl.recorder import Budget, NothingLeft, Recorder
 from aapo.backends.trl.trainer import AAPOTrainer
 from aapo.checkpoints import newest_whole, step_of
 from aapo.errors import InputError
+from aapo.files import naming_full_disk
 from aapo.progress import console, progress
 from aapo.ranks import launched
 from aapo.recipe import Recipe
+from aapo.stopping import Stop
+from aapo.watching import is_ending
 
 # Where metrics go, of which we have an extra.
 REPORTING_EXTRAS = ("tensorboard", "trackio", "wandb")
@@ -72,26 +76,38 @@ def train_policy(job: TrainingJob) -> bool:
         )
     trainer.remove_callback(PrinterCallback)
     done = step_of(checkpoint) if checkpoint else 0
+    if checkpoint:
+        trainer.args.eval_on_start = False  # it would be another evaluation of the checkpoint's step
     if checkpoint and ranks.is_main:
         console.print(f"going on from step {done}")
     if ranks.is_main and run.has_torn_line():
         console.print(f"{run.metrics_file}: its last line was cut short and is left out")
-    with progress(f"{args.algorithm} training", job.num_steps, start=done, visible=ranks.is_main) as update:
+    with (
+        naming_full_disk(run.checkpoints),
+        progress(f"{args.algorithm} training", job.num_steps, start=done, visible=ranks.is_main) as update,
+        Stop(_tell_stop) as stop,
+    ):
         recorder = Recorder(
             run,
             update,
+            stop,
             Budget(recipe.run.max_generated_tokens, recipe.run.max_training_seconds, recipe.run.bank_cost_share),
             limit,
         )
         trainer.add_callback(recorder)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with suppress(NothingLeft):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if recorder.interrupted:
         return True
+    if stop.asked is not None:  # after the last step, where the others need not have seen it
+        raise KeyboardInterrupt(stop.asked)
     partial = run.path / ".model.tmp"
-    trainer.save_model(str(partial))
+    with naming_full_disk(run.model):
+        trainer.save_model(str(partial))
+        if ranks.is_main:
+            job.tokenizer.save_pretrained(partial)
     if ranks.is_main:
         shutil.rmtree(partial / REFERENCE_ADAPTER, ignore_errors=True)  # which PEFT saves beside the trained one
-        job.tokenizer.save_pretrained(partial)
         shutil.rmtree(run.model, ignore_errors=True)
         partial.replace(run.model)
     ranks.wait()
@@ -100,3 +116,8 @@ def train_policy(job: TrainingJob) -> bool:
     gc.collect()
     torch.cuda.empty_cache()
     return False
+
+
+def _tell_stop(signal: str) -> None:
+    if not is_ending():
+        console.print(f"{signal}: stopping after this step and saving a checkpoint; once more stops at once.")
