@@ -4,13 +4,19 @@ BIN := $(VENV)/bin
 
 VERL := .venv-verl
 
-.PHONY: quickstart test test-verl bench check lint docs clean
+.PHONY: quickstart test test-faults test-verl bench check lint docs clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/aapo train quickstart
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+# Kills, signals and full disks (docs/reliability.md), in two halves side by side.
+test-faults: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m faults tests/faults/test_kills.py & half=$$!; \
+	$(BIN)/python -m pytest -m faults tests/faults --ignore tests/faults/test_kills.py; other=$$?; \
+	wait $$half && exit $$other
 
 # The tests of the backend verl, in an environment of its own; a run on a Ray cluster of two nodes on this machine.
 test-verl: $(VERL)/.installed $(VENV)/.installed-dev

@@ -1,0 +1,107 @@
+"""Sixty steps and thousands of gradings in flat memory; no process outlives a command, however that ends."""
+
+import ctypes
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from aapo.grading import answers, grade_many, pool
+
+pytestmark = pytest.mark.faults
+PR_SET_CHILD_SUBREAPER = 36
+MIB = 2**20
+# Grading in a worker, one comparison after another; an isolated scorer; and what this process has in memory.
+GRADED = """
+import resource
+from pathlib import Path
+
+from aapo.grading import grade_many, isolation
+
+def graded(completions, **columns):
+    texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
+    pairs = [rf"\\boxed{{{len(text)}+x^2}}" for text in texts]
+    right = grade_many([f"x^2+{len(text)}" for text in texts], pairs)
+    isolation.call([("basic_arithmetic", "1", '{"answer": "1", "metadata": {}}')])
+    with open("memory.txt", "a") as file:
+        file.write(Path("/proc/self/statm").read_text().split()[1] + "\\n")
+    return [len(set(text)) / 10 * (verdict.outcome == "correct") for text, verdict in zip(texts, right)]
+"""
+
+
+def descendants(pid):
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        found += [int(child), *descendants(child)]
+    return found
+
+
+def running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture
+def grading_place(make_workplace):
+    place = make_workplace("place", reward_funcs=["graded.py:graded", "accuracy"])
+    (place.folder / "graded.py").write_text(GRADED)
+    return place
+
+
+def test_no_process_is_left_behind_however_a_command_ends(grading_place):
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # orphans become this process's
+    place = grading_place
+    train = ("train", "mine.yaml", "--num_eval_prompts", 0, "--eval_num_samples", "null", "--eval_strategy", "no",
+             "--eval_steps", "null", "--output_dir")  # fmt: skip
+    place.run("bank", "build", "mine.yaml")  # so that the server that commands are forked from is there
+    before = set(descendants(os.getpid()))
+    for number, code in ((None, 0), (signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGKILL, -9)):
+        memory = place.folder / "memory.txt"
+        memory.unlink(missing_ok=True)
+        command = place.start(*train, f"run-{number}", *([] if number is None else ["--max_steps", 2000]))
+        while not memory.exists() and command.process.is_alive():
+            time.sleep(0.02)
+        assert len(set(descendants(os.getpid())) - before) > 2  # with its workers
+        if number is not None:
+            command.signal(number)
+        assert command.wait() == code, command.output()
+        until = time.monotonic() + 30
+        while left := [pid for pid in set(descendants(os.getpid())) - before if running(pid)]:
+            assert time.monotonic() < until, (number, left)
+            time.sleep(0.1)
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+def test_sixty_steps_in_flat_memory(grading_place):
+    place = grading_place
+    place.run("train", "mine.yaml", "--max_steps", 60, "--save_steps", 10, "--output_dir", "run")
+    pages = [int(line) for line in (place.folder / "memory.txt").read_text().split()]
+    bytes_ = [count * os.sysconf("SC_PAGE_SIZE") for count in pages]
+    assert len(bytes_) > 60
+    early, late = sorted(bytes_[20:30])[5], sorted(bytes_[-10:])[5]
+    assert late - early < 40 * MIB, (early / MIB, late / MIB)
+
+
+def test_three_thousand_gradings_in_flat_memory():
+    pool.configure(workers=1)
+
+    def graded(first):
+        golds = [f"x^2+{n}" for n in range(first, first + 150)]
+        assert {v.outcome for v in grade_many(golds, [rf"\boxed{{{gold[4:]}+x^2}}" for gold in golds])} == {"correct"}
+
+    def resident():
+        workers = [pid for pid in descendants(os.getpid()) if running(pid)]
+        pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in (os.getpid(), *workers)]
+        return sum(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    sizes = []
+    for turn in range(20):
+        graded(150 * turn)
+        sizes.append(resident())
+    pool.configure()
+    answers.forget_verdicts()
+    assert max(sizes[10:]) - max(sizes[5:10]) < 40 * MIB, [round(size / MIB) for size in sizes]
