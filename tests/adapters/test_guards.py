@@ -354,7 +354,8 @@ def test_a_template_that_closes_a_thought_before_the_prefill_opens_one_is_refuse
 @pytest.mark.parametrize(
     ("num_prompts", "fields", "rollouts"),
     [
-        (5, {"gradient_accumulation_steps": 2, "steps_per_generation": 1}, 8 * 2 * 3),  # three epochs of two steps; a fifth prompt fills none
+        # Three epochs of two steps; a fifth prompt fills none.
+        (5, {"gradient_accumulation_steps": 2, "steps_per_generation": 1}, 8 * 2 * 3),
         (4, {"gradient_accumulation_steps": 2, "steps_per_generation": 1, "max_steps": 3}, 4 * 6),
         (6, {"gradient_accumulation_steps": 1, "steps_per_generation": 2, "max_steps": 3}, 8 * 2),
         (4, {"gradient_accumulation_steps": 2, "num_iterations": 2, "max_steps": 3}, 8 * 2),
