@@ -8,13 +8,8 @@ import pytest
 import torch
 from datasets import Dataset
 
-from aapo.base.config import BaseModelConfig
 from aapo.base.model import new_model, train_tokenizer
-
-TINY = BaseModelConfig(
-    hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
-    vocab_size=300, max_position_embeddings=128,
-)  # fmt: skip
+from tiny import TINY
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ from aapo.sampling import SamplingSettings
 from aapo.training import train
 from aapo.training.banks import RecipeBank
 from aapo.training.models import prepare_model
-from conftest import TINY
+from tiny import TINY
 
 MAX_TOKENS = 6
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")

@@ -14,7 +14,7 @@ import torch
 
 from aapo.base.model import new_model, train_tokenizer
 from aapo.cli.app import run
-from conftest import TINY
+from tiny import TINY
 
 TASKS = "sums.jsonl,reasoning_gym:chain_sum"
 
