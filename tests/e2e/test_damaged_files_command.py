@@ -73,10 +73,11 @@ def refused(capsys, *arguments, code=2):
     return line.removeprefix("aapo: ")
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
-    """No report is written, which takes seconds to draw."""
-    monkeypatch.setattr("aapo.reporting.write_report", lambda folders: "unwritten")
+def resumed(monkeypatch):
+    """The exit code of a resume without its report, which takes seconds to draw."""
+    with monkeypatch.context() as patch:
+        patch.setattr("aapo.reporting.write_report", lambda folders: "unwritten")
+        return run(list(RESUME))
 
 
 def half(file):
@@ -126,13 +127,13 @@ def test_a_rollout_file_that_is_deleted_as_asked_leaves_the_rest(workplace, caps
     assert "2 steps" in capsys.readouterr().out
 
 
-def test_a_torn_line_of_the_metrics_is_left_out_and_another_is_named(workplace, capsys, undrawn):
+def test_a_torn_line_of_the_metrics_is_left_out_and_another_is_named(workplace, capsys, monkeypatch):
     metrics = RunDirectory("run").metrics_file
     whole = metrics.read_bytes()
     metrics.write_bytes(whole[:-20])
     shutil.rmtree("run/model")
     capsys.readouterr()
-    assert run(list(RESUME)) == 0
+    assert resumed(monkeypatch) == 0
     assert "run/metrics.jsonl: its last line was cut short and is left out" in capsys.readouterr().out
     first, *others = whole.splitlines(keepends=True)
     metrics.write_bytes(first[:30] + b"\n" + b"".join(others))
@@ -141,12 +142,12 @@ def test_a_torn_line_of_the_metrics_is_left_out_and_another_is_named(workplace, 
         assert "remove line 1" in refused(capsys, *command)
 
 
-def test_resume_passes_over_a_damaged_checkpoint_and_reaches_the_same_weights(workplace, capsys, undrawn):
+def test_resume_passes_over_a_damaged_checkpoint_and_reaches_the_same_weights(workplace, capsys, monkeypatch):
     stopped = RunDirectory("run")
     shutil.rmtree(stopped.model)
     (stopped.checkpoints / "checkpoint-3" / "optimizer.pt").unlink()
     capsys.readouterr()
-    assert run(list(RESUME)) == 0
+    assert resumed(monkeypatch) == 0
     said = capsys.readouterr().out
     assert "run/checkpoints/checkpoint-3 is passed over: optimizer.pt is missing\n" in said
     assert "going on from step 2\n" in said
@@ -217,7 +218,7 @@ def with_code(folder):
         (damaged("generation_config.json"), "bad/generation_config.json is damaged"),
         (damaged("tokenizer.json"), "cannot load the tokenizer of 'bad': "),
         (damaged("tokenizer.json", "{}"), "cannot load the tokenizer of 'bad': "),
-        (damaged("chat_template.jinja", "{% if %}"), "the chat template of bad refuses a prompt"),
+        (damaged("chat_template.jinja", "{% if %}"), "the chat template of bad refuses "),
         (without("config.json"), "the model folder bad has no configuration (config.json)"),
         (pickled, "the model folder bad has no weights (*.safetensors)"),
         (with_code, "cannot load the model of 'bad': it needs code that comes with it; read that code, and to let it"),
@@ -269,7 +270,7 @@ def test_a_data_file_that_cannot_be_read_is_named_with_its_line(workplace, capsy
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (("--max_completion_length", 1000), "a prompt of "),
+        (("--max_completion_length", 1000), "8 of 8 prompts, the longest of "),
         (("--reference_bank", "no-bank"), "reference_bank is no-bank, and there is no bank"),
         (("--use_peft", "true", "--lora_target_modules", "no-module"), "Target modules "),
         (("--lr_scheduler_kwargs.no_such", 1), "get_linear_schedule_with_warmup() got an unexpected keyword"),

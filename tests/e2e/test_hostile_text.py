@@ -50,7 +50,7 @@ def workplace(tmp_path, tiny_folder, monkeypatch):
     shutil.copytree(tiny_folder, "model")
     rows = [{"question": text[:20], "answer": text} for text in HOSTILE]
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    Path("mine.py").write_text(
+    Path("noting.py").write_text(
         "def even(completion_ids, answer, log_extra, **columns):\n"
         "    log_extra('verdict/even', ['correct' if sum(ids) % 2 else 'wrong' for ids in completion_ids])\n"
         "    log_extra('extracted/even', [gold[:100] + chr(0xd800) for gold in answer])\n"
@@ -59,7 +59,7 @@ def workplace(tmp_path, tiny_folder, monkeypatch):
     recipe = {
         "model_name_or_path": "model", "dataset_name": "rows.jsonl", "num_eval_prompts": 0, "num_generations": 4,
         "per_device_train_batch_size": 8, "max_completion_length": 4, "use_cpu": True, "bf16": False, "max_steps": 1,
-        "activation_checkpointing": False, "reward_funcs": ["mine.py:even"], "num_reference_samples": 2,
+        "activation_checkpointing": False, "reward_funcs": ["noting.py:even"], "num_reference_samples": 2,
         "preflight": "warn", "dtype": "float32", "system_prompt": HOSTILE[5],
     }  # fmt: skip
     Path("hostile.yaml").write_text(yaml.safe_dump(recipe))
@@ -111,7 +111,7 @@ def test_tables_and_pages_of_hostile_names_and_completions_are_harmless(tmp_path
 
 def test_the_console_and_the_error_line_show_control_characters_and_halves_of_pairs(capsys, monkeypatch):
     shown = io.StringIO()
-    monkeypatch.setattr(console, "file", shown)
+    monkeypatch.setattr(console, "_file", shown)  # what `file` sets; None is the standard output of the moment
     console.print("a\x1b[31m[/b]\ud800\tb")
     assert shown.getvalue() == "a\N{REPLACEMENT CHARACTER}[31m[/b]\N{REPLACEMENT CHARACTER}     b\n"
     assert visible("a\r\nb\x9b") == "a\N{REPLACEMENT CHARACTER}\nb\N{REPLACEMENT CHARACTER}"
