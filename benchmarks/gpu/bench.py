@@ -99,14 +99,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=400, help="of all parts")
+    parser.add_argument("--seconds", type=float, default=390, help="of all parts")
     parser.add_argument("--miniature", action="store_true", help="tiny models on the CPU")
     parser.add_argument("--one-process", action="store_true", help="all parts in this process")
     parser.add_argument("--output", type=Path, help="where the JSON is written as well")
     parser.add_argument("--part", choices=PARTS, help="measure this part here")
-    parser.add_argument(
-        "--until", type=float, default=float("inf"), help="with --part: when it must end, in seconds since the epoch"
-    )
+    parser.add_argument("--until", type=float, default=float("inf"), help="with --part: its end, in seconds since 1970")
     return parser.parse_args(given)
 
 

@@ -56,13 +56,13 @@ class Comparison:
 
     def make_base(self) -> dict[str, Any]:
         """Warm up the base model and score it."""
-        self.made = warm_up(self.scale.base, self.data, TOKENS, device=self.device)
-        weights = sum(parameter.numel() for parameter in self.made.model.parameters())
-        return {"weights": weights, "sampled_accuracy": self.made.accuracy, **self.score(self.made.model)}
+        base = self.made = warm_up(self.scale.base, self.data, TOKENS, device=self.device)
+        weights = sum(parameter.numel() for parameter in base.model.parameters())
+        return {"weights": weights, "sampled_accuracy": base.accuracy, **self.score(base.model)}
 
     def score(self, model: Any) -> dict[str, Any]:
         """Held-out accuracy at temperature 1, with its standard error over problems."""
-        prompts = as_prompts(load_prompts(self.data, "eval"), self.base.tokenizer)
+        prompts = as_prompts(load_prompts(self.data, "test"), self.base.tokenizer)
         engine = TransformersEngine(model, self.base.tokenizer, SamplingSettings(max_completion_length=TOKENS))
         scored = sample_and_score(
             prompts, engine, self.rewards[:1], num_samples=EVAL_SAMPLES, seed=0, purpose="evaluation"
@@ -84,10 +84,10 @@ class Comparison:
             activation_checkpointing=False, save_strategy="no", report_to="none", disable_tqdm=True, logging_steps=1,
         )  # fmt: skip
         prompts, timer = load_prompts(self.data, "train"), StepTimer()
-        bank = {"reference_bank": self.bank(prompts, config)} if config.objective.needs_reference else {}
+        bank = self.bank(prompts, config) if config.objective.needs_reference else None
         trainer = AAPOTrainer(
             model=copy.deepcopy(self.base.model), reward_funcs=self.rewards, args=config, train_dataset=prompts,
-            processing_class=self.base.tokenizer, callbacks=[timer], **bank,
+            processing_class=self.base.tokenizer, callbacks=[timer], reference_bank=bank,
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)
         trainer.train()

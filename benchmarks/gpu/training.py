@@ -170,10 +170,10 @@ def trainer_of(method: str, shape: Shape, scale: Scale, device: str, folder: Pat
         activation_checkpointing=False, save_strategy="no", report_to="none", disable_tqdm=True, logging_steps=1,
         **METHODS[method],
     )  # fmt: skip
-    bank = {"reference_bank": _bank(prompts, tokenizer, config, folder / "bank")} if method == "aapo_bank" else {}
+    bank = _bank(prompts, tokenizer, config, folder / "bank") if method == "aapo_bank" else None
     trainer = AAPOTrainer(
         model=model_of(shape, tokenizer, device, torch.float32), reward_funcs=[coin], args=config,
-        train_dataset=prompts, processing_class=tokenizer, **bank,
+        train_dataset=prompts, processing_class=tokenizer, reference_bank=bank,
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     return trainer
