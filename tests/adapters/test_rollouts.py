@@ -24,17 +24,17 @@ def vowels(completions, **columns):
 
 
 class Spy(AAPOTrainer):
-    """Keeps the advantages of every generation batch."""
+    """Keeps the advantages of every step."""
 
     results: list
 
-    def _log_lesson(self, lesson):
-        self.results = [*getattr(self, "results", []), lesson.advantages]
-        return super()._log_lesson(lesson)
+    def _log_lessons(self, lessons):
+        self.results = [*getattr(self, "results", []), *(lesson.advantages for lesson in lessons)]
+        return super()._log_lessons(lessons)
 
 
 def train(folder, path, data, **changes):
-    """A trained trainer, two generation batches of eight completions a step."""
+    """A trained trainer, steps of sixteen completions that are sampled in two turns."""
     settings = {
         "output_dir": str(path), "num_generations": 4, "per_device_train_batch_size": 8, "max_steps": 2,
         "gradient_accumulation_steps": 2, "steps_per_generation": 1, "max_completion_length": MAX_TOKENS, "bf16": False,
@@ -70,7 +70,7 @@ def test_stored_rollouts_give_the_trainers_advantages_back(tiny_folder, tmp_path
     trainer = train(tiny_folder, tmp_path, with_reference(addition), **changes)
     run = RunDirectory(tmp_path)
     batches = [batch for step in run.rollout_steps() for batch in read_step(run, step)]
-    assert [batch.step for batch in batches] == [1, 1, 2, 2] and len(trainer.results) == 4
+    assert [batch.step for batch in batches] == [1, 2] and len(trainer.results) == 2
     for batch, result in zip(batches, trainer.results, strict=True):
         torch.testing.assert_close(batch.augmented_PG, result.augmented_PG, rtol=0, atol=0)
         torch.testing.assert_close(batch.advantage_PG, result.advantage_PG, rtol=0, atol=0)
@@ -90,7 +90,7 @@ def test_a_run_without_a_bank_stores_the_keys_of_one(tiny_folder, tmp_path, addi
         rows = RunDirectory(tmp_path).rollouts(step)
         assert [row["prompt_key"] for row in rows] == [keys[row["prompt"]] for row in rows]
         assert [(row["batch"], row["group"], row["sample"]) for row in rows] == [
-            (batch, group, sample) for batch in range(2) for group in range(2) for sample in range(4)
+            (0, group, sample) for group in range(4) for sample in range(4)
         ]
         assert [row["correct"] for row in rows] == [
             None if row["reward"] is None else float(row["reward"] >= 0.5) for row in rows
@@ -112,10 +112,10 @@ def test_what_is_logged_is_what_the_stored_rollouts_say(tiny_folder, tmp_path, a
     run = RunDirectory(tmp_path)
     for step, logged in zip((1, 2), trainer.state.log_history, strict=False):
         expected = []
-        for batch, result in zip(read_step(run, step), trainer.results[2 * step - 2 :], strict=False):
+        for batch, result in zip(read_step(run, step), trainer.results[step - 1 :], strict=False):
             correct_PG, reference_PK = right(batch.rewards_PG), batch.reference_PK
             weights = completion_weights(batch.loss_tokens_PG.flatten(), "token_mean", MAX_TOKENS)
-            pull = weights.view(2, 4) * batch.loss_tokens_PG
+            pull = weights.view(4, 4) * batch.loss_tokens_PG
             margin, whole = result.margin_PG.abs(), result.margin_PG.abs() + result.advantage_PG.abs()
             expected.append({
                 **signal_diagnostics(result, batch.rewards_PG, correct_PG, reference_PK),
