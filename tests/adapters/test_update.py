@@ -9,7 +9,7 @@ from transformers import AttentionInterface, Trainer
 
 from aapo.backends.trl import AAPOConfig, AAPOTrainer
 from aapo.backends.trl.loss import MicroBatch
-from aapo.engines.attention import ATTENTION, layout_attention
+from aapo.engines.attention import ATTENTION, Segments, layout_attention
 from aapo.errors import AapoError, InputError
 from aapo.objective import policy_loss
 
@@ -205,9 +205,9 @@ def test_short_of_memory_a_step_is_taken_again_with_less_at_once(
 def test_a_layout_that_scores_otherwise_is_given_up(tiny_folder, tmp_path, addition, caplog):
     expected = train(make(tiny_folder, tmp_path, reference_column(addition)))
 
-    def wrong(*args, **kwargs):
-        output, weights = layout_attention(*args, **kwargs)
-        return output.roll(1, 1), weights
+    def wrong(*args, layout, **kwargs):
+        output, weights = layout_attention(*args, layout=layout, **kwargs)
+        return (output.roll(1, 1) if type(layout) is Segments else output), weights
 
     AttentionInterface.register(ATTENTION, wrong)
     try:
