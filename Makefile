@@ -12,9 +12,11 @@ quickstart: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
 
-# Kills, signals, full disks: docs/reliability.md.
+# Kills, signals and full disks (docs/reliability.md), in two halves side by side.
 test-faults: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m faults tests/faults
+	$(BIN)/python -m pytest -m faults tests/faults/test_kills.py & half=$$!; \
+	$(BIN)/python -m pytest -m faults tests/faults --ignore tests/faults/test_kills.py; other=$$?; \
+	wait $$half && exit $$other
 
 # The tests of the backend verl, in an environment of its own; a run on a Ray cluster of two nodes on this machine.
 test-verl: $(VERL)/.installed $(VENV)/.installed-dev

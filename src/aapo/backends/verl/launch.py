@@ -93,8 +93,8 @@ def run_verl(arguments: Sequence[str], log: Path, tell: Callable[[], Any]) -> bo
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """What a batch system's signal does: it ends this process, and verl with it."""
-    raise SystemExit(128 + number)
+    """What a batch system's signal does, and what Ctrl-C does."""
+    raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 def _end(process: subprocess.Popen) -> None:
