@@ -111,8 +111,9 @@ def test_until_a_checkpoint_is_marked_the_one_before_it_stays(tmp_path, monkeypa
 
     from aapo.backends.trl.recorder import Recorder
     from aapo.runs import RunDirectory
+    from aapo.stopping import Stop
 
-    recorder = Recorder(RunDirectory(tmp_path), lambda done, note: None, save_total_limit=1)
+    recorder = Recorder(RunDirectory(tmp_path), lambda done, note: None, Stop(print), save_total_limit=1)
     args = SimpleNamespace(output_dir=str(tmp_path))
 
     def saved(step):

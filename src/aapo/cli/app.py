@@ -549,7 +549,8 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
             if debug:
                 traceback.print_exc()
             message, code = _explain(error)
-            watching.say(visible(message), interrupted=isinstance(error.__cause__ or error, KeyboardInterrupt))
+            said = visible(" ".join(message.split()))
+            watching.say(said, interrupted=isinstance(error.__cause__ or error, KeyboardInterrupt))
         return code
 
 
