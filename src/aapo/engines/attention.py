@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -23,6 +24,9 @@ from aapo.engines.varlen import Lengths, varlen_for
 ATTENTION = "aapo_layout"
 # Models whose layers are plain causal attention over all earlier tokens, with rotary positions.
 PLAIN_MODELS = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3"})
+# How many use a model by layouts, and how it attends otherwise.
+_USERS: dict[int, tuple[int, str | None]] = {}
+_LOCK = Lock()
 # Segments are attended to together when the shortest has this share of the longest one's tokens.
 ALIKE = 0.8
 
@@ -58,14 +62,21 @@ def is_plain(config: Any) -> bool:
 
 @contextmanager
 def attending_by_layout(causal_model: Any) -> Iterator[None]:
-    """The model attends by the layouts that it is given, in forward and backward passes."""
+    """The model attends by the layouts that it is given, in forward and backward passes; also in several threads."""
     config = causal_model.config.get_text_config()
-    before = config._attn_implementation
-    config._attn_implementation = ATTENTION
+    with _LOCK:
+        users, before = _USERS.get(id(config), (0, config._attn_implementation))
+        _USERS[id(config)] = users + 1, before
+        config._attn_implementation = ATTENTION
     try:
         yield
     finally:
-        config._attn_implementation = before
+        with _LOCK:
+            users, before = _USERS.pop(id(config))
+            if users > 1:
+                _USERS[id(config)] = users - 1, before
+            else:
+                config._attn_implementation = before
 
 
 def layout_attention(
