@@ -17,7 +17,7 @@ from aapo.runs import RunDirectory
 TINY = {
     "dataset_name": "rows.jsonl", "num_eval_prompts": 0, "num_generations": 4, "per_device_train_batch_size": 8,
     "max_completion_length": 6, "use_cpu": True, "activation_checkpointing": False, "bf16": False, "save_steps": 1,
-    "max_steps": 3, "learning_rate": 1e-3, "reward_funcs": ["mine.py:even"], "judge": "even", "judge_threshold": 1.0,
+    "max_steps": 3, "learning_rate": 1e-3, "reward_funcs": ["paying.py:even"], "judge": "even", "judge_threshold": 1.0,
     "num_reference_samples": 2, "seed": 1,
 }  # fmt: skip
 REWARD = "def even(completion_ids, **columns):\n    return [float(sum(ids) % 2) for ids in completion_ids]\n"
@@ -27,7 +27,7 @@ REWARD = "def even(completion_ids, **columns):\n    return [float(sum(ids) % 2) 
 def place(tmp_path_factory, tiny_folder):
     """A folder with a small recipe and a run by it, with an evaluation of three problems."""
     folder = tmp_path_factory.mktemp("damaged")
-    (folder / "mine.py").write_text(REWARD)
+    (folder / "paying.py").write_text(REWARD)
     rows = [{"question": f"{n} + {n}?", "answer": str(2 * n)} for n in range(8)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     shutil.copytree(tiny_folder, folder / "model")
