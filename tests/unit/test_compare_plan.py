@@ -128,6 +128,15 @@ def test_the_hash_of_the_plan_stands_in_the_summary_and_a_later_change_too(plan_
     assert [item["runs_begun"] for item in summary["plans"]] == [0, 4]
 
 
+def test_a_damaged_record_is_named(plan_file, tmp_path):
+    folder, registered = tmp_path / "out", read_plan(str(plan_file))
+    assert registered is not None
+    register(folder, registered)
+    (folder / "registration.json").write_text('{"plans": [')
+    with pytest.raises(InputError, match=r"registration.json is damaged .*; copy the folder anew"):
+        register(folder, registered)
+
+
 def test_the_best_of_the_grid_is_chosen_and_of_equals_the_first(plan_file, tmp_path):
     registered = read_plan(str(write(plan_file, grid={"learning_rate": [1e-4, 2e-4, 4e-4]}, tuning_seeds=[7, 8])))
     assert registered is not None
@@ -155,7 +164,7 @@ def finishing(monkeypatch):
     def execute(plan, jobs, devices):
         for place, item in enumerate(plan.runs):
             if place == stop.get(plan.folder.name):
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt("SIGTERM")
             if not item.done:
                 finish(item.path, np.full(8, 0.25 if item.recipe.trainer["learning_rate"] < 2e-4 else 0.75))
         return []
@@ -190,7 +199,7 @@ def test_an_interruption_leaves_a_summary_of_what_is_finished(plan_file, tmp_pat
     assert run(["compare", str(plan_file), "--output", "out"]) == 1
     shown = capsys.readouterr()
     (line,) = shown.err.strip().splitlines()
-    assert line.startswith("aapo: interrupted with 3 of 4 runs finished; missing: aapo margin=scaled seed 1; the same")
+    assert line.startswith("aapo: stopped by SIGTERM; 3 of 4 runs are finished, missing: aapo margin=scaled seed 1; th")
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["missing"] == [{"run": "runs/aapo,margin=scaled/seed-1", "step": 0}]
     told = " ".join(shown.out.split())
@@ -203,7 +212,7 @@ def test_an_interruption_leaves_a_summary_of_what_is_finished(plan_file, tmp_pat
 def test_an_interruption_before_a_run_is_finished_is_one_line(plan_file, tmp_path, finishing, capsys):
     finishing["tuning"] = 0
     assert run(["compare", str(plan_file), "--output", "out"]) == 1
-    assert "interrupted before one of 4 runs was finished; the same command goes on" in capsys.readouterr().err
+    assert "stopped by SIGTERM; none of 4 runs is finished; the same command goes on" in capsys.readouterr().err
     assert not (tmp_path / "out" / "comparison.json").exists() and read_record(tmp_path / "out")["plans"]
 
 

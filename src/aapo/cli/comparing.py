@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, cast
 
 import yaml
 
+from aapo.cli.interrupting import interrupted
 from aapo.cli.tables import print_table
 from aapo.errors import AapoError, InputError
 from aapo.experiments import (
@@ -65,10 +66,10 @@ class CompareOptions:
 
 
 class Outcome(NamedTuple):
-    """What became of the runs of a plan: those that failed now, and whether it was interrupted."""
+    """What became of the runs of a plan: those that failed now, and what interrupted it, if anything did."""
 
     failures: list[Failure]
-    interrupted: bool
+    by: KeyboardInterrupt | None = None
 
 
 def compare(source: str, options: CompareOptions, flags: Sequence[str]) -> None:
@@ -142,7 +143,7 @@ def _registered(registered: Registered, folder: Path, options: CompareOptions, j
     if known is not None:
         return plan
     outcome = _run(plan, jobs, options.devices)
-    if outcome.interrupted:
+    if outcome.by:
         _tell(plan, outcome)
     choices = choose(plan, asked, registered.plan.grid or {})
     record_choices(folder, registered, plan, choices)
@@ -158,9 +159,9 @@ def _run(plan: Plan, jobs: int, devices: Sequence[str]) -> Outcome:
     write_plan(plan)
     try:
         prepare(plan)
-        return Outcome(execute(plan, jobs, devices), interrupted=False)
-    except KeyboardInterrupt:
-        return Outcome([], interrupted=True)
+        return Outcome(execute(plan, jobs, devices))
+    except KeyboardInterrupt as error:
+        return Outcome([], error)
 
 
 def _tell(plan: Plan, outcome: Outcome) -> None:
@@ -170,8 +171,10 @@ def _tell(plan: Plan, outcome: Outcome) -> None:
         AapoError: Not all are finished.
     """
     done = [run for run in plan.runs if run.done]
-    if outcome.interrupted and not done:
-        raise AapoError(f"interrupted before one of {len(plan.runs)} runs was finished; the same command goes on")
+    if outcome.by and not done:
+        raise interrupted(
+            outcome.by, f"none of {len(plan.runs)} runs is finished; the same command goes on"
+        ) from outcome.by
     summary = write_summary(plan.folder)
     print_table(variant_table(summary))
     print_table(pair_table(summary))
@@ -179,10 +182,10 @@ def _tell(plan: Plan, outcome: Outcome) -> None:
         console.print(sentence)
     console.print(f"summary {plan.folder / SUMMARY}")
     console.print(f"report {write_report([plan.folder])}")
-    if outcome.interrupted:
+    if outcome.by:
         missing = ", ".join(f"{run.variant.label} seed {run.seed}" for run in plan.runs if not run.done)
-        finished = f"{len(done)} of {len(plan.runs)} runs finished"
-        raise AapoError(f"interrupted with {finished}; missing: {missing}; the same command goes on")
+        kept = f"{len(done)} of {len(plan.runs)} runs are finished, missing: {missing}; the same command goes on"
+        raise interrupted(outcome.by, kept) from outcome.by
     if outcome.failures:
         names = "; ".join(f"{item.run.path.relative_to(plan.folder)}: {item.reason}" for item in outcome.failures)
         raise AapoError(

@@ -4,7 +4,6 @@ The record says by which text of the plan the folder was made, and how many runs
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,9 +11,21 @@ from pathlib import Path
 from typing import Any, cast
 
 from aapo.errors import InputError
-from aapo.experiments.plan import PLANS, REGISTRATION, RUNS, TUNING, BankCost, Match, Plan, Variant, make_plan
+from aapo.experiments.plan import (
+    COMPARED_ANEW,
+    PLANS,
+    REGISTRATION,
+    RUNS,
+    TUNING,
+    BankCost,
+    Match,
+    Plan,
+    Variant,
+    make_plan,
+)
 from aapo.fields import make, read_mapping
 from aapo.files import write_json, write_text
+from aapo.stored import read_json
 
 
 @dataclass(frozen=True)
@@ -168,9 +179,13 @@ def register(folder: Path, registered: Registered) -> None:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What was recorded of the plans of a comparison; empty where it goes by none."""
+    """What was recorded of the plans of a comparison; empty where it goes by none.
+
+    Raises:
+        InputError: The record is damaged.
+    """
     file = folder / REGISTRATION
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return read_json(file, COMPARED_ANEW, ("plans",)) if file.exists() else {}
 
 
 def add_to_record(folder: Path, key: str, value: Any) -> None:
