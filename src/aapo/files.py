@@ -24,7 +24,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # How libraries put it that lose the number, such as safetensors.
 _FULL_WORDS = tuple(os.strerror(number) for number in _FULL)
 # What torch's archives say, of which an optimizer's state is one, when something could not be written, whatever it was.
-_UNWRITTEN_WORDS = ("unexpected pos", "PytorchStreamWriter failed writing")
+_UNWRITTEN_WORDS = ("unexpected pos", "PytorchStreamWriter failed writing", "iostream error")
 _ROOM_BYTES = 2**20
 
 

@@ -87,7 +87,7 @@ def test_sixty_steps_in_flat_memory(grading_place):
 
 
 def test_three_thousand_gradings_in_flat_memory():
-    pool.configure(workers=1)
+    pool.configure(workers=1, time_limit_seconds=60.0)  # a busy machine must not look like a hard answer
 
     def graded(first):
         golds = [f"x^2+{n}" for n in range(first, first + 150)]
