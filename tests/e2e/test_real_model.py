@@ -35,7 +35,7 @@ def model(tmp_path_factory):
     """The model's folder."""
     folder = tmp_path_factory.mktemp("real") / "SmolLM2-135M-Instruct"
     done = script("make_model.py", folder)
-    assert done.stdout == f"{folder}: made, 134,515,008 parameters, checked\n", done.stderr[-2000:]
+    assert done.stdout.endswith(f"{folder}: made, 134,515,008 parameters, checked\n"), done.stderr[-2000:]
     return folder
 
 
@@ -49,13 +49,14 @@ def workplace(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_is_there_is_checked_and_one_that_is_another_model_is_named(model, tmp_path):
-    assert script("make_model.py", model).stdout == f"{model}: already there, 134,515,008 parameters, checked\n"
+    again = script("make_model.py", model)
+    assert again.stdout.endswith(f"{model}: already there, 134,515,008 parameters, checked\n"), again.stderr
     other = tmp_path / "other"
     shutil.copytree(model, other)
     template = other / "chat_template.jinja"
     template.write_text(template.read_text().replace("SmolLM", "another"))
     done = script("make_model.py", other)
-    assert done.returncode == 1 and not done.stdout
+    assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"make_model: {other} is there and is not the model (the rendered chat is ")
     assert last.endswith("; remove it or name another")
@@ -78,12 +79,16 @@ def digits(question):
 def test_greedy_answers_are_those_that_are_known(model, workplace):
     rows = [{"question": f"What is {a} + {b}?", "answer": str(a + b)} for a, b in SUMS]
     (workplace / "known.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    flags = ["--num-samples", "1", "--temperature", "0", "--max_completion_length", "20", "--prompt_style", "none",
-             "--answer_convention", "final_answer", "--dtype", "float32"]  # fmt: skip
+    protocol = 'prompt_template: "{question}"\ntemperature: 0\nmax_completion_length: 20\nnum_samples: 1\n'
+    (workplace / "greedy.yaml").write_text(protocol)
+    flags = ["--protocol", "greedy.yaml", "--answer_convention", "final_answer", "--dtype", "float32"]
     assert aapo(["eval", str(model), "--tasks", "known.jsonl", "--output", "found", *flags]) == 0
     (file,) = (workplace / "found").rglob("*.parquet")
-    verdicts = {(row["prompt"], row["gold"]): row["correct"] for row in pq.read_table(file).to_pylist()}
-    assert verdicts == {}
+    found = {row["prompt"]: row for row in pq.read_table(file).to_pylist()}
+    assert {question: row["correct"] == 1 for question, row in found.items()} == {
+        f"What is {a} + {b}?": right for (a, b), right in SUMS.items()
+    }
+    assert found["What is 2 + 2?"]["completion"] == "The answer to this classic math problem is 4."
 
 
 def test_it_trains_for_two_steps(model, workplace):
