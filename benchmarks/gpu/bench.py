@@ -110,7 +110,6 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> int:
     """Measure, print and store; 1 where there is nothing to measure on."""
-    logging.getLogger("aapo").setLevel(logging.ERROR)
     if not args.miniature and not torch.cuda.is_available():
         print("there is no CUDA device here; --miniature runs the same on a CPU", file=sys.stderr)
         return 1
@@ -125,4 +124,5 @@ def main(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    logging.getLogger("aapo").setLevel(logging.ERROR)
     sys.exit(main(arguments()))

@@ -1,7 +1,6 @@
 """The benchmark for a GPU, on the CPU in miniature."""
 
 import json
-import logging
 import math
 import sys
 import time
@@ -24,8 +23,7 @@ def numbers(value, path=""):
     return [(path, value)] if isinstance(value, int | float) else []
 
 
-def test_all_of_it_runs_in_miniature(tmp_path, capsys, monkeypatch, caplog):
-    caplog.set_level(logging.NOTSET, "aapo")  # which the program changes, and the fixture gives back
+def test_all_of_it_runs_in_miniature(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("AAPO_CACHE", str(tmp_path / "cache"))
     output = tmp_path / "report.json"
     assert bench.main(bench.arguments(["--miniature", "--one-process", "--output", str(output)])) == 0
