@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+import time
 
 import pytest
 
@@ -74,12 +75,16 @@ def test_the_output_is_kept_and_its_error_told(tmp_path):
 
 
 def test_ctrl_c_ends_verl_and_is_no_error(tmp_path):
+    log = tmp_path / "verl.log"
+
     def interrupt():
+        while "begun" not in log.read_text():
+            time.sleep(0.05)
         raise KeyboardInterrupt
 
-    waits = "import time\ntry:\n time.sleep(60)\nexcept KeyboardInterrupt:\n print('left')"
-    assert run_verl([sys.executable, "-u", "-c", waits], tmp_path / "verl.log", interrupt)
-    assert "left" in (tmp_path / "verl.log").read_text()
+    waits = "import time\ntry:\n print('begun')\n time.sleep(60)\nexcept KeyboardInterrupt:\n print('left')"
+    assert run_verl([sys.executable, "-u", "-c", waits], log, interrupt)
+    assert log.read_text().split() == ["begun", "left"]
 
 
 def test_the_plugin_comes_after_what_the_environment_names(monkeypatch):
