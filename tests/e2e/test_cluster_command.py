@@ -82,7 +82,9 @@ def test_ctrl_c_ends_verl_and_is_no_error(tmp_path):
             time.sleep(0.05)
         raise KeyboardInterrupt
 
-    waits = "import time\ntry:\n print('begun')\n time.sleep(60)\nexcept KeyboardInterrupt:\n print('left')"
+    # As a program of a terminal; one that was begun in the background ignores Ctrl-C.
+    heeds = "import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    waits = heeds + "try:\n print('begun')\n time.sleep(60)\nexcept KeyboardInterrupt:\n print('left')"
     assert run_verl([sys.executable, "-u", "-c", waits], log, interrupt)
     assert log.read_text().split() == ["begun", "left"]
 
