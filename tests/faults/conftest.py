@@ -36,7 +36,8 @@ def make_workplace(tmp_path, recipe):
     def make(name, **changes):
         folder = tmp_path / name
         folder.mkdir()
-        (folder / "mine.yaml").write_text(yaml.safe_dump({**recipe, **changes}))
+        given = {key: value for key, value in {**recipe, **changes}.items() if value is not None}
+        (folder / "mine.yaml").write_text(yaml.safe_dump(given))
         (folder / "letters.py").write_text(REWARD)
         return Workplace(folder)
 
