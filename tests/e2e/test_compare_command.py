@@ -37,6 +37,7 @@ def own_cache(workplace, monkeypatch):
 COMMAND = ("compare", "mine.yaml", "--curve-points", "2", "--output", "out", "--jobs", "2")
 
 
+@pytest.mark.slow  # kills at many moments: tests/faults
 def test_compare_goes_on_after_a_kill_and_takes_more_seeds(workplace, capsys):
     script = "from aapo.cli import main; main()"
     arguments = (*COMMAND, "--algorithms", "aapo,grpo", "--seeds", "0")
