@@ -148,14 +148,15 @@ class Phases:
         """TRL's gradients of one optimizer step."""
         batch = _padded(rollouts)
         trainer, size = self.trl, MICRO_BATCH
+        model: Any = trainer.model
         trainer.current_gradient_accumulation_steps = NUM_ROWS // size
         trainer._prepare_inputs = lambda inputs: inputs
         for i in range(0, NUM_ROWS, size):
             part = {name: value[i : i + size] if value.dim() else value for name, value in batch.items()}
-            trainer.training_step(trainer.model, part, None)
+            trainer.training_step(model, part, None)
 
     @staticmethod
-    def our_step(trainer: AAPOTrainer, rollouts: Rollouts) -> None:
+    def our_step(trainer: Any, rollouts: Rollouts) -> None:
         """Our gradients of one optimizer step."""
         columns = {
             "prompt_ids": rollouts.prompts,
@@ -201,7 +202,7 @@ def measure(phases: Phases, name: str, rounds: int) -> dict[str, Any]:
     """The ratios of a case."""
     case = CASES[name]
     ratios: dict[str, list[float]] = {"trl": [], "unshared": []}
-    ideals, ours_s = [], []
+    ideals, ours_s, error = [], [], 0.0
     for index in range(rounds + 1):
         rollouts = drawn(case, index, len(phases.tokenizer))
         steps = {
