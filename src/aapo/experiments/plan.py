@@ -276,7 +276,8 @@ def _check_folder(plan: Plan) -> None:
     check_folder(plan.folder, "--output")
     stored = stored_plan(plan.folder)
     if not stored:
-        entries = {item.name for item in plan.folder.iterdir()} if plan.folder.exists() else set()
+        names = [item.name for item in plan.folder.iterdir()] if plan.folder.exists() else []
+        entries = {name for name in names if not name.startswith(".")}  # see remove_leftovers
         if entries - {REGISTRATION, PLANS, TUNING}:
             raise InputError(f"{plan.folder} is not empty and holds no comparison; choose another --output")
         return
@@ -294,11 +295,8 @@ def _check_folder(plan: Plan) -> None:
 
 
 def write_plan(plan: Plan) -> None:
-    """Write the recipes of the runs and the plan; variants and seeds of an earlier call stay in it."""
+    """Write the plan, and the recipes of its runs; variants and seeds of an earlier call stay in it."""
     remove_leftovers(plan.folder)
-    for run in plan.runs:
-        if not run.beside(".yaml").exists():
-            write_text(run.beside(".yaml"), yaml.safe_dump(run.recipe.given, sort_keys=False, allow_unicode=True))
     variants = {variant.folder: variant for variant in [*_stored_variants(plan.folder), *plan.variants]}
     write_json(
         plan.folder / PLAN,
@@ -310,6 +308,9 @@ def write_plan(plan: Plan) -> None:
             "variants": [{"label": variant.label, **asdict(variant)} for variant in variants.values()],
         },
     )
+    for run in plan.runs:
+        if not run.beside(".yaml").exists():
+            write_text(run.beside(".yaml"), yaml.safe_dump(run.recipe.given, sort_keys=False, allow_unicode=True))
 
 
 def stored_plan(folder: Path) -> dict[str, Any]:

@@ -201,7 +201,8 @@ def prepare(plan: Plan) -> None:
             env={**os.environ, PARENT: str(os.getpid())},
         )
         if result.returncode:
-            raise AapoError(f"the {what} of {run.variant.label} could not be built; its message stands above")
+            why = signal_words(-result.returncode) if result.returncode < 0 else "its message stands above"
+            raise AapoError(f"the {what} of {run.variant.label} could not be built; {why}")
 
 
 def _shared_parts(run: PlannedRun) -> str:
