@@ -5,6 +5,7 @@ import resource
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
@@ -29,13 +30,15 @@ from aapo.runs import RunDirectory
 MANY = torch.arange(50_000, dtype=torch.float64)
 
 
-@pytest.fixture
+@contextmanager
 def full_disk():
-    """A limit of 4 KiB a file, which fails a write as a full disk does."""
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    """A limit of 4 KiB a file, which fails a write as a full disk does; the tests' own output must not fall under it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def saved(save):
@@ -61,12 +64,12 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_full_disk_is_one_line_that_names_what_could_not_be_written(tmp_path, full_disk, monkeypatch, name):
+def test_a_full_disk_is_one_line_that_names_what_could_not_be_written(tmp_path, monkeypatch, name):
     monkeypatch.setattr("aapo.files._has_room", lambda path: False)  # a limit on files leaves room for smaller ones
     run = RunDirectory(tmp_path)
     run.append_metrics({"step": 1})
     path = tmp_path / ("metrics.jsonl" if name == "metrics" else "new")
-    with pytest.raises(AapoError) as raised:
+    with pytest.raises(AapoError) as raised, full_disk():
         WRITERS[name](path)
     assert str(raised.value).startswith(
         f"the disk is full: {path} could not be written, and nothing half-written counts"
