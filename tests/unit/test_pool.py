@@ -247,27 +247,42 @@ def test_a_forked_process_grades_with_workers_of_its_own():
     assert ran.stdout.split() == ["done"], ran.stderr
 
 
+def marked(mark):
+    """The processes that were started with this in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it ended meanwhile, or is another user's
+            if mark.encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
+
+
 @pytest.mark.parametrize("end", ["pass", "raise SystemExit(3)", "os.kill(os.getpid(), signal.SIGKILL)", "os._exit(0)"])
-def test_no_worker_outlives_the_trainer(end):
+def test_no_worker_outlives_the_trainer(end, monkeypatch, tmp_path):
     script = f"""
-        import os, signal, time
+        import os, signal, sys, time
         from aapo.grading import grade, pool
         pool.ORPHAN_SECONDS = 0.5
         pool.configure(workers=2, time_limit_seconds=1.0)
         assert grade("x+1", r"\\boxed{{1+x}}").outcome == "correct"
         hanging = pool.Item(time.sleep, 60)
         time.sleep(0.3)
-        print(" ".join(path for path in os.listdir("/proc") if path.isdigit()), flush=True)
+        print("ready", flush=True)
+        sys.stdin.readline()
         {end}
     """
-    before = set(all_processes())
-    ran = run_script(script)
-    started = {int(pid) for pid in ran.stdout.split()} - before
+    mark = f"AAPO_TEST={tmp_path}"
+    monkeypatch.setenv(*mark.split("="))
+    trainer = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert trainer.stdout is not None and trainer.stdout.readline() == "ready\n"
+    assert len(marked(mark)) >= 4  # the trainer, the server and its workers
+    trainer.communicate("\n")
     deadline = time.monotonic() + 20
-    while left := [pid for pid in started if Path(f"/proc/{pid}").exists() and "multiprocessing" in command(pid)]:
+    while left := marked(mark):
         assert time.monotonic() < deadline, [command(pid) for pid in left]
         time.sleep(0.1)
-    assert len(started) >= 3, ran.stderr  # the trainer, the server and its workers
 
 
 @pytest.mark.slow
