@@ -275,6 +275,7 @@ finish()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_grow_the_bank_of_one(tiny_folder, tmp_path, cache):
     write_workplace(tmp_path)
     script = tmp_path / "script.py"

@@ -955,6 +955,7 @@ def even_sum_or_dead(prompts, completion_ids, **columns):
     return [float(number % 2 == 0 or sum(ids) % 2 == 0) for number, ids in zip(numbers, completion_ids, strict=True)]
 
 
+@pytest.mark.slow
 def test_two_processes_refill_as_one_does(tiny_folder, tmp_path):
     script = tmp_path / "script.py"
     fields = {"tests": str(Path(__file__).parent), "folder": str(tiny_folder), "out": str(tmp_path / "out")}

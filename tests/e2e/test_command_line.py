@@ -208,6 +208,7 @@ def test_bank_rescore_prints_what_changes_and_keeps_what_was(trained, workplace,
         assert all(row["reward/own"] == [reward] * 3 for row in ReferenceBank.open("graded", kept.rewards).rows())
 
 
+@pytest.mark.slow
 def test_bank_rescore_goes_on_after_a_kill(trained, workplace, capsys, monkeypatch):
     monkeypatch.setattr("aapo.bank.store.PROMPTS_PER_FILE", 2)
     lines_of(capsys, "bank", "build", "small.yaml", "--all", "--output", "slow-bank", "--num_train_prompts", "20")
@@ -370,6 +371,7 @@ def weights(folder):
     return (folder / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_a_checkpoint_and_resume_reaches_the_same_model(trained, workplace):
     flags = ("--max_steps", 40, "--save_steps", 100, "--num_eval_prompts", 0, "--eval_num_samples", "null")
     whole = command("train", "small.yaml", "--output_dir", "whole", *flags)

@@ -98,6 +98,7 @@ def test_shares_are_sampled_apart_and_collected(capsys):
     assert "--share is '2/2'" in refused(capsys, *evaluation("--share", "2/2"))
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_to_the_identical_result(capsys, workplace):
     """Killed with SIGKILL between two files; the other half is sampled, the first is kept."""
     flags = ("--batch-size", "4", "--num_problems", "12")

@@ -36,7 +36,7 @@ def test_a_reward_file_that_exits_when_it_is_loaded_is_refused_before_anything_i
     assert line.endswith("gone.py, line 2)") and not Path("run").exists()
 
 
-@pytest.mark.parametrize("ending", ["exit()", "sys.exit(0)", "os._exit(0)"])
+@pytest.mark.parametrize("ending", [pytest.param("exit()", marks=pytest.mark.slow), "os._exit(0)"])
 def test_a_reward_function_that_exits_in_a_run_ends_it_with_1(recipe, ending):
     """In a process of its own, which `os._exit` would end."""
     Path("exits.py").write_text(f"import os, sys\n\ndef exits(completions, **columns):\n    {ending}\n")

@@ -5,6 +5,7 @@ import math
 import sys
 import time
 
+import pytest
 import torch
 
 from gpu import bench
@@ -23,6 +24,7 @@ def numbers(value, path=""):
     return [(path, value)] if isinstance(value, int | float) else []
 
 
+@pytest.mark.slow
 def test_all_of_it_runs_in_miniature(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("AAPO_CACHE", str(tmp_path / "cache"))
     output = tmp_path / "report.json"

@@ -242,6 +242,7 @@ FORKING = """
 """
 
 
+@pytest.mark.slow
 def test_a_forked_process_grades_with_workers_of_its_own():
     ran = run_script(FORKING, seconds=120)
     assert ran.stdout.split() == ["done"], ran.stderr
