@@ -17,6 +17,7 @@ import typer
 
 from aapo import stopping, watching
 from aapo.cli.interrupting import Commands
+from aapo.cli.parsing import App
 from aapo.errors import AapoError, InputError, nearest
 from aapo.messages import visible
 from aapo.processes import end_with_parent
@@ -27,7 +28,7 @@ FLAGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 REACHING = ("train", "cluster", "eval", "bank", "base", "compare", "chat", "doctor", "publish")
 RECIPE_HELP = "A shipped recipe's name, a .yaml file, or a run directory."
 
-app = typer.Typer(
+app = App(
     cls=Commands,
     help="Teach language models to reason with AAPO and verifiable rewards.",
     no_args_is_help=True,
@@ -35,11 +36,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-bank_app = typer.Typer(help="Build, inspect and rescore reference banks.", no_args_is_help=True)
-base_app = typer.Typer(help="Build small base models from scratch.", no_args_is_help=True)
+bank_app = App(help="Build, inspect and rescore reference banks.", no_args_is_help=True)
+base_app = App(help="Build small base models from scratch.", no_args_is_help=True)
 app.add_typer(bank_app, name="bank")
 app.add_typer(base_app, name="base")
-export_app = typer.Typer(help="Write our tasks for other tools.", no_args_is_help=True)
+export_app = App(help="Write our tasks for other tools.", no_args_is_help=True)
 app.add_typer(export_app, name="export")
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help=RECIPE_HELP)]
@@ -88,6 +89,8 @@ def cluster(
     """
     from aapo.cli import commands
 
+    if any(word.partition("=")[0] == "--backend" for word in context.args):
+        raise InputError("--backend has no place here, because `aapo cluster` trains on verl; leave it out")
     flags = ["--backend", "verl", *context.args]
     commands.train(recipe, flags, dry_run=dry_run, resume=resume, show_samples=show_samples)
 

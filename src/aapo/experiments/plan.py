@@ -11,10 +11,9 @@ from typing import Any, Literal, get_args
 import yaml
 
 from aapo.errors import InputError, nearest
-from aapo.fields import parse_flags
 from aapo.files import check_folder, remove_leftovers, write_json, write_text
 from aapo.objective import COLLECTION_FIELDS
-from aapo.recipe import Recipe, load_recipe, resolve, set_field
+from aapo.recipe import Recipe, load_recipe, recipe_flags, resolve, set_field
 from aapo.recipe.effects import CHOICE_FIELDS
 from aapo.recipe.training import AXIS_FIELDS
 from aapo.runs import RunDirectory
@@ -159,7 +158,7 @@ def make_plan(
     asked = [item if isinstance(item, Variant) else Variant(item, {}) for item in algorithms]
     labels = [variant.label for variant in asked]
     _check(labels, seeds, base, match, budget)
-    given = {**(settings or {}), **parse_flags(flags)}
+    given = {**(settings or {}), **recipe_flags(flags)}
     for key in (*given, *(sweep or {})):
         if key in OWN_FIELDS:
             raise InputError(f"{key} cannot be set, because the comparison sets it; use its own options")

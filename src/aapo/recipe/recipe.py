@@ -199,9 +199,18 @@ def read_recipe(source: str, flags: Sequence[str] = ()) -> tuple[str, dict[str, 
         InputError: There is none, or it is no mapping of fields.
     """
     name, given = _read(source)
-    for path, value in parse_flags(flags).items():
+    for path, value in recipe_flags(flags).items():
         set_field(given, path, value)
     return name, given
+
+
+def recipe_flags(flags: Sequence[str]) -> dict[str, Any]:
+    """The fields that `--field value` flags set, those that are texts as they stand.
+
+    Raises:
+        InputError: As `parse_flags`.
+    """
+    return parse_flags(flags, {key: kind for key, (_, kind) in known_fields().items()})
 
 
 def resolve(name: str, given: dict[str, Any], *, drop: bool = False) -> Recipe:
