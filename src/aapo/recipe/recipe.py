@@ -245,10 +245,10 @@ def _made(name: str, given: dict[str, Any]) -> Recipe:
     given, parts = dict(given), {part: {} for part in (*PARTS, "trainer")}
     types_of = known_fields()
     for key, value in given.items():
-        if value is None:
-            continue
         if key not in types_of:
             raise InputError(f"unknown field {key!r}{nearest(str(key), types_of)}")
+        if value is None:
+            continue
         part, kind = types_of[key]
         given[key] = parts[part][key] = checked(key, value, kind)
     run = RunConfig(**parts["run"])
