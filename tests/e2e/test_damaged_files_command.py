@@ -13,7 +13,9 @@ from safetensors.torch import load_file, save_file
 from aapo.cli.app import run
 from aapo.evaluation import Evaluation, difference_rows, result_rows, save_results
 from aapo.evaluation.evaluation import SAMPLE_COLUMNS
+from aapo.recipe import load_recipe
 from aapo.runs import RunDirectory
+from aapo.training.models import model_path
 
 TINY = {
     "dataset_name": "rows.jsonl", "num_eval_prompts": 0, "num_generations": 4, "per_device_train_batch_size": 8,
@@ -266,12 +268,74 @@ def test_a_model_folder_that_is_damaged_or_foreign_is_refused_before_anything_is
     assert sorted(path.name for path in workplace.iterdir()) == before and not Path("bad/ran").exists()
 
 
-def test_weights_that_are_no_numbers_are_not_sampled(workplace, capsys):
+def no_numbers(folder):
+    weighed(lambda held: {**held, "model.norm.weight": held["model.norm.weight"] * torch.nan})(folder)
+
+
+GRPO = ("--algorithm", "grpo", "--num_reference_samples", "null", "--output_dir", "new")
+
+
+@pytest.mark.parametrize("command", [("bank", "build", "tiny.yaml"), ("train", "tiny.yaml", *GRPO)])
+def test_weights_that_are_no_numbers_are_not_sampled(workplace, capsys, command):
     shutil.rmtree("bad", ignore_errors=True)
     shutil.copytree("model", "bad")
-    weighed(lambda held: {**held, "model.norm.weight": held["model.norm.weight"] * torch.nan})(workplace / "bad")
-    line = refused(capsys, "bank", "build", "tiny.yaml", "--model_name_or_path", "bad")
-    assert line.startswith("the weights model.norm.weight of bad are not finite")
+    no_numbers(workplace / "bad")
+    line = refused(capsys, *command, "--model_name_or_path", "bad")
+    assert line.startswith("the weights model.norm.weight of bad are not finite") and not Path("new").exists()
+
+
+BASED = {
+    **{key: value for key, value in TINY.items() if key not in ("reward_funcs", "judge", "judge_threshold")},
+    "base_model": {"hidden_size": 32}, "dataset_name": "reasoning_gym:chain_sum", "num_train_prompts": 8,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (damaged("model.safetensors"), "/model.safetensors is damaged ("),
+        (no_numbers, "the weights model.norm.weight in "),
+        (damaged("config.json"), "/config.json is damaged ("),
+        (damaged("tokenizer.json"), "cannot load the tokenizer of "),
+        (damaged("chat_template.jinja", "{% if %}"), "the chat template of "),
+        (without("config.json"), "has no configuration (config.json)"),
+    ],
+)
+def test_a_damaged_base_model_of_the_cache_is_named_and_is_to_be_deleted(workplace, capsys, harm, words):
+    Path("based.yaml").write_text(yaml.safe_dump(BASED))
+    made = model_path(load_recipe("based.yaml"))
+    shutil.rmtree(made, ignore_errors=True)
+    shutil.copytree("model", made)
+    harm(Path(made))
+    train = ("train", "based.yaml", "--output_dir", "new")
+    for command in (("base", "build", "based.yaml"), ("bank", "build", "based.yaml"), train, (*train, "--dry-run")):
+        line = refused(capsys, *command)
+        assert made in line and words in line and line.endswith(f"; delete {made}, and it is made again"), line
+    assert run(["doctor", "based.yaml"]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"; delete {made}, and it is made again" in said and "error: 1," in said
+    assert not Path("new").exists()
+    shutil.rmtree(made)
+
+
+def test_a_cache_that_cannot_be_written_to_is_named_before_anything_is_trained(workplace, capsys, monkeypatch):
+    Path("held.yaml").write_text(yaml.safe_dump({"model_name_or_path": "model", **TINY, "num_eval_prompts": 2}))
+    Path("closed").mkdir(exist_ok=True)
+    for name in ("base", "banks", "evaluations", "golds"):  # files, which stop root, too
+        (workplace / "closed" / name).touch()
+    Path("based.yaml").write_text(yaml.safe_dump(BASED))
+    monkeypatch.setattr("aapo.base.warmup.warm_up", None)  # nothing is trained that cannot be kept
+    for place in ("closed", "rows.jsonl", "rows.jsonl/cache"):
+        monkeypatch.setenv("AAPO_CACHE", place)
+        grpo = ("train", "held.yaml", *GRPO)
+        compare = ("compare", "held.yaml", "--algorithms", "grpo", "--output", "compared")
+        for command in (grpo, (*grpo, "--dry-run"), compare):
+            line = refused(capsys, *command)
+            assert line.startswith(f"the cache (AAPO_CACHE) is {place}/evaluations, which cannot be written to"), line
+        for command in (("bank", "build", "tiny.yaml"), ("base", "build", "based.yaml")):
+            line = refused(capsys, *command)
+            assert f"{place}/ba" in line and "cannot be written" in line and "AAPO_CACHE" in line, line
+        assert not Path("new").exists() and not Path("compared").exists()
 
 
 @pytest.mark.parametrize(

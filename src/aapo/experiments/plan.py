@@ -19,6 +19,7 @@ from aapo.recipe.effects import CHOICE_FIELDS
 from aapo.recipe.training import AXIS_FIELDS
 from aapo.runs import RunDirectory
 from aapo.stored import read_json, read_yaml
+from aapo.training.models import check_cache
 
 Match = Literal["steps", "tokens", "seconds"]
 BankCost = Literal["run", "amortised", "free"]
@@ -176,6 +177,7 @@ def make_plan(
         recipe = _with_curve(_resolved(base, variant, {**given, **amount, "seed": seed}), curve_points, variant)
         if seed == seeds[0]:
             load_backend(recipe.run.backend).check_recipe(recipe)
+            check_cache(recipe)
         runs.append(PlannedRun(variant, seed, recipe, folder / RUNS / variant.folder / f"seed-{seed}"))
     for key in (*given, *(sweep or {})):
         if not any(key.split(".")[0] in run.recipe.given for run in runs):
