@@ -117,7 +117,9 @@ def trend(at, sizes):
     )
 
 
-def test_minutes_of_grading_leave_nothing_behind():
+def test_minutes_of_grading_leave_nothing_behind(monkeypatch):
+    # What a worker keeps goes with it; so soon that what is left is what adds up, however slow the machine.
+    monkeypatch.setattr(pool, "ITEMS_PER_WORKER", 300)
     pool.configure(workers=1, time_limit_seconds=60.0)  # a busy machine must not look like a hard answer
     numbers = [str(n) for n in range(answers.MAX_KEPT_VERDICTS)]
     grade_many(numbers, [rf"\boxed{{{number}}}" for number in numbers])  # so many verdicts are kept, not more
