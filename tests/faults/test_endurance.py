@@ -121,18 +121,16 @@ def test_minutes_of_grading_leave_nothing_behind(monkeypatch):
     # What a worker keeps goes with it; so soon that what is left is what adds up, however slow the machine.
     monkeypatch.setattr(pool, "ITEMS_PER_WORKER", 300)
     pool.configure(workers=1, time_limit_seconds=60.0)  # a busy machine must not look like a hard answer
-    numbers = [str(n) for n in range(answers.MAX_KEPT_VERDICTS)]
-    grade_many(numbers, [rf"\boxed{{{number}}}" for number in numbers])  # so many verdicts are kept, not more
     began, count, at, sizes = time.monotonic(), 0, [], []
     while (minutes := (time.monotonic() - began) / 60) < MINUTES:
         golds, completions, right = zip(*answers_of(count, 30), strict=True)
         assert [verdict.outcome == "correct" for verdict in grade_many(golds, completions)] == list(right)
         isolation.call([("basic_arithmetic", "1", '{"answer": "1", "metadata": {}}')])
+        answers.forget_verdicts()  # of which 20,000 are kept, so that they would grow for longer than is graded here
         count += 30
         at.append(minutes)
         sizes.append(resident())
     pool.configure()
-    answers.forget_verdicts()
     settled = len(at) // 4
     slope = trend(at[settled:], sizes[settled:])
     print(f"{5 * count} comparisons in {MINUTES:g} minutes, {slope:+.2f} MiB a minute, at most {max(sizes):.0f} MiB")
