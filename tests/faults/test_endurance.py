@@ -15,8 +15,8 @@ from aapo.grading import answers, grade_many, isolation, pool
 pytestmark = pytest.mark.faults
 PR_SET_CHILD_SUBREAPER = 36
 MIB = 2**20
-# How long is graded without a pause, and what memory may grow by: less than 30 MiB in half an hour.
-MINUTES, MIB_A_MINUTE = float(os.environ.get("AAPO_GRADING_MINUTES", "4")), 1.0
+# How long is graded without a pause, and what memory may grow by: less than 15 MiB in half an hour.
+MINUTES, MIB_A_MINUTE = float(os.environ.get("AAPO_GRADING_MINUTES", "4")), 0.5
 # Grading in a worker, one comparison after another; an isolated scorer; and what this process has in memory.
 GRADED = """
 import resource
