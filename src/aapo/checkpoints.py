@@ -23,6 +23,12 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
+def _checkpoints(folder: Path) -> list[Path]:
+    """All checkpoint-N in `folder`, by step; a copy by another name, such as checkpoint-3.bak, is none."""
+    named = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
+    return sorted(named, key=step_of)
+
+
 def mark_whole(checkpoint: Path) -> None:
     """Mark a checkpoint whose files are all there."""
     write_json(checkpoint / WHOLE, {"files": _contents(checkpoint)})
@@ -30,7 +36,7 @@ def mark_whole(checkpoint: Path) -> None:
 
 def marked(folder: Path) -> list[Path]:
     """The checkpoints in `folder` that were saved to their end, by step; their files may be damaged since."""
-    return sorted((path.parent for path in folder.glob(f"checkpoint-*/{WHOLE}")), key=step_of)
+    return [path for path in _checkpoints(folder) if (path / WHOLE).exists()]
 
 
 def damage(checkpoint: Path) -> str | None:
@@ -61,7 +67,7 @@ def newest_whole(folder: Path, tell: Callable[[str], None] = lambda line: None) 
         InputError: All that were saved are damaged.
     """
     passed = []
-    for checkpoint in sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True):
+    for checkpoint in reversed(_checkpoints(folder)):
         fault = damage(checkpoint)
         if fault is None:
             return checkpoint
@@ -84,7 +90,7 @@ def rotate(folder: Path, limit: int | None, keep: Sequence[str | None] = ()) -> 
         keep: Paths that stay, and count.
     """
     whole = marked(folder)
-    superfluous = [path for path in folder.glob("checkpoint-*") if path not in whole]
+    superfluous = [path for path in _checkpoints(folder) if path not in whole]
     if limit:
         kept = {Path(path).resolve() for path in keep if path} | {whole[-1].resolve()}
         free = [path for path in whole if path.resolve() not in kept]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import yaml
 
 from aapo.errors import InputError, nearest
+from aapo.plainyaml import TwiceError, load_yaml
 from aapo.ranges import check
 
 Config = TypeVar("Config")
@@ -35,13 +36,19 @@ def inert(rules: Iterable[Rule], settings: Any, names: Iterable[str]) -> dict[st
     return {name: reason for name, reason in found.items() if reason is not None}
 
 
-def parse_flags(flags: Sequence[str]) -> dict[str, Any]:
-    """`--field value` and `--field=value` pairs as a dictionary, values read as YAML.
+def parse_flags(flags: Sequence[str], kinds: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """`--field value` and `--field=value` pairs as a dictionary.
+
+    Args:
+        flags: As they stand on the command line.
+        kinds: Types of the fields; the value of one that is a text is taken as it stands, but for `null`. Other values
+            are read as YAML.
 
     Raises:
-        InputError: Something is not a flag, or a flag has no value.
+        InputError: Something is not a flag, or a flag has no value or is given twice.
     """
     result: dict[str, Any] = {}
+    texts = {name for name, kind in (kinds or {}).items() if _is_text(kind)}
     items = list(flags)
     while items:
         flag = items.pop(0)
@@ -54,17 +61,30 @@ def parse_flags(flags: Sequence[str]) -> dict[str, Any]:
             value = items.pop(0)
         name, dot, entry = key.partition(".")
         key = name.replace("-", "_") + dot + entry  # an entry may be a file's name, whose dashes are its own
-        result[key] = _flag_value(value)
+        if key in result:
+            raise InputError(f"--{key} is given twice; leave one out")
+        result[key] = flag_value(key, value) if key not in texts else None if value == "null" else value
     return result
 
 
-def _flag_value(text: str) -> Any:
-    """What a flag's text stands for; a mapping or a list only where it has its brackets, as in `{max_len: 4096}`."""
+def flag_value(key: str, text: str) -> Any:
+    """What a flag's text stands for as YAML; a mapping or a list only where it has its brackets, as `{max_len: 4096}`.
+
+    Raises:
+        InputError: A mapping in it has a key twice.
+    """
     try:
-        value = yaml.safe_load(text) if text.strip() else text  # an empty text is no null
+        value = load_yaml(text) if text.strip() else text  # an empty text is no null
+    except TwiceError as error:
+        raise InputError(f"--{key}: {error}") from error
     except (yaml.YAMLError, ValueError):  # such as 2025-13-01, which is no date
         return text
     return text if isinstance(value, (dict, list)) and text.lstrip()[0] not in "{[" else value
+
+
+def _is_text(kind: Any) -> bool:
+    """Whether a field takes texts and nothing else."""
+    return set(typing.get_args(kind) if _is_union(kind) else [kind]) - {type(None)} == {str}
 
 
 def read_mapping(text: str, what: str) -> dict[str, Any]:
@@ -75,10 +95,12 @@ def read_mapping(text: str, what: str) -> dict[str, Any]:
         what: What it is, for messages, such as `recipe mine.yaml`.
 
     Raises:
-        InputError: It is not valid, or not a mapping.
+        InputError: It is not valid, gives a key twice, or is not a mapping.
     """
     try:
-        given = yaml.safe_load(text)
+        given = load_yaml(text)
+    except TwiceError as error:
+        raise InputError(f"{what}: {error}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{what} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(given, dict):
@@ -145,7 +167,7 @@ def typed(key: str, value: Any, kind: Any) -> Any:
             if str not in plain:
                 raise InputError(f"{key} is {value!r}; it must be a number") from None
     if list in plain and not isinstance(value, (dict, *(option for option in plain if option in _SCALARS))):
-        return [_item(key, item, inner) for item, inner in _items(value, allowed[plain.index(list)])]
+        return [_item(key, item, inner) for item, inner in _items(key, value, allowed[plain.index(list)])]
     known = [option for option in plain if isinstance(option, type)]
     if known and not isinstance(value, tuple(known)) and len(known) == len(plain):
         if str in known and not isinstance(value, (dict, list)):
@@ -163,12 +185,12 @@ def _item(key: str, item: Any, kind: Any) -> Any:
     return typed(key, item, kind)
 
 
-def _items(value: Any, kind: Any) -> list[tuple[Any, Any]]:
+def _items(key: str, value: Any, kind: Any) -> list[tuple[Any, Any]]:
     """The items of a list, each with the type that it must have; `value` may be text with commas or a single item."""
     (inner,) = typing.get_args(kind) or (typing.Any,)
     if isinstance(value, str):
         parts = [part.strip() for part in value.split(",")]
-        value = parts if inner in (str, typing.Any) else [yaml.safe_load(part) for part in parts]
+        value = parts if inner in (str, typing.Any) else [flag_value(key, part) for part in parts]
     return [(item, inner) for item in (value if isinstance(value, (list, tuple)) else [value])]
 
 

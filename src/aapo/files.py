@@ -34,7 +34,9 @@ def _temporary_prefix(path: Path) -> str:
 
 
 # A file or folder is in the way, or what it would be in is closed to us or to read only.
-NO_PLACE = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS)
+NO_PLACE = (
+    errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS,
+)  # fmt: skip
 
 
 @contextmanager
@@ -209,6 +211,10 @@ def write_folder(path: Path, fill: Callable[[Path], None], *, replace: bool = Fa
     """Make the folder `path` out of what `fill` writes into it, whole or not at all.
 
     With `replace` an older one goes; without, one that another process has made meanwhile stays, for it may be in use.
+
+    Raises:
+        FullDiskError: The disk is full.
+        InputError: Nothing can be written there, or the older one cannot be removed.
     """
     with naming_full_disk(path):
         with _placing(path):
@@ -221,7 +227,15 @@ def write_folder(path: Path, fill: Callable[[Path], None], *, replace: bool = Fa
             temporary.chmod(0o755)
             if replace:
                 shutil.rmtree(path, ignore_errors=True)
-            if not path.exists():
-                temporary.replace(path)
+            with _placing(path):
+                _put(temporary, path, replace=replace)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _put(temporary: Path, path: Path, *, replace: bool) -> None:
+    try:
+        temporary.replace(path)
+    except OSError as error:
+        if replace or error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise

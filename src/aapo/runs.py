@@ -35,6 +35,8 @@ PACKAGES = (
 ROLLOUT_COLUMNS = (
     "step", "prompt_key", "prompt", "gold", "completion", "truncated", "reward", "advantage", "margin", "augmented",
 )  # fmt: skip
+# What every manifest says, whatever is trained.
+MANIFEST_KEYS = ("command", "started", "versions", "hardware")
 # What to do about a damaged file of a run.
 COPIED = "copy the run directory anew, or train again into another --output_dir"
 LEFT_OUT = "delete it, and its step is left out"
@@ -84,14 +86,23 @@ class RunDirectory:
         """
         return read_yaml(self.recipe_file, COPIED, ("fields", *needs))
 
+    def recipe_text(self) -> str:
+        """The resolved recipe as it is written.
+
+        Raises:
+            InputError: As `recipe`.
+        """
+        self.recipe()
+        return self.recipe_file.read_text(encoding="utf-8")
+
     def manifest(self, *needs: str) -> dict[str, Any]:
-        """Versions, hardware and identities, which have the keys that are needed.
+        """Versions, hardware and identities, which have the keys that are needed beside those of every manifest.
 
         Raises:
             InputError: It is missing, damaged or of another version.
         """
         fix = f"delete it where it is there, and `aapo train {self.path} --resume` writes it again"
-        return read_json(self.manifest_file, fix, needs)
+        return read_json(self.manifest_file, fix, (*MANIFEST_KEYS, *needs))
 
     def metrics(self) -> list[dict[str, Any]]:
         """One dictionary a logged step, in order of steps.
@@ -127,7 +138,7 @@ class RunDirectory:
 
     def rollout_steps(self) -> list[int]:
         """The steps that have stored rollouts, ascending."""
-        return sorted(int(file.stem.removeprefix("step-")) for file in self.samples.glob("step-*.parquet"))
+        return list(rollout_files(self.samples))
 
     def has_torn_line(self) -> bool:
         """Whether the last line of metrics.jsonl has no end; the next one takes its place."""
@@ -169,6 +180,12 @@ class RunDirectory:
     def update_manifest(self, **facts: Any) -> None:
         """Store other values of some of the facts."""
         write_json(self.manifest_file, {**self.manifest(), **facts})
+
+
+def rollout_files(folder: Path) -> dict[int, Path]:
+    """The files of rollouts in a folder by step, ascending; what else lies there does not count."""
+    named = {file.stem.removeprefix("step-"): file for file in folder.glob("step-*.parquet")}
+    return dict(sorted((int(step), file) for step, file in named.items() if step.isdecimal()))
 
 
 def _ends_whole(file: IO[bytes]) -> bool:

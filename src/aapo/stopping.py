@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -60,7 +60,7 @@ class Stop:
     """
 
     def __init__(self, told: Callable[[str], None]) -> None:
-        """Take what is called with the first signal's name."""
+        """Take what is called with the first signal's name, and may print it."""
         self.asked: str | None = None
         self._told = told
         self._at = 0.0
@@ -78,6 +78,7 @@ class Stop:
         name = signal.Signals(number).name
         if self.asked is None:
             self.asked, self._at = name, time.monotonic()
-            self._told(name)
+            with suppress(RuntimeError):  # the signal came while something was printed: no call goes into another
+                self._told(name)
         elif "RANK" not in os.environ or time.monotonic() - self._at > PASSED_ON_SECONDS:
             raise KeyboardInterrupt(name)

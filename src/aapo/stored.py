@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from aapo.errors import InputError
+from aapo.plainyaml import load_yaml
 
 
 @contextmanager
@@ -55,7 +56,7 @@ def read_yaml(file: Path, fix: str, needs: Collection[str]) -> Any:
         InputError: As `read_json`.
     """
     with reading(file, fix):
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        found = load_yaml(file.read_text(encoding="utf-8"))
     return with_keys(file, found, needs, fix)
 
 

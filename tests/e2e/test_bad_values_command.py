@@ -6,6 +6,15 @@ import pytest
 
 from aapo.cli.app import run
 
+# Neither a recipe, nor a plan, nor a task, nor a protocol has a key twice.
+TWICE = """recipe: quickstart
+algorithms: [grpo]
+dataset_name: reasoning_gym:chain_sum
+seeds: [0]
+temperature: 1
+dataset_name: reasoning_gym:leg_counting
+"""
+
 
 @pytest.fixture(autouse=True)
 def workplace(tmp_path, monkeypatch):
@@ -13,6 +22,7 @@ def workplace(tmp_path, monkeypatch):
     folder = tmp_path / "work"
     folder.mkdir()
     (folder / "file.txt").write_text("mine")
+    (folder / "twice.yaml").write_text(TWICE)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("AAPO_CACHE", str(tmp_path / "cache"))
     return folder
@@ -23,7 +33,7 @@ def refused(capsys, workplace, *arguments):
     capsys.readouterr()
     assert run([str(argument) for argument in arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert [path.name for path in workplace.parent.rglob("*")] == ["work", "file.txt"]
+    assert sorted(path.name for path in workplace.parent.rglob("*")) == ["file.txt", "twice.yaml", "work"]
     return line.removeprefix("aapo: ")
 
 
@@ -83,3 +93,50 @@ def test_markup_in_a_name_is_printed_as_it_is(capsys):
 )
 def test_eval_refuses_a_value(capsys, workplace, flags, message):
     assert refused(capsys, workplace, "eval", "some/model", *flags).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (("train", "twice.yaml"), "recipe twice.yaml"),
+        (("doctor", "twice.yaml"), "recipe twice.yaml"),
+        (("compare", "twice.yaml"), "plan twice.yaml"),
+        (("eval", "some/model", "--tasks", "twice.yaml"), "task twice.yaml"),
+        (("eval", "some/model", "--tasks", "aime24", "--protocol", "twice.yaml"), "protocol twice.yaml"),
+        (("import-config", "twice.yaml", "--output", "new.yaml"), "twice.yaml"),
+    ],
+)
+def test_a_key_that_a_file_has_twice_is_named_with_file_and_lines(capsys, workplace, arguments, what):
+    words = f"{what}: dataset_name is given twice, in lines 3 and 6; keep one"
+    assert refused(capsys, workplace, *arguments) == words
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (("train", "quickstart", "--max_steps", "1", "--max_steps", "2"), "--max_steps"),
+        (("train", "quickstart", "--dry-run", "--dry-run"), "--dry-run"),
+        (("bank", "build", "quickstart", "--output", "a", "--output", "b"), "--output"),
+        (("eval", "some/model", "--tasks", "a", "--tasks", "b"), "--tasks"),
+        (("eval", "some/model", "--tasks", "aime24", "--temperature", "1", "--temperature=1"), "--temperature"),
+        (("compare", "quickstart", "--seeds", "0", "--algorithms", "aapo", "--seeds", "1"), "--seeds"),
+        (("grade", "a.jsonl", "--output", "b.jsonl", "--evaluated", "--no-evaluated"), "--evaluated"),
+        (("doctor", "quickstart", "--seed", "1", "--seed", "2"), "--seed"),
+    ],
+)
+def test_an_option_that_is_given_twice_is_refused(capsys, workplace, arguments, option):
+    assert refused(capsys, workplace, *arguments) == f"{option} is given twice; leave one out"
+
+
+def test_other_spellings_of_one_option_are_refused_together(capsys, workplace):
+    flags = ("--tasks", "aime24", "--num-samples", "1", "--num_samples", "2")
+    line = refused(capsys, workplace, "eval", "some/model", *flags)
+    assert line == "--num-samples and --num_samples are the same, and both are given; leave one out"
+    line = refused(capsys, workplace, "cluster", "quickstart", "--backend", "verl")
+    assert line == "--backend has no place here, because `aapo cluster` trains on verl; leave it out"
+
+
+def test_an_option_that_is_a_list_may_be_given_twice(capsys, workplace):
+    sweep = ("--sweep", "temperature=0.9,1.0", "--sweep", "learning_rate=1e-4,1e-3")
+    assert run(["compare", "quickstart", "--algorithms", "grpo", "--seeds", "0", *sweep, "--dry-run"]) == 0
+    assert "4 runs of quickstart" in capsys.readouterr().out

@@ -98,6 +98,27 @@ def test_bad_input_is_one_line(capsys, arguments, words):
     assert len(lines) == 1 and words in lines[0], lines
 
 
+@pytest.mark.parametrize("strategy", ["null", "'no'"])
+def test_runs_have_their_curves_whatever_the_recipe_calls_no_evaluation(workplace, capsys, strategy):
+    (workplace / "off.yaml").write_text(f"extends: mine.yaml\neval_strategy: {strategy}\neval_steps: null\n")
+    flags = ("--algorithms", "grpo", "--seeds", "0", "--curve-points", "2", "--output", f"curves-{len(strategy)}")
+    assert run(["compare", "off.yaml", *flags]) == 0
+    (variant,) = json.loads((workplace / flags[-1] / "summary.json").read_text())["variants"]
+    assert variant["curves"][0]["positions"] == [0, 3, 6]
+
+
+def test_what_the_trainer_refuses_is_said_before_anything_is_written(workplace, capsys):
+    flags = ("--algorithms", "aapo,grpo", "--seeds", "0", "--output", "refused")
+    for words, more in (
+        ("aapo: unknown field 'learning_rat' (did you mean learning_rate?)", ("--learning_rat", "null")),
+        ("get_linear_schedule_with_warmup() got an unexpected", ("--lr_scheduler_kwargs.no_such", "1")),
+    ):
+        assert run(["compare", "mine.yaml", *flags, *more]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert words in line, line
+        assert not (workplace / "refused").exists()
+
+
 def test_dry_run_lists_the_runs_and_writes_nothing(workplace, capsys):
     flags = ("--algorithms", "aapo", "--seeds", "0,1", "--sweep", "num_generations=2,4", "--output", "dry", "--dry-run")
     assert run(["compare", "mine.yaml", *flags]) == 0

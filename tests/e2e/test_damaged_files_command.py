@@ -1,5 +1,6 @@
 """What lies damaged on a disk: every command that reads it names the file and the fix in one line."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -12,7 +13,9 @@ from safetensors.torch import load_file, save_file
 from aapo.cli.app import run
 from aapo.evaluation import Evaluation, difference_rows, result_rows, save_results
 from aapo.evaluation.evaluation import SAMPLE_COLUMNS
+from aapo.recipe import load_recipe
 from aapo.runs import RunDirectory
+from aapo.training.models import model_path
 
 TINY = {
     "dataset_name": "rows.jsonl", "num_eval_prompts": 0, "num_generations": 4, "per_device_train_batch_size": 8,
@@ -56,8 +59,9 @@ def evaluation(model, corrects):
 
 @pytest.fixture
 def workplace(place, monkeypatch):
-    """The folder, with `run` a fresh copy of the run."""
+    """The folder, with `run` a fresh copy of the run, and a question for `aapo chat`."""
     monkeypatch.chdir(place)
+    monkeypatch.setattr("sys.stdin", io.StringIO("1 + 1?"))
     monkeypatch.setenv("AAPO_CACHE", str(place / "cache"))
     shutil.rmtree(place / "run", ignore_errors=True)
     shutil.copytree(place / "kept", place / "run")
@@ -92,21 +96,31 @@ def foreign(file):
     file.write_text('{"a": 1}\n')
 
 
+def scalar(file):
+    file.write_text("[1]\n")
+
+
 RESUME = ("train", "tiny.yaml", "--output_dir", "run", "--resume")
 REPORT, REPLAY, PUBLISH = ("report", "run"), ("replay", "run"), ("publish", "run")
 BASE = ("eval", "run", "--tasks", "held_out", "--checkpoints", "base")
+DOCTOR, CHAT, MERGE = ("doctor", "run"), ("chat", "run"), ("merge", "run")
 TABLE, SHOWN = ("table", "run/evaluation"), ("report", "run/evaluation")
 
 
 @pytest.mark.parametrize(
     ("name", "harms", "commands", "fix"),
     [
-        ("manifest.json", (empty, half), (RESUME, REPORT, PUBLISH, BASE), "`aapo train run --resume` writes"),
-        ("manifest.json", (foreign,), (PUBLISH, BASE), "`aapo train run --resume` writes"),
-        ("recipe.yaml", (empty, foreign), (RESUME, REPORT, REPLAY, PUBLISH, BASE), "copy the run"),
+        (
+            "manifest.json",
+            (empty, half, foreign),
+            (RESUME, REPORT, PUBLISH, BASE, DOCTOR),
+            "`aapo train run --resume` writes",
+        ),
+        ("recipe.yaml", (empty, foreign), (RESUME, REPORT, REPLAY, PUBLISH, BASE, DOCTOR, CHAT, MERGE), "copy the run"),
         ("samples/step-000002.parquet", (empty, half), (RESUME, REPORT, REPLAY), "delete it, and its step is left out"),
         ("evaluation/results.json", (empty, half, foreign), (REPORT, SHOWN, TABLE, PUBLISH), "evaluate again"),
         ("evaluation/table.json", (empty, foreign), (REPORT, SHOWN), "evaluate again"),
+        ("evaluation/differences.json", (empty, foreign, scalar), (REPORT, SHOWN), "evaluate again"),
         ("evaluation/samples/trained--sums.parquet", (empty, half), (REPORT, SHOWN, PUBLISH), "evaluate again"),
         ("evaluation/samples/trained--sums.parquet", (Path.unlink,), (REPORT, SHOWN, PUBLISH), "evaluate again"),
     ],
@@ -157,6 +171,25 @@ def test_resume_passes_over_a_damaged_checkpoint_and_reaches_the_same_weights(wo
         half(checkpoint / "model.safetensors")
     line = refused(capsys, *RESUME)
     assert line.startswith("no checkpoint is whole (") and "checkpoint-3: model.safetensors is damaged" in line
+
+
+def test_a_copy_of_a_checkpoint_or_of_a_rollout_file_by_another_name_does_not_count(workplace, capsys, monkeypatch):
+    checkpoints = workplace / "run" / "checkpoints"
+    shutil.copytree(checkpoints / "checkpoint-3", checkpoints / "checkpoint-3.bak")
+    shutil.copy("run/samples/step-000002.parquet", "run/samples/step-000002 (copy).parquet")
+    shutil.rmtree("run/model")
+    assert resumed(monkeypatch) == 0 and run(list(REPLAY)) == 0
+    assert (checkpoints / "checkpoint-3.bak" / "whole").exists()
+
+
+def test_a_damaged_checkpoint_is_not_evaluated(workplace, capsys):
+    file = workplace / "run" / "checkpoints" / "checkpoint-2" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    for chosen in ("2", "all"):
+        line = refused(capsys, "eval", "run", "--tasks", "rows.jsonl", "--checkpoints", chosen)
+        assert line.startswith("run/checkpoints/checkpoint-2 is not as it was saved: model.safetensors is damaged; ")
 
 
 def without(file):
@@ -235,12 +268,100 @@ def test_a_model_folder_that_is_damaged_or_foreign_is_refused_before_anything_is
     assert sorted(path.name for path in workplace.iterdir()) == before and not Path("bad/ran").exists()
 
 
-def test_weights_that_are_no_numbers_are_not_sampled(workplace, capsys):
+def no_numbers(folder):
+    weighed(lambda held: {**held, "model.norm.weight": held["model.norm.weight"] * torch.nan})(folder)
+
+
+GRPO = ("--algorithm", "grpo", "--num_reference_samples", "null", "--output_dir", "new")
+
+
+@pytest.mark.parametrize("command", [("bank", "build", "tiny.yaml"), ("train", "tiny.yaml", *GRPO)])
+def test_weights_that_are_no_numbers_are_not_sampled(workplace, capsys, command):
     shutil.rmtree("bad", ignore_errors=True)
     shutil.copytree("model", "bad")
-    weighed(lambda held: {**held, "model.norm.weight": held["model.norm.weight"] * torch.nan})(workplace / "bad")
-    line = refused(capsys, "bank", "build", "tiny.yaml", "--model_name_or_path", "bad")
-    assert line.startswith("the weights model.norm.weight of bad are not finite")
+    no_numbers(workplace / "bad")
+    line = refused(capsys, *command, "--model_name_or_path", "bad")
+    assert line.startswith("the weights model.norm.weight of bad are not finite") and not Path("new").exists()
+
+
+BASED = {
+    **{key: value for key, value in TINY.items() if key not in ("reward_funcs", "judge", "judge_threshold")},
+    "base_model": {"hidden_size": 32}, "dataset_name": "reasoning_gym:chain_sum", "num_train_prompts": 8,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (damaged("model.safetensors"), "/model.safetensors is damaged ("),
+        (no_numbers, "the weights model.norm.weight in "),
+        (damaged("config.json"), "/config.json is damaged ("),
+        (damaged("tokenizer.json"), "cannot load the tokenizer of "),
+        (damaged("chat_template.jinja", "{% if %}"), "the chat template of "),
+        (without("config.json"), "has no configuration (config.json)"),
+    ],
+)
+def test_a_damaged_base_model_of_the_cache_is_named_and_is_to_be_deleted(workplace, capsys, harm, words):
+    Path("based.yaml").write_text(yaml.safe_dump(BASED))
+    made = model_path(load_recipe("based.yaml"))
+    shutil.rmtree(made, ignore_errors=True)
+    shutil.copytree("model", made)
+    harm(Path(made))
+    train = ("train", "based.yaml", "--output_dir", "new")
+    for command in (("base", "build", "based.yaml"), ("bank", "build", "based.yaml"), train, (*train, "--dry-run")):
+        line = refused(capsys, *command)
+        assert made in line and words in line and line.endswith(f"; delete {made}, and it is made again"), line
+    assert run(["doctor", "based.yaml"]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"; delete {made}, and it is made again" in said and "error: 1," in said
+    assert not Path("new").exists()
+    shutil.rmtree(made)
+
+
+def test_a_cache_that_cannot_be_written_to_is_named_before_anything_is_trained(workplace, capsys, monkeypatch):
+    Path("held.yaml").write_text(yaml.safe_dump({"model_name_or_path": "model", **TINY, "num_eval_prompts": 2}))
+    Path("closed").mkdir(exist_ok=True)
+    for name in ("base", "banks", "evaluations", "golds"):  # files, which stop root, too
+        (workplace / "closed" / name).touch()
+    Path("based.yaml").write_text(yaml.safe_dump(BASED))
+    monkeypatch.setattr("aapo.base.warmup.warm_up", None)  # nothing is trained that cannot be kept
+    for place in ("closed", "rows.jsonl", "rows.jsonl/cache"):
+        monkeypatch.setenv("AAPO_CACHE", place)
+        grpo = ("train", "held.yaml", *GRPO)
+        compare = ("compare", "held.yaml", "--algorithms", "grpo", "--output", "compared")
+        for command in (grpo, (*grpo, "--dry-run"), compare):
+            line = refused(capsys, *command)
+            assert line.startswith(f"the cache (AAPO_CACHE) is {place}/evaluations, which cannot be written to"), line
+        for command in (("bank", "build", "tiny.yaml"), ("base", "build", "based.yaml")):
+            line = refused(capsys, *command)
+            assert f"{place}/ba" in line and "cannot be written" in line and "AAPO_CACHE" in line, line
+        assert not Path("new").exists() and not Path("compared").exists()
+
+
+@pytest.mark.parametrize(
+    ("harm", "line"),
+    [
+        (damaged("model.safetensors"), "run/model/model.safetensors is damaged"),
+        (weighed(lambda held: dict(list(held.items())[:5])), "the weights of run/model have no model.layers.0"),
+        (
+            weighed(lambda held: {**held, "model.norm.weight": held["model.norm.weight"] * torch.nan}),
+            "the weights model.norm.weight in run/model/model.safetensors are not finite",
+        ),
+        (without("config.json"), "the model folder run/model has no configuration"),
+    ],
+)
+def test_a_damaged_final_model_is_not_published(workplace, capsys, harm, line):
+    harm(workplace / "run" / "model")
+    said = refused(capsys, *PUBLISH)
+    assert said.startswith(line)
+    assert said.endswith("; or delete run/model, and `aapo train run --resume` saves it again")
+    assert not Path("run/published").exists() and not list(Path("run").glob(".published*"))
+
+
+def test_a_model_that_is_deleted_as_asked_is_saved_again(workplace, monkeypatch):
+    shutil.rmtree("run/model")
+    assert resumed(monkeypatch) == 0
+    assert Path("run/model/model.safetensors").read_bytes() == Path("kept/model/model.safetensors").read_bytes()
 
 
 GOOD = [json.dumps({"question": f"{n}?", "answer": str(n)}) for n in range(9)]
@@ -275,12 +396,16 @@ def test_a_data_file_that_cannot_be_read_is_named_with_its_line(workplace, capsy
         (("--use_peft", "true", "--lora_target_modules", "no-module"), "Target modules "),
         (("--lr_scheduler_kwargs.no_such", 1), "get_linear_schedule_with_warmup() got an unexpected keyword"),
         (("--model_init_kwargs.no_such", 1), "cannot load the model of 'model': "),
-        (("--output_dir", "a\0b"), "output_dir is a\N{REPLACEMENT CHARACTER}b, which cannot be written to"),
     ],
 )
 def test_what_is_refused_before_the_first_step_leaves_the_folder_free(workplace, capsys, flags, line):
     assert refused(capsys, "train", "tiny.yaml", "--output_dir", "new", *flags).startswith(line)
     assert not Path("new").exists()
+
+
+def test_an_output_that_no_folder_can_be_called_is_refused(workplace, capsys):
+    line = refused(capsys, "train", "tiny.yaml", "--output_dir", "a\0b")
+    assert line.startswith("output_dir is a\N{REPLACEMENT CHARACTER}b, which cannot be written to")
 
 
 @pytest.mark.parametrize("command", [REPORT, REPLAY, ("import-config", "tiny.yaml"), ("export", "lighteval")])
@@ -306,6 +431,8 @@ def test_a_bank_build_a_push_and_a_grading_are_refused_before_they_write(workpla
     [
         (b"system_prompt: \xe9\n", "recipe own.yaml is not UTF-8"),
         (b"a: " + b"[" * 5000, "recipe own.yaml is not valid YAML"),
+        (b"seed: 1\nmax_steps: 2\n\nseed: 3\n", "recipe own.yaml: seed is given twice, in lines 1 and 4; keep one"),
+        (b"reward_kwargs:\n  a: {x: 1, x: 1}\n", "recipe own.yaml: x is given twice, in line 2; keep one"),
         (b'seed: !!python/object/apply:os.system ["touch ran"]\n', "recipe own.yaml is not valid YAML"),
     ],
 )
@@ -329,7 +456,7 @@ def test_a_recipe_that_is_no_yaml_of_ours_is_refused(workplace, capsys, content,
 )
 def test_numbers_that_are_none_end_the_run_and_are_not_saved(workplace, capsys, flags, line):
     shutil.rmtree("new", ignore_errors=True)
-    flags = ("--learning_rate", "1e-3", *flags, "--output_dir", "new", "--preflight", "off")
+    flags = (*flags, "--output_dir", "new", "--preflight", "off")
     assert refused(capsys, "train", "tiny.yaml", *flags, code=1).startswith(line)
     assert not Path("new/model").exists()
     for file in Path("new").rglob("model.safetensors"):

@@ -143,7 +143,7 @@ def test_samples_are_not_asked_for_without_a_bank(recipe, capsys):
     code, _, err = called(capsys, "train", path, "--output_dir", "other", "--show-samples")
     assert code == 2 and "--show-samples has no effect, because the run has no reference bank" in err
     code, _, err = called(capsys, "train", path, "--output_dir", "other", "--preflight", "off")
-    assert code == 2 and "preflight is 'no' but has no effect, because the objective has no margin" in err
+    assert code == 2 and "preflight is 'off' but has no effect, because the objective has no margin" in err
     assert called(capsys, "doctor", path)[0] == 0
 
 

@@ -57,9 +57,9 @@ def lines_of(capsys, *arguments):
 
 
 def evaluation(*flags, tasks=TASKS, model="one", samples=2):
-    common = ("--max_completion_length", "8", "--num_problems", "6")
-    number = () if samples is None else ("--num-samples", samples)
-    return ("eval", model, "--tasks", tasks, *common, *number, *flags)
+    common = {"--max_completion_length": 8, "--num_problems": 6, "--num-samples": samples}
+    unsaid = [word for name, value in common.items() if name not in flags and value for word in (name, value)]
+    return ("eval", model, "--tasks", tasks, *unsaid, *flags)
 
 
 def results(folder: str):
@@ -188,6 +188,19 @@ def test_a_plain_protocol_needs_no_chat_template(capsys):
     lines_of(capsys, *evaluation(*flags, tasks="sums.jsonl", model="plain", samples=None))
     (row,) = results("plain-results")
     assert row["metric"] == "avg@1" and row["protocol"].startswith("abel+max_completion_length@")
+
+
+def test_flags_choose_how_a_problem_is_put(capsys):
+    flags = ("--prompt_style", "qwen-boxed", "--prompt_template", "{question}", "--output", "styled")
+    lines_of(capsys, *evaluation(*flags, tasks="sums.jsonl"))
+    protocol = json.loads(Path("styled/protocol.json").read_text())
+    assert protocol["prompt_template"] == "{question}" and protocol["name"].startswith("aapo+")
+    assert "prompt_style" in protocol["name"] and "prompt_style" not in protocol
+    flags = ("--prompt_style", "abel", "--output", "abel")
+    lines_of(capsys, *evaluation(*flags, tasks="sums.jsonl", model="plain"))
+    protocol = json.loads(Path("abel/protocol.json").read_text())
+    assert "step by step" in protocol["prompt_template"] and protocol["conversational"] is False
+    assert "unknown prompt_style 'abl' (did you mean abel?)" in refused(capsys, *evaluation("--prompt_style", "abl"))
 
 
 def test_protocols_are_listed_and_printed(capsys):

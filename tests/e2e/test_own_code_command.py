@@ -72,4 +72,6 @@ def test_a_reward_function_that_hangs_is_ended_by_the_second_interrupt(recipe):
     )
     command = [sys.executable, "-m", "aapo", "train", recipe, "--reward_funcs", "hangs.py:hangs", "--output_dir", "run"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode != 0 and "Stopping after this step" in done.stdout
+    assert done.returncode == 1 and "SIGINT: stopping after this step" in done.stdout
+    said = [line for line in done.stderr.splitlines() if line.startswith("aapo: ")]
+    assert said == ["aapo: interrupted; what is done so far is kept, go on with `aapo train run --resume`"]

@@ -113,7 +113,7 @@ def test_every_recipe_trains_two_steps(name, stand_ins, copies, tmp_path):
     ]
     if not recipe.uses_bank:
         small = [*small[:4], *small[6:]]
-    if recipe.training.objective.min_live_frac:
+    if recipe.training.collection.min_live_frac:
         small += ["--max_refill_rounds", "1"]
     if recipe.model.load_in_4bit:
         pytest.importorskip("bitsandbytes")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from aapo.evaluation import Evaluation, difference_rows, result_rows, save_results
 from aapo.evaluation.evaluation import SAMPLE_COLUMNS
-from aapo.files import write_json, write_parquet
+from aapo.files import write_parquet
 from aapo.reporting import write_report
 from aapo.runs import RunDirectory
 
@@ -30,7 +30,7 @@ def page(tmp_path_factory):
     run = RunDirectory(tmp_path_factory.mktemp("page") / "run")
     run.path.mkdir()
     run.write_recipe({"fields": {"algorithm": HOSTILE}})
-    write_json(run.manifest_file, {"seed": 1})
+    run.write_manifest(seed=1)
     for step in range(1, 21):
         run.append_metrics({"step": step, "seconds": 1.0, "reward": step / 100, "rollout/accuracy": step / 20})
     for step in (1, 10, 20):

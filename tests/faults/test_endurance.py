@@ -1,18 +1,22 @@
-"""Sixty steps and thousands of gradings in flat memory; no process outlives a command, however that ends."""
+"""Sixty steps and minutes of grading in flat memory; no process outlives a command, however that ends."""
 
 import ctypes
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from aapo.grading import answers, grade_many, pool
+from aapo.grading import answers, grade_many, isolation, pool
 
 pytestmark = pytest.mark.faults
 PR_SET_CHILD_SUBREAPER = 36
 MIB = 2**20
+# How long is graded without a pause, and what memory may grow by: less than 15 MiB in half an hour.
+MINUTES, MIB_A_MINUTE = float(os.environ.get("AAPO_GRADING_MINUTES", "4")), 0.5
 # Grading in a worker, one comparison after another; an isolated scorer; and what this process has in memory.
 GRADED = """
 import resource
@@ -86,22 +90,48 @@ def test_sixty_steps_in_flat_memory(grading_place):
     assert late - early < 40 * MIB, (early / MIB, late / MIB)
 
 
-def test_three_thousand_gradings_in_flat_memory():
+def answers_of(first, count):
+    """Gold answers and completions of many kinds, none of them twice, and whether each is right."""
+    for n in range(first, first + count):
+        yield f"x^2+{n}", rf"\boxed{{{n}+x^2}}", True
+        yield rf"\frac{{{n}}}{{{n + 1}}}", rf"\boxed{{\frac{{{2 * n}}}{{{2 * n + 2}}}}}", True
+        yield f"({n}, {n + 1}]", rf"\boxed{{[{n}, {n + 1})}}", False
+        yield f"\\{{{n}, y\\}}", rf"\boxed{{\{{y, {n}\}}}}", True
+        yield rf"\sqrt{{{n}}}+z", rf"\boxed{{z-\sqrt{{{n}}}}}", n == 0
+
+
+def resident():
+    """What this process and all below it have in memory, in MiB."""
+    pages = 0
+    for pid in (os.getpid(), *descendants(os.getpid())):
+        with suppress(FileNotFoundError):  # it has just ended
+            pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / MIB
+
+
+def trend(at, sizes):
+    """The median of the slopes between all pairs of points (Theil and Sen), which a few outliers do not move."""
+    first, second = np.triu_indices(len(at), 1)
+    return float(
+        np.median((np.array(sizes)[second] - np.array(sizes)[first]) / (np.array(at)[second] - np.array(at)[first]))
+    )
+
+
+def test_minutes_of_grading_leave_nothing_behind(monkeypatch):
+    # What a worker keeps goes with it; so soon that what is left is what adds up, however slow the machine.
+    monkeypatch.setattr(pool, "ITEMS_PER_WORKER", 300)
     pool.configure(workers=1, time_limit_seconds=60.0)  # a busy machine must not look like a hard answer
-
-    def graded(first):
-        golds = [f"x^2+{n}" for n in range(first, first + 150)]
-        assert {v.outcome for v in grade_many(golds, [rf"\boxed{{{gold[4:]}+x^2}}" for gold in golds])} == {"correct"}
-
-    def resident():
-        workers = [pid for pid in descendants(os.getpid()) if running(pid)]
-        pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in (os.getpid(), *workers)]
-        return sum(pages) * os.sysconf("SC_PAGE_SIZE")
-
-    sizes = []
-    for turn in range(20):
-        graded(150 * turn)
+    began, count, at, sizes = time.monotonic(), 0, [], []
+    while (minutes := (time.monotonic() - began) / 60) < MINUTES:
+        golds, completions, right = zip(*answers_of(count, 30), strict=True)
+        assert [verdict.outcome == "correct" for verdict in grade_many(golds, completions)] == list(right)
+        isolation.call([("basic_arithmetic", "1", '{"answer": "1", "metadata": {}}')])
+        answers.forget_verdicts()  # of which 20,000 are kept, so that they would grow for longer than is graded here
+        count += 30
+        at.append(minutes)
         sizes.append(resident())
     pool.configure()
-    answers.forget_verdicts()
-    assert max(sizes[10:]) - max(sizes[5:10]) < 40 * MIB, [round(size / MIB) for size in sizes]
+    settled = len(at) // 4
+    slope = trend(at[settled:], sizes[settled:])
+    print(f"{5 * count} comparisons in {MINUTES:g} minutes, {slope:+.2f} MiB a minute, at most {max(sizes):.0f} MiB")
+    assert slope < MIB_A_MINUTE, [round(size, 1) for size in sizes[:: max(1, len(sizes) // 40)]]

@@ -14,6 +14,18 @@ def leftovers(folder):
     return [path for path in folder.rglob(".*.tmp") if "cache" not in path.parts]
 
 
+def assert_the_same_after_kills(place, command, killing, found):
+    """The command, killed at each moment and run again, each time with a cache of its own, finds what `whole` has."""
+    killed, expected = 0, found(place.folder / "whole")
+    for number, moment in enumerate(killing):
+        here, out = place.apart(f"cache{number}"), place.folder / f"out{number}"
+        killed += here.kill(moment, *command, out.name)
+        here.run(*command, out.name)
+        assert found(out) == expected, moment
+        assert not leftovers(out)
+    assert killed >= len(killing) // 2
+
+
 def test_a_bank_that_is_killed_is_completed_by_the_same_command(make_workplace):
     place = make_workplace("bank")
     build = ("bank", "build", "mine.yaml", "--all", "--output")
@@ -64,31 +76,15 @@ def test_an_evaluation_that_is_killed_goes_on_to_the_same_results(make_workplace
     place.run("train", "mine.yaml", "--output_dir", "run")
     evaluate = ("eval", "run", "--tasks", "held_out", "--num-samples", 4, "--batch-size", 4, "--output")
     whole = place.apart("whole-cache").run(*evaluate, "whole")
-    expected = evaluated(place.folder / "whole")
-    killed = 0
-    for number, moment in enumerate(moments(4, MOMENTS, whole.seconds, whole.changes)):
-        here = place.apart(f"cache{number}")
-        killed += here.kill(moment, *evaluate, f"out{number}")
-        here.run(*evaluate, f"out{number}")
-        assert evaluated(place.folder / f"out{number}") == expected, moment
-        assert not leftovers(place.folder / f"out{number}")
-    assert killed >= MOMENTS // 2
+    assert_the_same_after_kills(place, evaluate, moments(4, MOMENTS, whole.seconds, whole.changes), evaluated)
 
 
 def test_a_comparison_that_is_killed_goes_on_to_the_same_summary(make_workplace):
     place = make_workplace("compare", eval_strategy=None, eval_steps=None, max_steps=4)
     compare = ("compare", "mine.yaml", "--algorithms", "aapo,grpo", "--seeds", "0", "--curve-points", 2, "--output")
     whole = place.run(*compare, "whole")
-    expected = runs_of(place.folder / "whole")
-    killed = 0
     # Its own changes of files, and those of a run, which goes on counting where it was started.
-    for number, moment in enumerate(moments(5, MOMENTS, whole.seconds, 3 * whole.changes)):
-        here = place.apart(f"cache{number}")
-        killed += here.kill(moment, *compare, f"out{number}")
-        here.run(*compare, f"out{number}")
-        assert runs_of(place.folder / f"out{number}") == expected, moment
-        assert not leftovers(place.folder / f"out{number}")
-    assert killed >= MOMENTS // 2
+    assert_the_same_after_kills(place, compare, moments(5, MOMENTS, whole.seconds, 3 * whole.changes), runs_of)
 
 
 def runs_of(comparison):

@@ -79,13 +79,16 @@ def environment(folder, **variables):
     }  # fmt: skip
 
 
-def ran(workplace, folder, command, *flags, code=0, **variables):
-    """Run a command in the workplace with a cache of its own; its run directory is `folder`."""
+def ran(workplace, folder, command, *flags, fails=False, **variables):
+    """Run a command in the workplace with a cache of its own, which must succeed or fail; its run is in `folder`.
+
+    A launcher has an exit code of its own for processes that fail.
+    """
     done = subprocess.run(
         [*map(str, command), "train", "recipe.yaml", "--output_dir", str(folder / "run"), *flags],
         env=environment(folder, **variables), cwd=workplace, check=False, capture_output=True, text=True,
     )  # fmt: skip
-    assert (done.returncode == 0) == (code == 0), done.stdout[-2000:] + done.stderr[-4000:]
+    assert (done.returncode != 0) == fails, done.stdout[-2000:] + done.stderr[-4000:]
     return done
 
 
@@ -118,7 +121,7 @@ def test_a_killed_and_resumed_run_of_several_processes_equals_that_of_one(launch
     command = launch(workplace, launcher, Path(__file__).parent / "on_cpu.py")
     count = LAUNCHERS[launcher]["processes"]
     flags = ("--per_device_train_batch_size", str(8 // count))
-    ran(workplace, tmp_path, command, *flags, code=1, DIES=str(tmp_path / "run"))
+    ran(workplace, tmp_path, command, *flags, fails=True, DIES=str(tmp_path / "run"))
     run = RunDirectory(tmp_path / "run")
     assert [row["step"] for row in run.metrics()] == [1, 2] and not run.model.exists()
     ran(workplace, tmp_path, command, *flags, "--resume")
@@ -144,13 +147,19 @@ def test_a_killed_and_resumed_run_of_several_processes_equals_that_of_one(launch
     assert summaries[0] == summaries[1]
 
 
+def of_one_and_of_two(launcher, workplace, folder, *flags):
+    """The runs of one process and of two, each of which has half the batch."""
+    alone, command = [sys.executable, "-m", "aapo"], launch(workplace, launcher, Path(__file__).parent / "on_cpu.py")
+    ran(workplace, folder / "alone", alone, *flags, "--per_device_train_batch_size", "8")
+    ran(workplace, folder / "two", command, *flags, "--per_device_train_batch_size", "4")
+    return RunDirectory(folder / "alone" / "run"), RunDirectory(folder / "two" / "run")
+
+
 @pytest.mark.parametrize("launcher", marked("fsdp2", "zero3"))
 def test_adapters_train_where_the_weights_are_spread(launcher, workplace, tmp_path):
     flags = ("--use_peft", "true", "--lora_target_modules", "q_proj,v_proj", "--lora_dropout", "0")
-    ran(workplace, tmp_path / "alone", [sys.executable, "-m", "aapo"], *flags, "--per_device_train_batch_size", "8")
-    command = launch(workplace, launcher, Path(__file__).parent / "on_cpu.py")
-    ran(workplace, tmp_path / "two", command, *flags, "--per_device_train_batch_size", "4")
-    one, two = (load_file(tmp_path / name / "run" / "model" / "adapter_model.safetensors") for name in ("alone", "two"))
+    runs = of_one_and_of_two(launcher, workplace, tmp_path, *flags)
+    one, two = (load_file(run.model / "adapter_model.safetensors") for run in runs)
     assert one.keys() == two.keys()
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, atol=1e-5, rtol=0)
@@ -159,10 +168,7 @@ def test_adapters_train_where_the_weights_are_spread(launcher, workplace, tmp_pa
 @pytest.mark.parametrize("launcher", marked("fsdp2", "zero3"))
 def test_dead_groups_are_drawn_again_where_the_weights_are_spread(launcher, workplace, tmp_path):
     flags = ("--algorithm", "dapo", "--max_refill_rounds", "2", "--max_steps", "2")
-    ran(workplace, tmp_path / "alone", [sys.executable, "-m", "aapo"], *flags, "--per_device_train_batch_size", "8")
-    command = launch(workplace, launcher, Path(__file__).parent / "on_cpu.py")
-    ran(workplace, tmp_path / "two", command, *flags, "--per_device_train_batch_size", "4")
-    one, two = (RunDirectory(tmp_path / name / "run").metrics() for name in ("alone", "two"))
+    one, two = (run.metrics() for run in of_one_and_of_two(launcher, workplace, tmp_path, *flags))
     assert sum(row["rollout/refill_rounds"] for row in one) > 0
     for a, b in zip(one, two, strict=True):
         for key in ("rollout/refill_rounds", "reward", "loss"):
@@ -171,6 +177,6 @@ def test_dead_groups_are_drawn_again_where_the_weights_are_spread(launcher, work
 
 @pytest.mark.parametrize("launcher", marked("fsdp2", "zero2"))
 def test_a_launcher_without_effect_ends_the_run_in_one_line(launcher, workplace, tmp_path):
-    done = ran(workplace, tmp_path, launch(workplace, launcher, "-m", "aapo"), code=2)
+    done = ran(workplace, tmp_path, launch(workplace, launcher, "-m", "aapo"), fails=True)
     kind = LAUNCHERS[launcher]["type"]
     assert f"aapo: accelerate launch was asked for {kind} and runs MULTI_CPU" in done.stderr

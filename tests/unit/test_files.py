@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from aapo.errors import AapoError
+from aapo.errors import AapoError, InputError
 from aapo.files import (
     LEFTOVER_SECONDS,
     naming_full_disk,
@@ -32,7 +32,7 @@ MANY = torch.arange(50_000, dtype=torch.float64)
 
 @contextmanager
 def full_disk():
-    """A limit of 4 KiB a file, which fails a write as a full disk does; not on the output of the tests."""
+    """A limit of 4 KiB a file, which fails a write as a full disk does; the tests' own output must not meet it."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     try:
@@ -124,6 +124,32 @@ def test_a_later_writer_of_a_folder_removes_what_a_killed_one_left(tmp_path, dea
     (left / "weights").write_text("half")
     write_folder(tmp_path / "model", lambda folder: write_text(folder / "weights", "whole"))
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_folder_that_another_process_has_made_meanwhile_stays(tmp_path):
+    def fill(folder):
+        write_text(folder / "name", "mine")
+        write_text(tmp_path / "new" / "name", "theirs")
+
+    write_folder(tmp_path / "new", fill)
+    assert (tmp_path / "new" / "name").read_text() == "theirs" and len(list(tmp_path.iterdir())) == 1
+    write_folder(tmp_path / "new", lambda folder: write_text(folder / "name", "newer"), replace=True)
+    assert (tmp_path / "new" / "name").read_text() == "newer" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_folder_that_cannot_take_its_place_is_said(tmp_path, replace):
+    (tmp_path / "new").write_text("a file")
+    with pytest.raises(InputError, match="new cannot be written"):
+        write_folder(tmp_path / "new", lambda folder: write_text(folder / "name", "mine"), replace=replace)
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_an_older_folder_that_cannot_be_removed_is_not_taken_for_the_new_one(tmp_path, monkeypatch):
+    write_text(tmp_path / "new" / "name", "older")
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="new cannot be written"):
+        patch.setattr("aapo.files.shutil.rmtree", lambda path, **options: None)
+        write_folder(tmp_path / "new", lambda folder: write_text(folder / "name", "newer"), replace=True)
 
 
 def test_a_writer_that_is_killed_leaves_a_name_that_says_who_it_was(tmp_path):

@@ -12,7 +12,6 @@ from aapo.errors import InputError
 from aapo.evaluation import Evaluation, difference_rows, result_rows, save_results
 from aapo.evaluation.evaluation import SAMPLE_COLUMNS
 from aapo.evaluation.results import clear_leaders
-from aapo.files import write_json
 from aapo.reporting import write_report
 from aapo.reporting.curves import draw_curves
 from aapo.reporting.evaluation import judge
@@ -46,7 +45,7 @@ def make_run(path: Path, num_steps: int = 20) -> RunDirectory:
     run = RunDirectory(path)
     path.mkdir(parents=True)
     run.write_recipe({"fields": {"algorithm": "aapo", "margin_low": -0.2}, "note": "<b>bold</b>"})
-    write_json(run.manifest_file, {"seed": 7, "base_model": {"name": "tiny"}})
+    run.write_manifest(seed=7, base_model={"name": "tiny"})
     for step in range(1, num_steps + 1):
         run.append_metrics(metrics_row(step))
     return run

@@ -1,5 +1,6 @@
 """Signals that ask to stop, and what an interrupted command says."""
 
+import io
 import os
 import signal
 import subprocess
@@ -43,6 +44,25 @@ def test_the_first_signal_is_noted_and_the_second_interrupts(monkeypatch):
     assert (stop.asked, told) == ("SIGTERM", ["SIGTERM"])
     with pytest.raises(KeyboardInterrupt):  # as before the block
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_that_comes_while_something_is_printed_is_noted_all_the_same(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+
+    class Raw(io.RawIOBase):
+        def writable(self):
+            return True
+
+        def write(self, data):
+            if stop.asked is None:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return len(data)
+
+    printed = io.BufferedWriter(Raw(), 16)
+    with Stop(lambda name: printed.write(name.encode())) as stop:
+        printed.write(b"progress" * 10)
+        printed.flush()
+    assert stop.asked == "SIGTERM"
 
 
 def test_a_signal_that_the_launcher_passes_on_is_no_second_one(monkeypatch):
@@ -98,6 +118,34 @@ def test_an_interrupted_command_says_in_one_line_what_is_kept_and_exits_with_1(
         monkeypatch.setattr(function, interrupted)
         assert run(list(arguments)) == 1
         assert capsys.readouterr().err == f"aapo: {how}; {kept}\n"
+
+
+@pytest.mark.parametrize("at_the_prompt", [True, False])
+@pytest.mark.parametrize(
+    ("raised", "code", "err"),
+    [
+        (KeyboardInterrupt("SIGINT"), 0, ""),
+        (KeyboardInterrupt("SIGTERM"), 1, f"aapo: stopped by SIGTERM; {NOTHING}\n"),
+    ],
+)
+def test_a_chat_ends_by_other_signals_than_ctrl_c(monkeypatch, capsys, at_the_prompt, raised, code, err):
+    class Talking:
+        def ask(self, question):
+            raise raised
+
+    words = iter(["why?", "/quit"])
+
+    def typed(prompt):
+        if at_the_prompt:
+            raise raised
+        return next(words)
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("aapo.cli.chat.example_questions", lambda model: [])
+    monkeypatch.setattr("aapo.cli.chat._begin", lambda *arguments: Talking())
+    monkeypatch.setattr("builtins.input", typed)
+    assert run(["chat", "x"]) == code
+    assert capsys.readouterr().err == err
 
 
 def test_an_interrupted_run_that_has_begun_names_how_to_resume(monkeypatch, capsys, tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aapo.base.config import BaseModelConfig
-from aapo.files import write_folder, write_json
+from aapo.files import check_folder, write_folder, write_json
 from aapo.runs import cache_folder
 from aapo.tasks import DataConfig
 
@@ -44,10 +44,14 @@ def build_base(
 
     The folder is a Transformers model (safetensors, tokenizer, chat template) that `AutoModelForCausalLM` loads, whole
     or absent.
+
+    Raises:
+        InputError: The cache cannot be written to.
     """
     path = base_path(config, data, max_completion_length)
     if path.exists():
         return path
+    check_folder(path, "the cache (AAPO_CACHE)")
     from aapo.base.warmup import warm_up
 
     base = warm_up(config, data, max_completion_length, on_step)

@@ -94,7 +94,8 @@ def chat(model: str, temperature: float | None, max_completion_length: int | Non
     while True:
         try:
             line = input("> ").strip()
-        except (EOFError, KeyboardInterrupt):
+        except (EOFError, KeyboardInterrupt) as error:
+            _only_ctrl_c(error)
             print()
             return
         if line == "/quit":
@@ -110,8 +111,15 @@ def chat(model: str, temperature: float | None, max_completion_length: int | Non
         elif line:
             try:
                 conversation.ask(line)
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as error:
+                _only_ctrl_c(error)
                 print()
+
+
+def _only_ctrl_c(error: BaseException) -> None:
+    """Let other signals than Ctrl-C, which stops an answer or leaves the prompt, end the command."""
+    if isinstance(error, KeyboardInterrupt) and error.args not in ((), ("SIGINT",)):
+        raise error
 
 
 def example_questions(model: str) -> list[str]:

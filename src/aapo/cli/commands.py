@@ -12,10 +12,9 @@ from aapo.cli.plan import print_plan
 from aapo.cli.tables import print_table
 from aapo.errors import AapoError, InputError
 from aapo.evaluation import result_rows, score_table
-from aapo.fields import parse_flags
 from aapo.progress import console
 from aapo.ranks import launched
-from aapo.recipe import load_recipe, read_recipe, resolve
+from aapo.recipe import load_recipe, read_recipe, recipe_flags, resolve
 from aapo.runs import RunDirectory
 from aapo.training import train as train_recipe
 from aapo.training.models import prepare_model
@@ -78,7 +77,7 @@ def _begun(output: Path) -> dict[str, Any]:
 
 def _output(name: str, given: dict[str, Any], source: str, flags: Sequence[str], *, resume: bool) -> Path:
     """The run directory: the one that is the recipe, the one named, or a new one; the same on all processes."""
-    if (Path(source) / "recipe.yaml").exists() and "output_dir" not in parse_flags(flags):
+    if (Path(source) / "recipe.yaml").exists() and "output_dir" not in recipe_flags(flags):
         return Path(source)
     if given.get("output_dir") is not None:
         return Path(str(given["output_dir"]))

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import yaml
-
 from aapo.cli.interrupting import interrupted
 from aapo.cli.tables import print_table
 from aapo.errors import AapoError, InputError
@@ -28,6 +26,7 @@ from aapo.experiments.plan import BankCost, Match
 from aapo.experiments.queue import Failure
 from aapo.experiments.summary import SUMMARY
 from aapo.progress import console
+from aapo.recipe import recipe_flags
 from aapo.reporting import write_report
 from aapo.reporting.comparison import pair_table, variant_table, verdict_sentences
 
@@ -197,11 +196,12 @@ def _swept(texts: Sequence[str]) -> dict[str, list[Any]]:
     """Values by field."""
     sweep: dict[str, list[Any]] = {}
     for text in texts:
-        field, equals, values = text.partition("=")
-        parts = [yaml.safe_load(part) for part in values.split(",") if part.strip()]
+        name, equals, values = text.partition("=")
+        field = name.strip().removeprefix("--").replace("-", "_")
+        parts = [part.strip() for part in values.split(",") if part.strip()]
         if not equals or not parts or field in sweep:
             raise InputError(f"--sweep is {text!r}; it must be FIELD=V1,V2,..., each field once")
-        sweep[field.strip().removeprefix("--").replace("-", "_")] = parts
+        sweep[field] = [recipe_flags([f"--{field}", part])[field] for part in parts]
     return sweep
 
 

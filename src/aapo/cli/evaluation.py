@@ -50,7 +50,7 @@ from aapo.ranks import Ranks, launched
 from aapo.recipe import Recipe, load_recipe
 from aapo.reporting import write_report
 from aapo.runs import RunDirectory
-from aapo.tasks import Benchmark
+from aapo.tasks import STYLE_FIELD, Benchmark
 from aapo.training.held_out import held_out_task, recipe_protocol
 from aapo.training.models import model_spec
 
@@ -92,7 +92,7 @@ def evaluate_models(models: Sequence[str], options: Options, flags: Sequence[str
     if options.output is not None:
         check_folder(options.output, "--output")
     recipe = _recipe(models[0])
-    protocol, changes = _protocol(recipe, options, parse_flags(flags))
+    protocol, changes = _protocol(recipe, options, parse_flags(flags, _settings()))
     sources = [
         _as_loaded(source, _recipe(model), options)
         for model in models
@@ -163,19 +163,26 @@ def _protocol(recipe: Recipe | None, options: Options, given: dict[str, Any]) ->
     """
     changes = {key: value for key, value in given.items() if key in _task_fields()}
     settings = {key: value for key, value in given.items() if key not in changes}
-    allowed = [*field_types(Protocol), *_task_fields()]
     for key in settings:
-        if key not in field_types(Protocol):
+        if key not in _settings():
             raise InputError(
-                f"unknown option --{key}{nearest(key, allowed)}; settings are those of a protocol or a task"
+                f"unknown option --{key}{nearest(key, _settings())}; settings are those of a protocol or a task"
             )
     if options.protocol is None and recipe is not None:
         protocol = recipe_protocol(recipe)
     else:
         protocol = load_protocol(options.protocol or DEFAULT)
     if options.num_samples is not None:
+        if "num_samples" in settings:
+            raise InputError("--num-samples and --num_samples are the same, and both are given; leave one out")
         settings["num_samples"] = options.num_samples
     return protocol.changed(settings), changes
+
+
+def _settings() -> dict[str, Any]:
+    """Types of what flags can set."""
+    kinds = field_types(Benchmark)
+    return {**field_types(Protocol), STYLE_FIELD: str, **{name: kinds[name] for name in _task_fields()}}
 
 
 def _task_fields() -> list[str]:

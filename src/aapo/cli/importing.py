@@ -7,9 +7,9 @@ from rich import box
 from rich.table import Table
 
 from aapo.errors import InputError
-from aapo.fields import parse_flags
 from aapo.files import check_file, read_text, write_text
 from aapo.progress import console
+from aapo.recipe import recipe_flags
 from aapo.recipe.importing import import_config, read_sources
 
 
@@ -22,7 +22,7 @@ def import_files(
         InputError: A key cannot be taken over, or the output holds another recipe.
     """
     check_file(output, "--output")
-    found = import_config(read_sources(paths), format=source_format, exact=exact, given=parse_flags(flags))
+    found = import_config(read_sources(paths), format=source_format, exact=exact, given=recipe_flags(flags))
     text = found.text([path.name for path in paths])
     if output.exists() and read_text(output, str(output)) != text:
         raise InputError(f"{output} exists and is another recipe; choose another --output, or remove it")

@@ -20,7 +20,15 @@ from aapo.tasks.datasets import pinned
 from aapo.tasks.prompts import MissingSourceError
 from aapo.training.banks import RecipeBank, cost_line
 from aapo.training.memory import GIB, LAYOUTS, Layout, MemoryEstimate, device_memory, estimate, model_shape
-from aapo.training.models import check_adapter, check_room, loaded_weights, model_path, model_spec, training_options
+from aapo.training.models import (
+    check_adapter,
+    check_model,
+    check_room,
+    loaded_weights,
+    model_path,
+    model_spec,
+    training_options,
+)
 from aapo.training.prompts import check_number, checked_prompts, loaded_prompts
 from aapo.training.run import batch_line, check_output
 from aapo.training.schedule import planned_prompts, planned_rollouts, planned_steps
@@ -41,6 +49,8 @@ def print_plan(recipe: Recipe, output: Path, *, resume: bool) -> None:
     path = model_path(recipe)
     made = recipe.base_model is not None and not Path(path).exists()
     lines = {"model": f"{path} ({'will be built' if made else 'reused' if Path(path).exists() else 'from the Hub'})"}
+    if Path(path).exists():
+        check_model(recipe)
     tokenizer = None if made else _tokenizer(recipe, path, lines)
     num_prompts, longest = _plan_prompts(recipe, tokenizer, lines)
     if (trained := str(training_options(recipe)["dtype"])) != str(recipe.model.dtype):

@@ -33,6 +33,20 @@ def check_files(folder: Path) -> None:
             raise InputError(f"{file} is damaged ({error}); {ANEW}") from error
 
 
+def check_finite(folder: Path) -> None:
+    """Check, one tensor after another, that the weights in a folder are finite.
+
+    Raises:
+        InputError: One has an infinity or a NaN.
+    """
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as held:
+            for name in held.keys():  # noqa: SIM118  it is no mapping
+                tensor = held.get_tensor(name)
+                if tensor.is_floating_point() and not tensor.isfinite().all():
+                    raise InputError(f"the weights {name} in {file} are not finite, so nothing it says counts; {ANEW}")
+
+
 def pickled(folder: Path) -> str:
     """A note on weights that are there as pickles, which are not loaded; empty without any."""
     found = next((file.name for pattern in PICKLED for file in sorted(folder.glob(pattern))), None)

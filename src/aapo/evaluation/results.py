@@ -21,6 +21,7 @@ RESULTS, DIFFERENCES, PROTOCOL = "results.json", "differences.json", "protocol.j
 TABLE, SAMPLES = "table.json", "samples"
 # What every row of results.json says.
 ROW_KEYS = ("model", "task", "protocol", "metric", "estimate", "low", "high", "num_problems", "num_samples")
+DIFFERENCE_KEYS = ("model", "against", "task", "difference", "low", "high", "num_problems", "verdict")
 Row = dict[str, Any]
 
 
@@ -336,11 +337,15 @@ def read_results(path: Path) -> list[Row]:
     file = path / RESULTS if path.is_dir() else path
     if file.name != RESULTS or not file.is_file():
         raise InputError(f"{path} is not a result; name a folder that `aapo eval` wrote, or the results.json in it")
-    rows = read_json(file, EVALUATED_ANEW)
-    if rows == []:
+    if not (rows := _read_rows(file, ROW_KEYS)):
         raise InputError(f"{file} has no rows; {EVALUATED_ANEW}")
+    return rows
+
+
+def _read_rows(file: Path, needs: Sequence[str]) -> list[Row]:
+    rows = read_json(file, EVALUATED_ANEW)
     for row in rows if isinstance(rows, list) else [None]:
-        with_keys(file, row, ROW_KEYS, EVALUATED_ANEW)
+        with_keys(file, row, needs, EVALUATED_ANEW)
     return rows
 
 
@@ -373,7 +378,8 @@ def read_evaluation(folder: Path) -> StoredEvaluation:
         InputError: It holds no results, or no samples.
     """
     rows, evaluations = read_results(folder), read_evaluations(folder)
-    differences, protocol = (read_json(folder / name, EVALUATED_ANEW) for name in (DIFFERENCES, PROTOCOL))
+    differences = _read_rows(folder / DIFFERENCES, DIFFERENCE_KEYS)
+    protocol = read_json(folder / PROTOCOL, EVALUATED_ANEW)
     table = read_json(folder / TABLE, EVALUATED_ANEW, ("notes", "published"))
     places = {(row["model"], row["task"]): place for place, row in reversed(list(enumerate(rows)))}
     evaluations.sort(key=lambda item: places.get((item.model, item.task), len(rows)))

@@ -1,6 +1,8 @@
 """The models that a text on the command line names."""
 
-from aapo.checkpoints import marked, step_of
+from pathlib import Path
+
+from aapo.checkpoints import damage, marked, step_of
 from aapo.engines.spec import ModelSpec
 from aapo.errors import InputError
 from aapo.runs import RunDirectory
@@ -18,7 +20,7 @@ def model_sources(model: str, revision: str | None = None, checkpoints: str | No
             training started from), `final`, or `all` (every checkpoint and the final model).
 
     Raises:
-        InputError: The run or a checkpoint is not there.
+        InputError: The run or a checkpoint is not there, or a checkpoint is damaged.
     """
     run = RunDirectory(model)
     if not run.recipe_file.exists():
@@ -33,7 +35,7 @@ def model_sources(model: str, revision: str | None = None, checkpoints: str | No
     sources = []
     for wanted in (checkpoints or FINAL).split(","):
         if wanted == ALL:
-            sources += [ModelSpec(str(found[step]), name=f"{name}@{step}") for step in steps]
+            sources += [_checkpoint(found[step], name) for step in steps]
         if wanted in (ALL, FINAL):
             if not run.model.exists():
                 raise InputError(f"{model} has no final model yet; finish it with `aapo train {model} --resume`")
@@ -42,8 +44,14 @@ def model_sources(model: str, revision: str | None = None, checkpoints: str | No
             started = run.manifest("model")["model"]
             sources.append(ModelSpec(started["name_or_path"], started.get("revision"), f"{name}@base"))
         elif wanted.isdecimal() and int(wanted) in steps:
-            sources.append(ModelSpec(str(found[int(wanted)]), name=f"{name}@{int(wanted)}"))
+            sources.append(_checkpoint(found[int(wanted)], name))
         else:
             kept = ", ".join(map(str, steps)) or "none"
             raise InputError(f"{model} has no checkpoint {wanted!r}; it has {kept}; besides them: all, base, final")
     return sources
+
+
+def _checkpoint(path: Path, run: str) -> ModelSpec:
+    if (fault := damage(path)) is not None:
+        raise InputError(f"{path} is not as it was saved: {fault}; copy it anew, or name others by --checkpoints")
+    return ModelSpec(str(path), name=f"{run}@{step_of(path)}")

@@ -10,15 +10,16 @@ from typing import Any, Literal, get_args
 
 import yaml
 
+from aapo.backends import load_backend
 from aapo.errors import InputError, nearest
-from aapo.fields import parse_flags
 from aapo.files import check_folder, remove_leftovers, write_json, write_text
 from aapo.objective import COLLECTION_FIELDS
-from aapo.recipe import Recipe, load_recipe, resolve, set_field
+from aapo.recipe import Recipe, load_recipe, recipe_flags, resolve, set_field
 from aapo.recipe.effects import CHOICE_FIELDS
 from aapo.recipe.training import AXIS_FIELDS
 from aapo.runs import RunDirectory
 from aapo.stored import read_json, read_yaml
+from aapo.training.models import check_cache
 
 Match = Literal["steps", "tokens", "seconds"]
 BankCost = Literal["run", "amortised", "free"]
@@ -159,7 +160,7 @@ def make_plan(
     asked = [item if isinstance(item, Variant) else Variant(item, {}) for item in algorithms]
     labels = [variant.label for variant in asked]
     _check(labels, seeds, base, match, budget)
-    given = {**(settings or {}), **parse_flags(flags)}
+    given = {**(settings or {}), **recipe_flags(flags)}
     for key in (*given, *(sweep or {})):
         if key in OWN_FIELDS:
             raise InputError(f"{key} cannot be set, because the comparison sets it; use its own options")
@@ -174,6 +175,9 @@ def make_plan(
     runs = []
     for seed, variant in itertools.product(seeds, variants):
         recipe = _with_curve(_resolved(base, variant, {**given, **amount, "seed": seed}), curve_points, variant)
+        if seed == seeds[0]:
+            load_backend(recipe.run.backend).check_recipe(recipe)
+            check_cache(recipe)
         runs.append(PlannedRun(variant, seed, recipe, folder / RUNS / variant.folder / f"seed-{seed}"))
     for key in (*given, *(sweep or {})):
         if not any(key.split(".")[0] in run.recipe.given for run in runs):
@@ -259,12 +263,13 @@ def _resolved(base: Recipe, variant: Variant, given: Mapping[str, Any]) -> Recip
 
 
 def _with_curve(recipe: Recipe, points: int, variant: Variant) -> Recipe:
-    """The recipe with evaluations while it trains, unless it has its own."""
+    """The recipe with evaluations while it trains, unless it has its own; what it says of them stays."""
     if points == 0 or recipe.training.eval_strategy != "no":
         return recipe
     every = max(1, recipe.training.max_steps // points)
     curve = {"eval_strategy": "steps", "eval_steps": every, "eval_on_start": True, "num_generations_eval": 1}
-    return _resolved(replace(recipe, given={**curve, **recipe.given}), variant, {})
+    own = {key: value for key, value in recipe.given.items() if value is not None and key != "eval_strategy"}
+    return _resolved(replace(recipe, given={**curve, **own}), variant, {})
 
 
 def _check_folder(plan: Plan) -> None:

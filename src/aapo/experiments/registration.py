@@ -24,7 +24,7 @@ from aapo.experiments.plan import (
     make_plan,
 )
 from aapo.fields import make, read_mapping
-from aapo.files import write_json, write_text
+from aapo.files import read_text, write_json, write_text
 from aapo.stored import read_json
 
 
@@ -153,7 +153,7 @@ def read_plan(source: str) -> Registered | None:
     path = Path(source)
     if path.suffix not in (".yaml", ".yml") or not path.is_file():
         return None
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path, f"plan {path}")
     given = read_mapping(text, f"plan {path}")
     if not {"recipe", "algorithms"} <= given.keys():
         return None

@@ -60,9 +60,18 @@ class FinishedRun:
 
     @classmethod
     def read(cls, path: Path, bank_share: float = 0.0) -> "FinishedRun":
-        """The run in a run directory."""
+        """The run in a run directory.
+
+        Raises:
+            InputError: Its evaluation is damaged, or of another model.
+        """
         run = RunDirectory(path)
         found = {item.model: item for item in read_evaluations(run.evaluation)}
+        if "trained" not in found:
+            raise InputError(
+                f"{run.evaluation} says nothing of the trained model; delete it, and the same `aapo compare` evaluates "
+                "the run again"
+            )
         return cls(path, int(path.name.removeprefix("seed-")), found["trained"], run.metrics(), bank_share)
 
     @cached_property

@@ -15,7 +15,7 @@ from aapo.grading import completion_text
 from aapo.learning.batch import BatchScores, Lesson, Teacher
 from aapo.messages import encodable, last_question
 from aapo.records import Notes
-from aapo.runs import LEFT_OUT
+from aapo.runs import LEFT_OUT, rollout_files
 from aapo.scoring import beside
 from aapo.stored import read_parquet
 
@@ -54,8 +54,8 @@ class RolloutWriter:
     def keys_until(self, step: int) -> list[str]:
         """Keys of the prompts of the stored steps up to this one, each once."""
         found: dict[str, None] = {}
-        for file in sorted(self.folder.glob("step-*.parquet")):
-            if int(file.stem.removeprefix("step-")) <= step:
+        for stored, file in rollout_files(self.folder).items():
+            if stored <= step:
                 found.update(dict.fromkeys(_read(file, ["prompt_key"])["prompt_key"].to_pylist()))
         return list(found)
 

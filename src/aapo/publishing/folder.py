@@ -8,8 +8,10 @@ from typing import Any
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
-from aapo.engines import load_model, load_tokenizer
-from aapo.engines.loading import adapter_base, is_hub_name
+from aapo.engines import load_tokenizer
+from aapo.engines.folder import check_finite
+from aapo.engines.loading import adapter_base, check_model_folder, check_weights, is_hub_name
+from aapo.engines.spec import ModelSpec
 from aapo.errors import AapoError, InputError
 from aapo.files import write_folder, write_json, write_text
 from aapo.publishing.card import model_card
@@ -20,13 +22,22 @@ LEFT_OUT = ("training_args.bin",)
 
 
 def finished_model(run: RunDirectory) -> Path:
-    """The run's final model.
+    """The run's final model, whose weights are whole and finite.
 
     Raises:
-        InputError: The run has none yet.
+        InputError: The run has none yet, or a damaged one.
     """
+    resume = f"`aapo train {run.path} --resume`"
     if not run.model.exists():
-        raise InputError(f"{run.path} has no final model yet; finish it with `aapo train {run.path} --resume`")
+        raise InputError(f"{run.path} has no final model yet; finish it with {resume}")
+    try:
+        check_model_folder(str(run.model))
+        if adapter_base(str(run.model)) is None:
+            trusted = run.recipe()["fields"].get("trust_remote_code", False)
+            check_weights(str(run.model), None, {"trust_remote_code": trusted})
+        check_finite(run.model)
+    except InputError as error:
+        raise InputError(f"{error}; or delete {run.model}, and {resume} saves it again") from error
     return run.model
 
 
@@ -63,7 +74,7 @@ def _check_new(target: Path) -> None:
 
 
 def _save_merged(adapter: Path, folder: Path) -> None:
-    load_model(str(adapter), dtype="auto").save_pretrained(folder)
+    ModelSpec(str(adapter)).load().save_pretrained(folder)
     load_tokenizer(str(adapter)).save_pretrained(folder)
 
 
@@ -80,7 +91,8 @@ def publish(source: str, output: Path | None = None, *, repository: str | None =
         InputError: The run has no model, the output is there already, or the adapter's base is not on the Hub.
     """
     run = RunDirectory.open(source)
-    model, base = finished_model(run), adapter_base(str(finished_model(run)))
+    model = finished_model(run)
+    base = adapter_base(str(model))
     target = output or run.path / "published"
     _check_new(target)
     if repository is not None:

@@ -199,9 +199,18 @@ def read_recipe(source: str, flags: Sequence[str] = ()) -> tuple[str, dict[str, 
         InputError: There is none, or it is no mapping of fields.
     """
     name, given = _read(source)
-    for path, value in parse_flags(flags).items():
+    for path, value in recipe_flags(flags).items():
         set_field(given, path, value)
     return name, given
+
+
+def recipe_flags(flags: Sequence[str]) -> dict[str, Any]:
+    """The fields that `--field value` flags set, those that are texts as they stand.
+
+    Raises:
+        InputError: As `parse_flags`.
+    """
+    return parse_flags(flags, {key: kind for key, (_, kind) in known_fields().items()})
 
 
 def resolve(name: str, given: dict[str, Any], *, drop: bool = False) -> Recipe:
@@ -236,10 +245,10 @@ def _made(name: str, given: dict[str, Any]) -> Recipe:
     given, parts = dict(given), {part: {} for part in (*PARTS, "trainer")}
     types_of = known_fields()
     for key, value in given.items():
-        if value is None:
-            continue
         if key not in types_of:
             raise InputError(f"unknown field {key!r}{nearest(str(key), types_of)}")
+        if value is None:
+            continue
         part, kind = types_of[key]
         given[key] = parts[part][key] = checked(key, value, kind)
     run = RunConfig(**parts["run"])

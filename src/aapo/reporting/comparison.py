@@ -71,7 +71,7 @@ def comparison_section(folder: Path, name: str) -> ComparisonSection:
         [_page_table("Scores", variant_table(summary)), _page_table("Pairs", pair_table(summary)), *_failures(summary)],
         [figure for figure in figures if figure],
         _reading(summary),
-        next(iter(first_runs.values())).recipe_file.read_text(encoding="utf-8"),
+        next(iter(first_runs.values())).recipe_text(),
         read_browser(first_runs, BROWSED_STEPS, BROWSED_GROUPS),
     )
 

@@ -84,7 +84,7 @@ def run_section(run: RunDirectory, name: str) -> RunSection:
         _diagnostics(rows),
         read_browser({name: run}),
         evaluations,
-        run.recipe_file.read_text(encoding="utf-8"),
+        run.recipe_text(),
         yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True, width=110) if manifest else "",
     )
 

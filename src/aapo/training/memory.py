@@ -4,7 +4,6 @@ N parameters, of which N_t are trained; W processes; s bytes a number; h hidden 
 and of all value heads; I intermediate size; V vocabulary.
 """
 
-import json
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -13,9 +12,11 @@ from typing import Any, Literal
 
 import yaml
 
+from aapo.engines.folder import ANEW
 from aapo.engines.loading import ADAPTER_CONFIG, adapter_base
 from aapo.errors import InputError
 from aapo.recipe import Recipe
+from aapo.stored import read_json
 from aapo.training.models import model_path
 
 GIB = 2**30
@@ -185,7 +186,7 @@ def _as_new_adapters(recipe: Recipe) -> Recipe:
     folder = Path(model_path(recipe))
     if adapter_base(str(folder)) is None:
         return recipe
-    rank = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))["r"]
+    rank = read_json(folder / ADAPTER_CONFIG, ANEW, ("r",))["r"]
     return replace(recipe, model=replace(recipe.model, use_peft=True, lora_r=rank))
 
 

@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from aapo.base.cache import base_path, build_base
+from aapo.engines.folder import check_finite
 from aapo.engines.loading import Base, adapter_base, cannot_load, check_model_folder, check_weights
 from aapo.engines.spec import ModelSpec
 from aapo.errors import InputError
+from aapo.files import check_folder
 from aapo.progress import progress
 from aapo.ranks import launched, launched_spread
 from aapo.recipe import Recipe
 from aapo.recipe.model import ModelSettings
 from aapo.records import Prompt
+from aapo.runs import cache_folder
+from aapo.tasks import render_prompt
 
 
 def model_path(recipe: Recipe) -> str:
@@ -70,20 +74,41 @@ def prepare_model(recipe: Recipe) -> str:
 
             build_base(recipe.base_model, recipe.data, recipe.training.sampling.max_completion_length, show)
     ranks.wait()
-    _check_model(recipe, path)
+    check_model(recipe)
     return path
 
 
-def _check_model(recipe: Recipe, path: str) -> None:
-    """Check the model that is trained before anything is sampled; TRL loads it much later."""
+def check_model(recipe: Recipe) -> None:
+    """Check the model that is trained before anything is sampled; TRL loads it much later.
+
+    Of a base model that was made here, which is small, all is read.
+
+    Raises:
+        InputError: It is damaged or foreign.
+    """
+    path = model_path(recipe)
     try:
         check_model_folder(path)
         if adapter_base(path) is None:
             check_weights(path, recipe.model.model_revision, model_spec(recipe, path).from_pretrained())
+        if recipe.base_model is not None:
+            check_finite(Path(path))
+            render_prompt([{"role": "user", "content": "1"}], model_spec(recipe, path).load_tokenizer())
     except InputError as error:
         if recipe.base_model is None:
             raise
-        raise InputError(f"{error}; or delete {path}, and it is made again") from error
+        reason = str(error).rpartition("; ")[0] or str(error)  # a copy of it is nowhere to be had
+        raise InputError(f"{reason}; delete {path}, and it is made again") from error
+
+
+def check_cache(recipe: Recipe) -> None:
+    """Check that evaluations, which end a run, can be written to the cache.
+
+    Raises:
+        InputError: They cannot.
+    """
+    if recipe.data.num_eval_prompts:
+        check_folder(cache_folder() / "evaluations", "the cache (AAPO_CACHE)")
 
 
 def check_packages(recipe: Recipe) -> None:

@@ -30,7 +30,7 @@ from aapo.scoring import as_prompts
 from aapo.training.bank_report import BankReport
 from aapo.training.banks import RecipeBank, cost_line
 from aapo.training.held_out import held_out_task, recipe_protocol
-from aapo.training.models import check_room, model_spec, prepare_model, training_options, trains_adapter
+from aapo.training.models import check_cache, check_room, model_spec, prepare_model, training_options, trains_adapter
 from aapo.training.preflight import preflight
 from aapo.training.prompts import CheckedPrompts, by_pass_rate, checked_prompts, loaded_prompts
 from aapo.training.schedule import planned_prompts, planned_rollouts, planned_steps
@@ -160,9 +160,10 @@ def check_output(run: RunDirectory, recipe: Recipe, *, resume: bool) -> None:
 
     Raises:
         InputError: It holds another run, something else, or a run that `resume` was not asked for; or it cannot be
-            written to.
+            written to, or the cache cannot.
     """
     check_folder(run.path, "output_dir")
+    check_cache(recipe)
     if run.recipe_file.exists():
         batch = {"num_processes": recipe.training.num_processes}
         stored, asked = {**batch, **run.recipe()["fields"]}, {**recipe.given, **batch}

@@ -18,6 +18,8 @@ from aapo.backends.trl.config import refusals, trainer_config
 from aapo.backends.trl.recorder import Budget, NothingLeft, Recorder
 from aapo.backends.trl.trainer import AAPOTrainer
 from aapo.checkpoints import newest_whole, step_of
+from aapo.engines.folder import ANEW
+from aapo.engines.loading import not_finite
 from aapo.errors import InputError
 from aapo.files import naming_full_disk
 from aapo.progress import console, progress
@@ -74,6 +76,8 @@ def train_policy(job: TrainingJob) -> bool:
             whole_bank=job.whole_bank,
             peft_config=get_peft_config(ModelConfig(**asdict(recipe.model))),
         )
+    if (name := not_finite(trainer.model)) is not None:
+        raise InputError(f"the weights {name} of {job.model} are not finite, so nothing it says counts; {ANEW}")
     trainer.remove_callback(PrinterCallback)
     done = step_of(checkpoint) if checkpoint else 0
     if checkpoint:

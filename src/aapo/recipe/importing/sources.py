@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from aapo.errors import InputError
-from aapo.fields import read_mapping
+from aapo.fields import flag_value, read_mapping
 from aapo.files import read_text
 
 FORMATS = ("aapo", "gpg", "open-rs", "open-r1", "trl")
@@ -71,7 +69,7 @@ def _script(path: Path) -> Source:
 
 
 def _flags(words: Sequence[str]) -> dict[str, Any]:
-    """`--key value`, `--key=value` and bare `--key`, which is true."""
+    """`--key value`, `--key=value` and bare `--key`, which is true; the last of several, as a program reads them."""
     found: dict[str, Any] = {}
     for i, word in enumerate(words):
         if not word.startswith("--"):
@@ -80,7 +78,7 @@ def _flags(words: Sequence[str]) -> dict[str, Any]:
         if not has_value:
             following = words[i + 1] if i + 1 < len(words) else "--"
             value = "true" if following.startswith("--") else following
-        found[key.replace("-", "_")] = yaml.safe_load(value)
+        found[key.replace("-", "_")] = flag_value(key, value)
     return found
 
 

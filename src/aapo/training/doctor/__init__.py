@@ -21,6 +21,7 @@ from aapo.training.doctor.environment import environment_findings
 from aapo.training.doctor.history import history_findings
 from aapo.training.doctor.model import model_findings
 from aapo.training.findings import Finding, most_severe_first
+from aapo.training.models import check_model, model_path
 from aapo.training.preflight import run_setting
 
 __all__ = ["Diagnosis", "diagnose"]
@@ -78,7 +79,13 @@ def diagnose(target: str | None = None, flags: Sequence[str] = ()) -> Diagnosis:
     recipe = load_recipe(target, flags)
     run = RunDirectory(target)
     is_run = run.recipe_file.exists()
-    findings = history_findings(run) if is_run else []
+    kind, findings = "run" if is_run else "recipe", history_findings(run) if is_run else []
+    try:
+        if Path(model_path(recipe)).exists():
+            check_model(recipe)
+    except AapoError as error:  # without it nothing else can be looked at
+        findings += [_failed("model", error), *environment_findings()]
+        return Diagnosis(kind, target, most_severe_first(findings))
     try:
         data = read_data(recipe)
     except AapoError as error:
@@ -99,7 +106,7 @@ def diagnose(target: str | None = None, flags: Sequence[str] = ()) -> Diagnosis:
     except AapoError as error:
         findings.append(_failed("model", error))
     findings += environment_findings()
-    return Diagnosis("run" if is_run else "recipe", target, most_severe_first(findings), report)
+    return Diagnosis(kind, target, most_severe_first(findings), report)
 
 
 def is_bank(path: Path) -> bool:

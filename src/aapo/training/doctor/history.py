@@ -15,7 +15,13 @@ PAGE = "docs/doctor.md"
 
 
 def history_findings(run: RunDirectory) -> list[Finding]:
-    """What the run's metrics say; steps that do not log a metric are left out of it."""
+    """What the run's metrics say; steps that do not log a metric are left out of it.
+
+    Raises:
+        InputError: They, or the manifest, are damaged.
+    """
+    if run.manifest_file.exists():
+        run.manifest()
     rows = [row for row in run.metrics() if "signal/zero_gradient" in row or "grad_norm" in row]
     if not rows:
         return [Finding("note", "run", "no step is logged yet")]
