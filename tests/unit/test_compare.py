@@ -84,6 +84,14 @@ def test_sweep_makes_every_combination_that_an_algorithm_reads(recipe, tmp_path)
     assert plan.runs[1].recipe.training.num_generations == 8
 
 
+def test_a_sweep_over_a_default_makes_no_variants_of_what_does_not_read_it(recipe, tmp_path):
+    sweep = {"num_reference_samples": [4, 8]}  # 4 is the default
+    plan = plan_of(recipe, tmp_path, seeds=[0], sweep=sweep)
+    assert [variant.label for variant in plan.variants] == [
+        "aapo num_reference_samples=4", "aapo num_reference_samples=8", "grpo",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
