@@ -8,7 +8,7 @@ import torch
 
 from aapo.backends.verl.costs import write_costs
 from aapo.backends.verl.grading import compute_score
-from aapo.backends.verl.recording import Recorder
+from aapo.backends.verl.recording import Recorder, count_discarded
 from aapo.backends.verl.teaching import Row, estimate, group_places, handing_over, teach
 from aapo.bank.rows import write_row
 from aapo.grading import Judge
@@ -172,6 +172,35 @@ def test_a_run_whose_prompts_the_bank_chose_pays_all_of_its_samples(tmp_path):
     recorder.record({"actor/pg_loss": 0.5}, 1)
     (found,) = run.metrics()
     assert (found["bank/prompts"], found["bank/generated_tokens"], found["bank/seconds"]) == (3, 30, 1.5)
+
+
+class Buffer:
+    """Stands for verl's replay buffer: the rollouts of three prompts, two for training and one of an evaluation."""
+
+    def __init__(self):
+        self.partitions = {
+            "train": {"a_0_0": {"response_len": 5}, "a_1_0": {"response_len": 7}, "b_0_0": {"response_len": 2}},
+            "val": {"c_0_0": {"response_len": 100}},
+        }
+
+    def _clear_groups(self, partition, uids):
+        rows = self.partitions[partition]
+        self.partitions[partition] = {key: tag for key, tag in rows.items() if key.split("_")[0] not in uids}
+
+
+def test_rollouts_that_dynamic_sampling_throws_away_are_generated_tokens_too(tmp_path):
+    run, buffer = RunDirectory(tmp_path), Buffer()
+    recorder = Recorder(run, teacher("grpo"), updates=1)
+    recorder.begin(0)
+    count_discarded(buffer, recorder.discard)
+    buffer._clear_groups("train", {"a"})
+    buffer._clear_groups("train", set())
+    buffer._clear_groups("val", {"c"})
+    assert buffer.partitions == {"train": {"b_0_0": {"response_len": 2}}, "val": {}}
+    recorder.keep(teach(teacher("grpo"), [row("b", 0.0, 0), row("b", 1.0, 0)], shift=0), 1)
+    recorder.record({"actor/pg_loss": 0.5}, 1)
+    # 5 + 7 of the group that was thrown away, 4 + 4 of the one that was trained on
+    assert run.metrics()[0]["rollout/generated_tokens"] == 20
 
 
 def test_a_run_without_a_bank_has_no_cost_of_one(tmp_path):

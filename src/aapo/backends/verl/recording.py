@@ -1,7 +1,7 @@
 """What a run on verl leaves in the run directory while it trains: our metrics, verl's beside them, and rollouts."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import isfinite
 from typing import Any
 
@@ -49,6 +49,10 @@ class Recorder:
         self._began = time.monotonic() - self._totals["seconds"]
         if self._bank is not None:
             self._cost.meet(self._bank, self._writer.keys_until(step * self.updates))
+
+    def discard(self, tokens: int) -> None:
+        """Count completion tokens that were generated for training and thrown away."""
+        self._totals[GENERATED] += tokens
 
     def keep(self, taught: Taught, step: int) -> None:
         """Write the rollouts of a step, counted from 1, and keep what they teach for its metrics."""
@@ -100,6 +104,19 @@ class Recorder:
             return values
         self._cost.meet(self._bank, [row.info["prompt_key"] for row in taught.rows])
         return {**values, **self._cost.metrics(self._bank)}
+
+
+def count_discarded(buffer: Any, tell: Callable[[int], None]) -> None:
+    """Tell the completion tokens of the groups that verl's replay buffer throws away, as dynamic sampling does."""
+    clear = buffer._clear_groups
+
+    def counted(partition: str, uids: set[str]) -> None:
+        tags = {key: tag for key, tag in buffer.partitions[partition].items() if key.split("_")[0] in uids}
+        if partition == "train":
+            tell(sum(tag["response_len"] for tag in tags.values()))
+        clear(partition, uids)
+
+    buffer._clear_groups = counted
 
 
 def _is_number(value: Any) -> bool:
