@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from aapo.backends import TrainingJob
 from aapo.backends.verl.costs import write_costs
+from aapo.backends.verl.values import batch_prompts
 from aapo.bank import ReferenceBank
 from aapo.bank.rows import write_row
 from aapo.errors import InputError
@@ -59,18 +60,16 @@ def export_training(job: TrainingJob, path: Path, num_batches: int) -> list[Prom
     Args:
         job: What is trained.
         path: The file.
-        num_batches: Generation batches of the whole training.
+        num_batches: How often rollouts are drawn in the whole training.
 
     Raises:
         InputError: verl cannot be given a prompt as the bank has read it.
     """
     prompts = job_prompts(job, job.prompts)
-    training = job.recipe.training
-    assert training.generation_batch_size
     order = course(
-        training.seed,
+        job.recipe.training.seed,
         len(prompts),
-        training.generation_batch_size // training.num_generations,
+        batch_prompts(job.recipe),
         num_batches,
         shuffle=job.recipe.trainer.get("shuffle_dataset") is not False,
     )
