@@ -21,7 +21,7 @@ Aggregation = Literal["token_mean", "sequence_mean", "constant"]
 
 
 class Groups(NamedTuple):
-    """What an advantage function gets: the scored rollouts of a generation batch, over all processes.
+    """What an advantage function gets: the scored rollouts of a step, over all processes.
 
     In training all fields are set but `reference_rewards_PK`, which needs a margin or `reads_reference`. Where
     advantages are computed from rewards alone, the others are None.
