@@ -32,7 +32,7 @@ MANY = torch.arange(50_000, dtype=torch.float64)
 
 @contextmanager
 def full_disk():
-    """A limit of 4 KiB a file, which fails a write as a full disk does; the tests' own output must not fall under it."""
+    """A limit of 4 KiB a file, which fails a write as a full disk does; not for the tests' own output."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     try:
