@@ -149,7 +149,15 @@ def test_all_algorithms_are_mapped_but_gpg_whose_refill_verl_cannot_do():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--min_live_frac", "1"), "min_live_frac is 1.0, and verl throws groups away by their rewards alone"),
+        (("--min_live_frac", "1"), "min_live_frac is 1.0, and verl throws groups away whose rewards are all equal"),
+        (
+            ("--min_live_frac", "1", "--algorithm", "ngrpo"),
+            "min_live_frac is 1.0, and verl throws groups away whose rewards are all equal, which teach something here",
+        ),
+        (
+            ("--min_live_frac", "1", "--algorithm", "reinforce++"),
+            "min_live_frac is 1.0, and verl throws groups away whose rewards are all equal, which teach something here",
+        ),
         (("--reference", "live"), "reference is 'live', and verl has no frozen model that is sampled"),
         (("--weighted_sample", "true", "--sample_strategy", "hard"), "weighted_sample is True, and verl draws prompts"),
         (("--curriculum", "easy_to_hard"), "curriculum is 'easy_to_hard', and verl draws prompts in the order"),

@@ -42,11 +42,12 @@ def _schedule_kwargs(recipe: Recipe) -> str | None:
 
 
 def _refill(recipe: Recipe) -> str | None:
-    share = recipe.training.collection.min_live_frac
+    share, point = recipe.training.collection.min_live_frac, recipe.training.objective
     if share not in (0, 1):
         return "verl draws all dead groups of a batch again or none; set min_live_frac to 0 or 1"
-    if share and recipe.training.objective.needs_reference:
-        return "verl throws groups away by their rewards alone, before the margin; set it to 0"
+    compares = point.advantage is None and point.baseline in ("group_mean", "leave_one_out")
+    if share and (point.needs_reference or not compares):
+        return "verl throws groups away whose rewards are all equal, which teach something here; set it to 0"
     return None
 
 
