@@ -8,10 +8,10 @@ Shapes: P prompts, K samples per prompt.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 from datasets import Dataset
 
@@ -31,6 +31,8 @@ PROMPTS_PER_FILE = 64
 NUM_SAMPLES = 4
 
 OnDone = Callable[[int, int], None]
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -193,18 +195,11 @@ class SampleStore:
         lacks = missing(path, mine, identity["rewards"], num_samples)
         ranks.wait()  # so that no process counts what another has written meanwhile
         count = _Count(lacks.num_samples(num_samples) + lacks.num_unscored, on_batch)
-        step = prompts_per_file or PROMPTS_PER_FILE
         grown = Growth()
-        by_file: dict[Path, list[tuple[Prompt, Piece]]] = {}
-        for prompt, piece in lacks.unscored:
-            by_file.setdefault(piece.file, []).append((prompt, piece))
-        for part in by_file.values():
+        for part in _by(lacks.unscored, lambda found: found[1].file).values():
             grown += _score(scores, part, reward_funcs, count)
-        lengths: dict[int, list[Prompt]] = {}
-        for prompt, there in lacks.prompts:
-            lengths.setdefault(there, []).append(prompt)
-        for there, lacking in lengths.items():
-            for chunk in _chunks(lacking, step):
+        for there, lacking in _by(lacks.prompts, lambda found: found[1]).items():
+            for chunk in _chunks([prompt for prompt, _ in lacking], prompts_per_file or PROMPTS_PER_FILE):
                 began = time.monotonic()
                 completions_PK = sample(
                     chunk,
@@ -260,10 +255,7 @@ class SampleStore:
         storage.begin_score_set(path, reward_funcs)
         ranks.wait()
         scores = _begun(path, reward_funcs)
-        files: dict[Path, list[Piece]] = {}
-        for piece in scores.unscored(pieces):
-            files.setdefault(piece.file, []).append(piece)
-        mine = ranks.share(list(files.values()))
+        mine = ranks.share(list(_by(scores.unscored(pieces), lambda piece: piece.file).values()))
         ranks.wait()
         count = _Count(sum(len(piece.num_tokens) for own in mine for piece in own), on_done)
         for own in mine:
@@ -362,6 +354,14 @@ def newest_scores(path: Path, pieces: Sequence[Piece] | None = None, but: ScoreS
     sets = [item for item in storage.score_sets(path) if but is None or item.path != but.path]
     whole = [item for item in sets if not item.unscored(pieces)]
     return (whole or sets or [None])[-1]
+
+
+def _by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """The items that share a key, by it, in their order."""
+    found: dict[Key, list[Item]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return found
 
 
 def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
