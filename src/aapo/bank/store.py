@@ -18,7 +18,7 @@ from datasets import Dataset
 from aapo.bank import storage
 from aapo.bank.identity import BankIdentity, reward_versions, sample_identity
 from aapo.bank.parts import Part, Reader, joined, parts_of
-from aapo.bank.storage import Piece, ScoreSet
+from aapo.bank.storage import Piece, ScoredPiece, ScoreSet
 from aapo.errors import InputError
 from aapo.files import remove_leftovers
 from aapo.grading import VERDICT, Judge, RewardFunction, check_isolation
@@ -138,7 +138,7 @@ class SampleStore:
             )
         versions = dict(scores.rewards if rewards is None else rewards)
         scored = storage.read_scores(scores, VERDICT)
-        there = storage.by_key(piece for piece in pieces if (piece.key, piece.first) in scored)
+        there = storage.by_key(piece for piece in pieces if _is_scored(piece, scored))
         counts = {key: storage.num_samples(own) for key, own in there.items()}
         wanted = min((count for count in counts.values() if count), default=0) if num_samples is None else num_samples
         parts = {key: parts_of(there[key], scored, wanted) for key, count in counts.items() if 0 < wanted <= count}
@@ -334,17 +334,12 @@ def missing(path: Path, prompts: Sequence[Prompt], rewards: Mapping[str, str], n
     """
     distinct = {prompt.key: prompt for prompt in prompts}
     there = storage.by_key(piece for piece in storage.read_pieces(path) if piece.key in distinct)
+    needed = [piece for pieces in there.values() for piece in pieces if piece.first < num_samples]
     scores = storage.find_score_set(path, dict(rewards))
-    scored = set() if scores is None else scores.scored()
     counts = {key: storage.num_samples(there.get(key, [])) for key in distinct}
     return Missing(
         [(distinct[key], count) for key, count in counts.items() if count < num_samples],
-        [
-            (distinct[key], piece)
-            for key, pieces in there.items()
-            for piece in pieces
-            if piece.first < num_samples and (key, piece.first) not in scored
-        ],
+        [(distinct[piece.key], piece) for piece in (needed if scores is None else scores.unscored(needed))],
     )
 
 
@@ -354,6 +349,12 @@ def newest_scores(path: Path, pieces: Sequence[Piece] | None = None, but: ScoreS
     sets = [item for item in storage.score_sets(path) if but is None or item.path != but.path]
     whole = [item for item in sets if not item.unscored(pieces)]
     return (whole or sets or [None])[-1]
+
+
+def _is_scored(piece: Piece, scored: Mapping[tuple[str, int], ScoredPiece]) -> bool:
+    """Whether all samples of a piece have scores."""
+    found = scored.get((piece.key, piece.first))
+    return found is not None and found.size >= len(piece.num_tokens)
 
 
 def _by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
