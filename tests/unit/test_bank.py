@@ -119,14 +119,23 @@ def test_two_processes_build_the_bank_of_one(tmp_path, engine, identity, additio
     one = built(tmp_path / "one", addition, engine, REWARDS, identity())
     barrier = threading.Barrier(2, timeout=60)
     engines = [CountingEngine(engine.model, engine.tokenizer, engine.settings) for _ in range(2)]
+    told = {}
 
     def build(rank):
-        return built(tmp_path / "two", addition, engines[rank], REWARDS, identity(), ranks=Ranks(rank, 2, barrier.wait))
+        def gather(items):
+            told[rank] = items
+            barrier.wait()
+            return [*told[0], *told[1]]
+
+        ranks = Ranks(rank, 2, barrier.wait, gather)
+        return built(tmp_path / "two", addition, engines[rank], REWARDS, identity(), ranks=ranks)
 
     with ThreadPoolExecutor(2) as threads:
         two, same = threads.map(build, range(2))
     assert contents(one) == contents(two) == contents(same)
     assert [each.sampled for each in engines] == [12, 12]
+    assert two.grown == same.grown and two.grown.samples == two.grown.scored == one.grown.samples == 24
+    assert two.grown.tokens == one.grown.tokens
 
 
 def test_processes_that_begin_a_bank_at_once_do_not_disturb_each_other(tmp_path, identity):
