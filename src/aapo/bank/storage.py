@@ -121,7 +121,8 @@ class ScoreSet:
         reward = f"reward/{next(iter(self.rewards))}"
         for file in self.files():
             table = read_table(file, ["key", "first", reward])
-            columns = table["key"], table["first"], pc.list_value_length(table[reward])
+            sizes = pc.list_value_length(table[reward])  # type: ignore[reportAttributeAccessIssue]  made at its import
+            columns = table["key"], table["first"], sizes
             for key, first, size in zip(*(column.to_pylist() for column in columns), strict=True):
                 found[key, first] = max(found.get((key, first), 0), size)
         return found
