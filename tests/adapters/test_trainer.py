@@ -149,6 +149,8 @@ def expected_advantages(trainer, batch):
         lengths_PG=captured.tokens_B.view(groups),
         truncated_PG=captured.truncated_B.view(groups),
         max_completion_length=MAX_TOKENS,
+        values_PGF=captured.rewards_BF.unflatten(0, groups),
+        weights_F=torch.ones(captured.rewards_BF.shape[1]),
     )
 
 

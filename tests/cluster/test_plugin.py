@@ -12,13 +12,12 @@ from aapo.backends.verl.mapping import arguments, mapped
 from aapo.backends.verl.table import ACTOR
 from aapo.backends.verl.teaching import handing_over
 from aapo.backends.verl.values import Facts
-from aapo.objective import objective, policy_loss
+from aapo.objective import ALGORITHMS, objective, policy_loss
 from aapo.recipe import load_recipe
 
 pytestmark = pytest.mark.verl
 
 FACTS = Facts("/models/base", "/runs/a", 80, 96)
-LOSSES = ["aapo", "grpo", "dr_grpo", "dapo", "rloo", "reinforce++", "gspo", "cispo"]
 
 
 def recipe(*flags, source="quickstart"):
@@ -61,12 +60,12 @@ def test_the_estimator_is_what_verl_takes_advantages_from():
 
 
 @pytest.mark.parametrize("stale", [0.0, 0.3])
-@pytest.mark.parametrize("algorithm", LOSSES)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_verls_loss_has_the_gradient_of_the_objectives(algorithm, stale):
     from verl.trainer.ppo.core_algos import get_policy_loss_fn
     from verl.workers.config import FSDPActorConfig, PolicyLossConfig
 
-    given = settings("--algorithm", algorithm)
+    given = settings("--algorithm", algorithm, "--min_live_frac", "0")
     torch.manual_seed(1)
     limit, lengths = 64, torch.tensor([3, 5, 1, 4])
     mask_BT = (torch.arange(5) < lengths.unsqueeze(1)).float()
@@ -99,11 +98,32 @@ def test_verls_loss_has_the_gradient_of_the_objectives(algorithm, stale):
     torch.testing.assert_close(gradient_BT, expected_BT, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("corrected", [True, False])
+def test_verls_kl_term_has_the_gradient_of_trls_on_fresh_samples(corrected):
+    from verl.trainer.ppo.core_algos import kl_penalty
+
+    given = settings("--algorithm", "grpo", "--beta", "0.04", "--use_bias_correction_kl", str(corrected).lower())
+    ours_B, old_B, reference_B = (torch.tensor([-1.0, -0.3, -2.0]) for _ in range(3))
+    reference_B = reference_B + torch.tensor([0.5, -0.4, 0.0])
+    theirs_B = ours_B.clone().requires_grad_()
+    theirs_B_kl = kl_penalty(theirs_B, reference_B, given[f"{ACTOR}.kl_loss_type"])
+    theirs_B_kl.sum().backward()
+    ours_B.requires_grad_()
+    difference_B = reference_B - ours_B
+    ours_B_kl = difference_B.exp() - difference_B - 1
+    if corrected:
+        ours_B_kl = ours_B_kl * (ours_B - old_B).exp()
+    ours_B_kl.sum().backward()
+    torch.testing.assert_close(theirs_B_kl, ours_B_kl)
+    torch.testing.assert_close(theirs_B.grad, ours_B.grad)
+
+
 @pytest.mark.parametrize(
     "flags",
     [
         (),
         ("--beta", "0.04", "--algorithm", "grpo"),
+        ("--lr_scheduler_type", "cosine", "--lr_scheduler_kwargs", "{num_cycles: 1.5}"),
         ("--use_peft", "true", "--lora_dropout", "0"),
         ("--warmup_steps", "5", "--lr_scheduler_type", "cosine"),
         ("--cluster.strategy", "megatron", "--bf16", "true", "--cluster.tensor_parallel_size", "2"),
@@ -123,7 +143,12 @@ def test_verls_configuration_has_every_setting(flags):
 
 @pytest.mark.parametrize(
     ("name", "kwargs", "warmup"),
-    [("constant_with_warmup", {}, 3), ("cosine", {}, 3), ("cosine_with_min_lr", {"min_lr_rate": 0.1}, 2)],
+    [
+        ("constant_with_warmup", {}, 3),
+        ("cosine", {}, 3),
+        ("cosine_with_min_lr", {"min_lr_rate": 0.1}, 2),
+        ("cosine", {"num_cycles": 1.5}, 2),
+    ],
 )
 def test_verls_schedules_are_transformers(name, kwargs, warmup):
     from transformers import get_scheduler
@@ -145,11 +170,29 @@ def test_verls_schedules_are_transformers(name, kwargs, warmup):
     def verls(optimizer):
         if given[f"{ACTOR}.optim.lr_scheduler_type"] == "constant":
             return get_constant_schedule_with_warmup(optimizer, warmup)
+        cycles = given.get(f"{ACTOR}.optim.num_cycles", 0.5)  # verl's own
         ratio = given[f"{ACTOR}.optim.min_lr_ratio"]
-        return get_cosine_schedule_with_warmup(optimizer, warmup, 20, min_lr_ratio=ratio)
+        return get_cosine_schedule_with_warmup(optimizer, warmup, 20, min_lr_ratio=ratio, num_cycles=cycles)
 
     expected = rates(lambda optimizer: get_scheduler(name, optimizer, warmup, 20, scheduler_specific_kwargs=kwargs))
     assert rates(verls) == pytest.approx(expected, abs=1e-9)
+
+
+def test_verls_replay_buffer_tells_what_it_throws_away(monkeypatch):
+    import verl.trainer.ppo.v1.replay_buffer as theirs
+
+    from aapo.backends.verl.recording import count_discarded
+
+    cleared, told = [], []
+    monkeypatch.setattr(theirs.tq, "kv_clear", lambda **call: cleared.append(sorted(call["keys"])), raising=False)
+    buffer = object.__new__(theirs.ReplayBuffer)
+    for name in ("pending_keys", "running_keys", "finished_keys", "failure_keys"):
+        setattr(buffer, name, {"train": {"a", "b"}})
+    buffer.prompt_global_steps, buffer._dapo_classification_cache = {"train": {"a": 1}}, {"train": {}}
+    buffer.partitions = {"train": {"a_0_0": {"response_len": 5}, "a_1_0": {"response_len": 7}, "b_0_0": {}}}
+    count_discarded(buffer, told.append)
+    buffer._evict_terminal_groups(1, "train", (set(), {"a"}, set(), {}))
+    assert told == [12] and cleared == [["a", "a_0_0", "a_1_0"]] and list(buffer.partitions["train"]) == ["b_0_0"]
 
 
 def test_the_grader_hands_over_the_tokens(tmp_path):

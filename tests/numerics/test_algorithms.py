@@ -69,6 +69,8 @@ AUGMENTED = {
     "maxrl": [[0.75 / 0.2501, *[-0.25 / 0.2501] * 3], [0] * 4],
     "a2po": [[1 - VALUES[0], *[-VALUES[0]] * 3], [1 - VALUES[1]] * 4],
     "opo": [[0.75, -0.25, -0.25, -0.25], [0] * 4],  # lengths are not given, so all count as equal
+    # In units of the deviation of all eight, whose mean is 0.
+    "gdpo": [[value / (math.sqrt((RIGHT**2 + 3 * WRONG**2) / 7) + 1e-4) for value in GROUP_RELATIVE[0]], [0] * 4],
 }
 
 
@@ -136,6 +138,7 @@ LOSSES = {
     "maxrl": (-1.2 - 1 + 0.8 + 3 + 1) / 5,
     "a2po": CROSS_ENTROPY / (3 * 4),
     "opo": CROSS_ENTROPY / (3 * 4),
+    "gdpo": (-1.2 - 1 + 0.8 + 3 + 1) / 5,
 }
 # By log pi of each token. The loss of a clipped token, or completion, does not change.
 GRADIENTS = {
@@ -155,6 +158,7 @@ GRADIENTS = {
     "maxrl": [[0, -1 / 5], [0, 0], [3 / 5, 1 / 5]],
     "a2po": [[-1.5 / 12, -1 / 12], [0.5 / 12, 0], [2 / 12, 1 / 12]],
     "opo": [[-1.5 / 12, -1 / 12], [0.5 / 12, 0], [2 / 12, 1 / 12]],
+    "gdpo": [[0, -1 / 5], [0, 0], [3 / 5, 1 / 5]],
 }
 
 
@@ -290,7 +294,7 @@ def test_objective_replaces_fields_and_takes_none_for_unchanged():
 
 def test_objective_refuses_an_unknown_name_and_names_the_nearest():
     allowed = "aapo, aapo-paired, grpo, grpo-2g, dr_grpo, dapo, gpg, rloo, reinforce++, gspo, cispo, "
-    allowed += "ngrpo, maxrl, a2po, opo"
+    allowed += "ngrpo, maxrl, a2po, opo, gdpo"
     own = ", or your own as path/to/file.py:NAME or package.module:NAME"
     with pytest.raises(InputError) as near:
         objective("drgrpo")

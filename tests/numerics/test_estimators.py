@@ -64,6 +64,66 @@ def test_opo_weighs_the_mean_by_length():
     assert advantages("opo", [[0.1, 0.1, 0.1]], lengths_PG=torch.tensor([[1, 2, 3]])).tolist() == [[0, 0, 0]]
 
 
+# Right answers in an odd form, and a form without an answer: two functions, of weights 2 and 1.
+VALUES_PGF = [[[1, 0], [0, 1], [0, 0], [0, 0]], [[1, 1], [1, 1], [1, 1], [1, 1]]]
+WEIGHTS_F = [2, 1]
+
+
+def totals(values, weights=WEIGHTS_F):
+    return (f64(values) * f64(weights)).nansum(2).tolist()
+
+
+def test_gdpo_compares_by_each_function_alone():
+    found = advantages("gdpo", totals(VALUES_PGF), values_PGF=f64(VALUES_PGF), weights_F=f64(WEIGHTS_F))
+    # By each, 1, 0, 0, 0 has mean 1/4 and deviation 1/2: sums 2 r + w, 2 w + r, 3 w, 3 w. The second group's are 0.
+    right, wrong = 0.75 / 0.5001, -0.25 / 0.5001
+    sums = [2 * right + wrong, 2 * wrong + right, 3 * wrong, 3 * wrong]
+    spread = math.sqrt(sum(value**2 for value in sums) / 7) + 1e-4  # of all eight, whose mean is 0
+    expected = f64([[value / spread for value in sums], [0] * 4])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    assert found[1].tolist() == [0] * 4
+
+
+def test_gdpo_tells_rollouts_of_one_total_apart():
+    values = [[[1, 0], [0, 2], [0, 2]]]
+    found = advantages("gdpo", totals(values), values_PGF=f64(values), weights_F=f64(WEIGHTS_F))
+    assert totals(values) == [[2, 2, 2]]
+    # 1, 0, 0 deviates by 2/3, -1/3, -1/3 with a deviation of sqrt(1/3); 0, 2, 2 by twice as much, the other way round.
+    unit = math.sqrt(1 / 3)
+    first = 2 * (2 / 3) / (unit + 1e-4) - (4 / 3) / (2 * unit + 1e-4)
+    spread = math.sqrt((first**2 + 2 * (first / 2) ** 2) / 2) + 1e-4
+    expected = f64([[first / spread, -first / 2 / spread, -first / 2 / spread]])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_gdpo_without_the_functions_is_one_function():
+    # 1, 0 has deviation sqrt(1/2); the four advantages then have squares 2 a^2 + 0, over 4 - 1.
+    a = 0.5 / (math.sqrt(0.5) + 1e-4)
+    spread = math.sqrt(2 * a * a / 3) + 1e-4
+    found = advantages("gdpo", [[1, 0], [1, 1]])
+    torch.testing.assert_close(found, f64([[a / spread, -a / spread], [0, 0]]), rtol=0, atol=1e-12)
+
+
+def test_gdpo_takes_the_overlong_penalty_as_one_function_more():
+    values, lengths_PG = [[[1], [1], [0]]], torch.tensor([[20, 10, 10]])
+    point = objective("gdpo", overlong_buffer=0.2)
+    found = augmented_advantages(
+        point, f64([[1, 1, 0]]), values_PGF=f64(values), weights_F=f64([1]), lengths_PG=lengths_PG,
+        max_completion_length=20,
+    ).advantage_PG  # fmt: skip
+    both = advantages("gdpo", [[0, 1, 0]], values_PGF=f64([[[1, -1], [1, 0], [0, 0]]]), weights_F=f64([1, 1]))
+    torch.testing.assert_close(found, both, rtol=0, atol=1e-12)
+
+
+def test_a_function_that_cannot_score_a_rollout_takes_no_part_in_its_sum():
+    values = [[[1, NAN], [0, 1], [0, 0], [NAN, NAN]]]
+    found = advantages("gdpo", [[1, 1, 0, NAN]], values_PGF=f64(values), weights_F=f64([1, 1]))
+    first, second = math.sqrt(1 / 3) + 1e-4, math.sqrt(1 / 2) + 1e-4  # of 1, 0, 0, and of 1, 0
+    sums = [2 / 3 / first, -1 / 3 / first + 1 / 2 / second, -1 / 3 / first - 1 / 2 / second]
+    spread = math.sqrt(sum(value**2 for value in sums) / 2) + 1e-4
+    torch.testing.assert_close(found, f64([[*[value / spread for value in sums], 0]]), rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_an_unscored_rollout_changes_no_other(name):
     reference = [[0, 1, 1], [1, 0, 0]]

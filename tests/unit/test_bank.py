@@ -5,19 +5,22 @@ import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
 from aapo.bank import ReferenceBank, bank_identity, differences, find_score_set, sample_identity, summarize
+from aapo.bank.parts import parts_of
 from aapo.bank.rows import read_row, write_row
-from aapo.bank.storage import MANIFEST, begin_score_set, claim
+from aapo.bank.storage import MANIFEST, Piece, ScoredPiece, ScoreSet, begin_score_set, claim
 from aapo.engines import TransformersEngine, load_model, load_tokenizer, model_identity, tokenizer_identity
 from aapo.errors import AapoError, InputError
 from aapo.files import remove_leftovers, write_text
 from aapo.grading import Judge, accuracy, format
 from aapo.ranks import Ranks
+from aapo.records import Scores
 from aapo.sampling import SamplingSettings
 from aapo.scoring import as_prompt
 
@@ -116,14 +119,23 @@ def test_two_processes_build_the_bank_of_one(tmp_path, engine, identity, additio
     one = built(tmp_path / "one", addition, engine, REWARDS, identity())
     barrier = threading.Barrier(2, timeout=60)
     engines = [CountingEngine(engine.model, engine.tokenizer, engine.settings) for _ in range(2)]
+    told = {}
 
     def build(rank):
-        return built(tmp_path / "two", addition, engines[rank], REWARDS, identity(), ranks=Ranks(rank, 2, barrier.wait))
+        def gather(items):
+            told[rank] = items
+            barrier.wait()
+            return [*told[0], *told[1]]
+
+        ranks = Ranks(rank, 2, barrier.wait, gather)
+        return built(tmp_path / "two", addition, engines[rank], REWARDS, identity(), ranks=ranks)
 
     with ThreadPoolExecutor(2) as threads:
         two, same = threads.map(build, range(2))
     assert contents(one) == contents(two) == contents(same)
     assert [each.sampled for each in engines] == [12, 12]
+    assert two.grown == same.grown and two.grown.samples == two.grown.scored == one.grown.samples == 24
+    assert two.grown.tokens == one.grown.tokens
 
 
 def test_processes_that_begin_a_bank_at_once_do_not_disturb_each_other(tmp_path, identity):
@@ -220,6 +232,45 @@ def test_more_samples_of_a_prompt_are_added_and_the_first_of_many_are_read(tmp_p
     built(tmp_path / "cut", addition.select(range(3)), engine, REWARDS, identity(), num_samples=4)
     assert ReferenceBank.open(tmp_path / "cut").num_samples == 2 and len(ReferenceBank.open(tmp_path / "cut")) == 8
     assert len(ReferenceBank.open(tmp_path / "cut", num_samples=4)) == 3
+
+
+def test_samples_beyond_those_that_are_read_are_not_scored(tmp_path, engine, identity, addition):
+    built(tmp_path / "bank", addition, engine, REWARDS, identity(), num_samples=2)
+    built(tmp_path / "bank", addition, engine, REWARDS, identity(), num_samples=5)
+    fewer = built(tmp_path / "bank", addition, engine, [accuracy], identity(rewards=[accuracy]), num_samples=2)
+    assert (fewer.grown.samples, fewer.grown.scored) == (0, 8 * 2)
+
+
+def test_samples_that_two_jobs_drew_are_read_once():
+    def piece(first, name, tokens):
+        return Piece("key", first, tokens, Path(name), 0, 1.0)
+
+    # One job drew samples 0 to 2, one 0 to 4 and a third 2 to 6.
+    pieces = [piece(0, "a", [10, 11, 12]), piece(0, "b", [10, 11, 12, 13, 14]), piece(2, "c", [12, 13, 14, 15, 16])]
+    scored = {
+        ("key", 0): ScoredPiece(Path("s"), 0, Scores({}, {})),
+        ("key", 2): ScoredPiece(Path("s"), 1, Scores({}, {})),
+    }
+    parts = parts_of(pieces, scored, 6)
+    assert [(part.piece.file.name, part.start, part.stop) for part in parts] == [("a", 0, 3), ("b", 3, 5), ("c", 3, 4)]
+    assert [tokens for part in parts for tokens in part.piece.num_tokens[part.start : part.stop]] == [*range(10, 16)]
+
+
+@pytest.mark.parametrize(("killed", "order"), [(False, 1), (False, -1), (True, 1)])
+def test_jobs_of_other_numbers_of_samples_grow_one_bank_at_once(
+    tmp_path, engine, identity, addition, monkeypatch, killed, order
+):
+    few = built(tmp_path / "few", addition, engine, REWARDS, identity(), num_samples=2)
+    many = built(tmp_path / "many", addition, engine, REWARDS, identity(), num_samples=5)
+    # Both found nothing and drew from the first sample on; the second may be killed before its scores are written.
+    without_scores = shutil.ignore_patterns("scores-*") if killed else None
+    shutil.copytree(many.path, few.path, ignore=without_scores, dirs_exist_ok=True)
+    files = ScoreSet.files
+    monkeypatch.setattr(ScoreSet, "files", lambda self: files(self)[::order])
+    bank = built(few.path, addition, engine, REWARDS, identity(), num_samples=5)
+    assert bank.grown.samples == 0 and bank.grown.scored == (8 * 5 if killed else 0)
+    assert contents(bank) == contents(many)
+    assert contents(built(few.path, addition, engine, REWARDS, identity(), num_samples=2)) == contents(few)
 
 
 def test_one_bank_serves_data_sets_with_other_columns(tmp_path, engine, identity, addition):

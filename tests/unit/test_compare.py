@@ -5,6 +5,7 @@ import re
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,7 @@ from aapo.backends.trl.recorder import Budget, Spent
 from aapo.errors import InputError
 from aapo.experiments import execute, make_plan, write_plan, write_summary
 from aapo.experiments.plan import Variant
-from aapo.experiments.summary import FinishedRun
+from aapo.experiments.summary import FinishedRun, Group, _pair
 from aapo.reporting import write_report
 from aapo.reporting.bands import band
 from aapo.reporting.comparison import judge, verdict_sentences
@@ -82,6 +83,14 @@ def test_sweep_makes_every_combination_that_an_algorithm_reads(recipe, tmp_path)
     ]
     assert plan.variants[0].folder == "aapo,margin_low=-0.1,num_generations=4"
     assert plan.runs[1].recipe.training.num_generations == 8
+
+
+def test_a_sweep_over_a_default_makes_no_variants_of_what_does_not_read_it(recipe, tmp_path):
+    sweep = {"num_reference_samples": [4, 8]}  # 4 is the default
+    plan = plan_of(recipe, tmp_path, seeds=[0], sweep=sweep)
+    assert [variant.label for variant in plan.variants] == [
+        "aapo num_reference_samples=4", "aapo num_reference_samples=8", "grpo",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -305,6 +314,22 @@ def test_summary_says_what_can_be_told(compared):
     )
     assert all(pair["p_corrected"] >= pair["p_value"] for pair in summary["pairs"])
     assert summary["failures"] == [{"run": "runs/grpo/seed-3", "reason": "no memory <b>"}]
+
+
+def test_pairs_are_of_one_seed_and_one_problem():
+    def run(seed, **scores):
+        evaluated = SimpleNamespace(problems=["a", "b"])
+        final = np.mean(list(scores.values()))
+        return SimpleNamespace(seed=seed, scores=scores, final=final, trained=evaluated, curve=lambda match: ([], []))
+
+    # Alike for each seed and problem, though not in their places; seed 2 has no partner.
+    one = Group(Variant("aapo", {}), [run(0, a=1, b=0), run(1, a=0, b=0)])
+    other = Group(Variant("grpo", {}), [run(0, b=0, a=1), run(1, b=0, a=0), run(2, b=1, a=1)])
+    pair = _pair(one, other, "steps", 10)
+    assert pair.row["seeds"] == [0, 1] and pair.difference.p_value == 1
+    # Nothing varies: another difference on 1 - sqrt(0.05) of two problems may go unseen.
+    reach = 1 - 0.05**0.5
+    assert pair.row["final"] == pytest.approx({"difference": 0, "low": -reach, "high": reach})
 
 
 def test_verdict_is_about_the_first_variant(compared):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +193,24 @@ def test_compare_tunes_then_compares_and_says_what_was_tried(plan_file, tmp_path
     for file in (tmp_path / "out" / "tuning" / "runs").glob("*/seed-7/evaluation/results.json"):
         file.unlink()
     assert run(["compare", str(plan_file), "--output", "out"]) == 0
+
+
+def test_what_was_chosen_holds_where_an_algorithm_joins_later(plan_file, tmp_path, finishing):
+    write(plan_file, algorithms=["grpo"])
+    assert run(["compare", str(plan_file), "--output", "out"]) == 0
+    # Chosen anew it would now be the other rate, and the runs of the comparison have the first.
+    retried = tmp_path / "out" / "tuning" / "runs" / "grpo,learning_rate=0.0001" / "seed-7"
+    shutil.rmtree(retried)
+    finish(retried, np.full(8, 1.0))
+    write(plan_file, algorithms=["grpo", "dr_grpo"])
+    assert run(["compare", str(plan_file), "--output", "out"]) == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert [(row["label"], row["tuned"]["learning_rate"]) for row in summary["variants"]] == [
+        ("grpo", 2e-4), ("dr_grpo", 2e-4),
+    ]  # fmt: skip
+    assert (summary["tuning"]["configurations"], summary["tuning"]["runs"]) == (4, 4)
+    assert [choice["label"] for choice in summary["tuning"]["choices"]] == ["grpo", "dr_grpo"]
+    assert summary["plan"]["changed_after_start"]
 
 
 def test_an_interruption_leaves_a_summary_of_what_is_finished(plan_file, tmp_path, finishing, capsys):

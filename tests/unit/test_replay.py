@@ -23,7 +23,7 @@ from aapo.files import write_parquet
 from aapo.grading import BY_VERDICT, reward_function
 from aapo.learning.batch import BatchScores, Reference, Teacher
 from aapo.learning.rollouts import Rollout, RolloutWriter
-from aapo.objective import ALGORITHMS, objective
+from aapo.objective import ALGORITHMS, augmented_advantages, objective
 from aapo.records import Completion
 from aapo.runs import RunDirectory
 from aapo.sampling import SamplingSettings
@@ -95,6 +95,24 @@ def random_batches(seed, num_steps=12):
         references = (torch.randint(0, 5, (4, 3), generator=made) / 4).tolist()
         references[1][2] = NAN
         yield step, rewards, references, torch.randint(1, MAX_TOKENS, (4, 4), generator=made).tolist()
+
+
+def test_gdpo_replays_by_the_values_of_each_function(tmp_path):
+    run, point, weights_F = RunDirectory(tmp_path), objective("gdpo"), torch.tensor([2.0, 1.0])
+    run.write_recipe({"fields": {"reward_weights": [2.0, 1.0]}})
+    teacher = Teacher(point, ["accuracy", "format"], weights_F, BY_VERDICT, 3, MAX_TOKENS)
+    values_PGF = torch.tensor([[[1.0, 0.0], [0.0, 2.0], [0.0, 2.0]], [[1.0, 1.0], [0.0, NAN], [NAN, NAN]]])
+    tokens_B = torch.full((6,), 10)
+    scores = BatchScores(values_PGF.view(6, 2), torch.full((6,), NAN), tokens_B, tokens_B >= MAX_TOKENS)
+    lesson = teacher.teach(scores, tokens_B, {}, 0)
+    known = {"values_PGF": values_PGF, "weights_F": weights_F}
+    expected_PG = augmented_advantages(point, torch.tensor([[2.0] * 3, [3.0, 0.0, NAN]]), **known).augmented_PG
+    torch.testing.assert_close(lesson.advantages.augmented_PG, expected_PG)
+    RolloutWriter(run.samples, teacher).write(1, [Rollout("?", "?", "1", "key")] * 6, scores, lesson, tokens_B, {})
+    (batch,) = read_step(run, 1)
+    torch.testing.assert_close(batch.values_PGF, values_PGF, equal_nan=True)
+    torch.testing.assert_close(pushes(point, batch, MAX_TOKENS).augmented_PG, expected_PG)
+    assert expected_PG[0, 0] > 0.1 and expected_PG[1, 2] == 0
 
 
 def test_two_steps_by_hand(tmp_path):

@@ -1,6 +1,7 @@
 """A run's prompts as verl reads them: in the order of their use, as the bank has read them, with its rewards."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import pytest
 
 import scripted
 from aapo.backends import TrainingJob
+from aapo.backends.verl.costs import read_costs
 from aapo.backends.verl.export import as_text, export_training, write_prompts
 from aapo.bank import ReferenceBank, reward_versions
 from aapo.bank.rows import read_row
@@ -50,11 +52,22 @@ def test_each_row_has_what_the_bank_says_of_its_prompt(job):
         # sample k is right where place + k is odd, and no sample has the format
         assert row["extra_info"]["reference_rewards"] == [float((place + k) % 2) for k in range(4)]
         assert row["extra_info"]["reference_correct"] == [float((place + k) % 2) for k in range(4)]
-        assert row["extra_info"]["reference_tokens"] == 4 * 4
         assert row["reward_model"]["ground_truth"] == str(2 * place)
         assert read_row(row["extra_info"]["row"])["source"] == f"book-{place}"
         (message,) = row["prompt"]
         assert job.tokenizer.encode(message["content"], add_special_tokens=False) == prompt.ids
+
+
+def test_what_the_samples_cost_lies_beside_them(job):
+    prompts = export_training(job, Path("train.parquet"), 1)
+    visited = [prompts[place].key for place in epoch_order(5, 0, 12)[:2]]
+    costs = read_costs(job.run)
+    assert list(costs.by_key) == visited and costs.before_training == []
+    assert costs.tokens(visited[0]) == 4 * 4 and costs.seconds(visited[0]) == job.bank.seconds(visited[0])
+    whole = [prompt.key for prompt in prompts]
+    export_training(replace(job, whole_bank=whole), Path("train.parquet"), 1)
+    costs = read_costs(job.run)
+    assert costs.before_training == whole and {*costs.by_key} == {*whole}
 
 
 def test_the_second_epoch_follows_in_its_own_order(job):

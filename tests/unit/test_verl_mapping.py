@@ -14,15 +14,15 @@ from aapo.errors import InputError
 from aapo.objective import ALGORITHMS
 from aapo.recipe import load_recipe, shipped_recipes
 from aapo.recipe.recipe import known_fields
+from aapo.runs import RunDirectory
 
 FACTS = Facts("/models/base", "/runs/a", 80, 96)
 LORA = "lora_dropout is 0.05, and verl's adapters have none; set it to 0"
-STEPS = "gradient_accumulation_steps is 48, and verl makes no optimizer step of several generation batches"
 # What the shipped recipes that do not map are refused for.
 REFUSALS = {
     "deepseek-r1-distill-qwen-1.5b-open-rs-lora": LORA,
     "gpg-7b": "min_live_frac is 0.5, and verl draws all dead groups of a batch again or none",
-    **{f"{name}-simplelr-lora": STEPS for name in ("llama-3.2-1b", "llama-3.2-3b", "qwen2.5-math-7b")},
+    **{f"{name}-simplelr-lora": LORA for name in ("llama-3.2-1b", "llama-3.2-3b", "qwen2.5-math-7b")},
 }
 
 
@@ -82,6 +82,39 @@ def test_the_batch_is_that_of_all_gpus():
     assert found["trainer.save_freq"] == 20, "of the 40 optimizer steps, two a batch"
 
 
+def test_the_kl_term_has_the_gradient_that_it_has_under_trl():
+    # verl's `+` is k3 with the gradient of (log pi - log pi_ref)^2 / 2, which is that of TRL's rho k3 where rho is 1
+    flags = ("--algorithm", "grpo", "--beta", "0.04")
+    assert settings(*flags)[f"{ACTOR}.kl_loss_type"] == "low_var_kl+"
+    assert settings(*flags, "--use_bias_correction_kl", "false")[f"{ACTOR}.kl_loss_type"] == "low_var_kl"
+    assert f"{ACTOR}.kl_loss_type" not in settings("--algorithm", "grpo")
+
+
+def test_a_runs_own_recipe_maps_and_keeps_its_batch_on_other_gpus(tmp_path):
+    batch = ("--per_device_train_batch_size", "32", "--gradient_accumulation_steps", "1")
+    flags = (*batch, "--cluster.gpus_per_node", "4")
+    RunDirectory(tmp_path).write_recipe(recipe(*flags).resolved())
+    assert settings(source=str(tmp_path)) == settings(*flags)
+    fewer = settings("--cluster.gpus_per_node", "2", source=str(tmp_path))
+    # 32 x 4 GPUs = 128 completions, 8 a prompt, now in two passes of 32 on each of two
+    assert fewer[f"{ACTOR}.ppo_mini_batch_size"] == fewer["data.train_batch_size"] == 16
+
+
+def test_a_step_that_trl_draws_in_turns_is_drawn_at_once():
+    batch = ("--per_device_train_batch_size", "32", "--gradient_accumulation_steps", "4")
+    cluster = (*batch, "--cluster.gpus_per_node", "2")
+    whole, turns = settings(*cluster), settings(*cluster, "--steps_per_generation", "1")
+    # 32 x 2 GPUs x 4 = 256 completions make a step, 8 a prompt
+    assert turns["data.train_batch_size"] == turns[f"{ACTOR}.ppo_mini_batch_size"] == 32
+    assert turns == whole
+
+
+def test_a_cosine_of_several_waves():
+    flags = ("--lr_scheduler_type", "cosine", "--lr_scheduler_kwargs", "{num_cycles: 1.5}")
+    assert settings(*flags)[f"{ACTOR}.optim.num_cycles"] == 1.5
+    assert f"{ACTOR}.optim.num_cycles" not in settings("--lr_scheduler_type", "cosine")
+
+
 @pytest.mark.parametrize(
     ("algorithm", "loss", "aggregation", "clip"),
     [
@@ -116,7 +149,15 @@ def test_all_algorithms_are_mapped_but_gpg_whose_refill_verl_cannot_do():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--min_live_frac", "1"), "min_live_frac is 1.0, and verl throws groups away by their rewards alone"),
+        (("--min_live_frac", "1"), "min_live_frac is 1.0, and verl throws groups away whose rewards are all equal"),
+        (
+            ("--min_live_frac", "1", "--algorithm", "ngrpo"),
+            "min_live_frac is 1.0, and verl throws groups away whose rewards are all equal, which teach something here",
+        ),
+        (
+            ("--min_live_frac", "1", "--algorithm", "reinforce++"),
+            "min_live_frac is 1.0, and verl throws groups away whose rewards are all equal, which teach something here",
+        ),
         (("--reference", "live"), "reference is 'live', and verl has no frozen model that is sampled"),
         (("--weighted_sample", "true", "--sample_strategy", "hard"), "weighted_sample is True, and verl draws prompts"),
         (("--curriculum", "easy_to_hard"), "curriculum is 'easy_to_hard', and verl draws prompts in the order"),
@@ -124,6 +165,14 @@ def test_all_algorithms_are_mapped_but_gpg_whose_refill_verl_cannot_do():
         (("--reward_funcs", "accuracy,len"), "reward_funcs is ['accuracy', 'len'], and len compares the completions"),
         (("--optim", "adafactor"), "optim is 'adafactor', and verl trains with AdamW here"),
         (("--lr_scheduler_type", "linear"), "lr_scheduler_type is 'linear', and verl's fsdp2 has no such schedule"),
+        (
+            ("--lr_scheduler_type", "cosine", "--lr_scheduler_kwargs", "{min_lr_rate: 0.1}"),
+            "lr_scheduler_kwargs is {'min_lr_rate': 0.1}, and the schedule cosine of verl's fsdp2 takes num_cycles",
+        ),
+        (
+            ("--lr_scheduler_kwargs", "{num_cycles: 2}"),
+            "lr_scheduler_kwargs is {'num_cycles': 2}, and the schedule constant of verl's fsdp2 takes no settings",
+        ),
         (("--min_p", "0.1"), "min_p is 0.1 and has no equivalent in verl; remove it"),
         (("--repetition_penalty", "1.1"), "repetition_penalty is 1.1 and has no equivalent in verl; remove it"),
         (("--max_generated_tokens", "1000"), "max_generated_tokens is 1000 and has no equivalent in verl; remove it"),

@@ -6,8 +6,9 @@ from math import isnan, sqrt
 import pytest
 import torch
 
+from aapo.backends.verl.costs import write_costs
 from aapo.backends.verl.grading import compute_score
-from aapo.backends.verl.recording import Recorder
+from aapo.backends.verl.recording import Recorder, count_discarded
 from aapo.backends.verl.teaching import Row, estimate, group_places, handing_over, teach
 from aapo.bank.rows import write_row
 from aapo.grading import Judge
@@ -26,8 +27,7 @@ def teacher(algorithm="aapo", num_generations=2):
 def row(group, reward, index=0, reference=(0.0, 1.0), tokens=4, **changes):
     info = {
         "index": index, "prompt_key": f"key-{index}", "row": write_row({"prompt": PROMPT, "answer": "2"}),
-        "reference_rewards": list(reference), "reference_correct": list(reference), "reference_tokens": 10,
-        "reference_seconds": 0.5,
+        "reference_rewards": list(reference), "reference_correct": list(reference),
     }  # fmt: skip
     verdict = None if reward is None else "correct" if reward else "wrong"
     rewards, notes = {"accuracy": reward}, {"verdict/accuracy": verdict}
@@ -120,8 +120,19 @@ def test_an_unreadable_gold_answer_is_no_verdict(run):
     assert isnan(found["acc"])
 
 
+class Prices:
+    """Stands for a bank of which the samples of each prompt cost 10 tokens and half a second."""
+
+    def tokens(self, key):
+        return 10
+
+    def seconds(self, key):
+        return 0.5
+
+
 def test_metrics_and_rollouts_arrive_in_the_run_directory(tmp_path):
     run = RunDirectory(tmp_path)
+    write_costs(run, Prices(), ["key-0", "key-1"], [])
     recorder = Recorder(run, teacher(), updates=1)
     recorder.begin(0)
     for step, last in ((1, 0.0), (2, 1.0)):
@@ -148,3 +159,54 @@ def test_metrics_and_rollouts_arrive_in_the_run_directory(tmp_path):
     resumed.record({"actor/pg_loss": 0.5}, 2)
     again = run.metrics()[1]
     assert (again["loss"], again["rollout/generated_tokens"]) == (0.5, 28), "step 2 once more, after 20 tokens"
+    assert (again["bank/prompts"], again["bank/generated_tokens"]) == (2, 20), "those of step 1 are still paid"
+
+
+def test_a_run_whose_prompts_the_bank_chose_pays_all_of_its_samples(tmp_path):
+    run = RunDirectory(tmp_path)
+    # key-2 was filtered out; GRPO reads no reference reward, and pays for the choice all the same
+    write_costs(run, Prices(), ["key-0", "key-1"], ["key-0", "key-1", "key-2"])
+    recorder = Recorder(run, teacher("grpo"), updates=1)
+    recorder.begin(0)
+    recorder.keep(teach(teacher("grpo"), [row("a", 0.0, 0), row("a", 1.0, 0)], shift=0), 1)
+    recorder.record({"actor/pg_loss": 0.5}, 1)
+    (found,) = run.metrics()
+    assert (found["bank/prompts"], found["bank/generated_tokens"], found["bank/seconds"]) == (3, 30, 1.5)
+
+
+class Buffer:
+    """Stands for verl's replay buffer: the rollouts of three prompts, two for training and one of an evaluation."""
+
+    def __init__(self):
+        self.partitions = {
+            "train": {"a_0_0": {"response_len": 5}, "a_1_0": {"response_len": 7}, "b_0_0": {"response_len": 2}},
+            "val": {"c_0_0": {"response_len": 100}},
+        }
+
+    def _clear_groups(self, partition, uids):
+        rows = self.partitions[partition]
+        self.partitions[partition] = {key: tag for key, tag in rows.items() if key.split("_")[0] not in uids}
+
+
+def test_rollouts_that_dynamic_sampling_throws_away_are_generated_tokens_too(tmp_path):
+    run, buffer = RunDirectory(tmp_path), Buffer()
+    recorder = Recorder(run, teacher("grpo"), updates=1)
+    recorder.begin(0)
+    count_discarded(buffer, recorder.discard)
+    buffer._clear_groups("train", {"a"})
+    buffer._clear_groups("train", set())
+    buffer._clear_groups("val", {"c"})
+    assert buffer.partitions == {"train": {"b_0_0": {"response_len": 2}}, "val": {}}
+    recorder.keep(teach(teacher("grpo"), [row("b", 0.0, 0), row("b", 1.0, 0)], shift=0), 1)
+    recorder.record({"actor/pg_loss": 0.5}, 1)
+    # 5 + 7 of the group that was thrown away, 4 + 4 of the one that was trained on
+    assert run.metrics()[0]["rollout/generated_tokens"] == 20
+
+
+def test_a_run_without_a_bank_has_no_cost_of_one(tmp_path):
+    run = RunDirectory(tmp_path)
+    recorder = Recorder(run, teacher("grpo"), updates=1)
+    recorder.begin(0)
+    recorder.keep(teach(teacher("grpo"), [row("a", 0.0, 0), row("a", 1.0, 0)], shift=0), 1)
+    recorder.record({"actor/pg_loss": 0.5}, 1)
+    assert not [key for key in run.metrics()[0] if key.startswith("bank/")]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from aapo.bank.identity import SampleIdentity, differences, digest, reward_versions
@@ -83,6 +84,11 @@ class ScoredPiece(NamedTuple):
     place: int
     scores: Scores
 
+    @property
+    def size(self) -> int:
+        """How many samples have them."""
+        return len(next(iter(self.scores.rewards.values())))
+
 
 @dataclass(frozen=True)
 class ScoreSet:
@@ -104,18 +110,22 @@ class ScoreSet:
         """Its files of scores, in a fixed order."""
         return sorted(self.path.glob("scores-*.parquet"))
 
-    def scored(self) -> set[tuple[str, int]]:
-        """Keys and firsts of the pieces that have scores in this set."""
-        found: set[tuple[str, int]] = set()
-        for file in self.files():
-            table = read_table(file, ["key", "first"])
-            found.update(zip(table["key"].to_pylist(), table["first"].to_pylist(), strict=True))
-        return found
-
     def unscored(self, pieces: Iterable[Piece]) -> list[Piece]:
-        """Those of the pieces that have no scores in this set."""
-        scored = self.scored()
-        return [piece for piece in pieces if (piece.key, piece.first) not in scored]
+        """Those of the pieces that have no scores in this set, or not of all of their samples."""
+        scored = self._scored()
+        return [piece for piece in pieces if scored.get((piece.key, piece.first), -1) < len(piece.num_tokens)]
+
+    def _scored(self) -> dict[tuple[str, int], int]:
+        """How many samples of a key are scored from a first one on, as the longest piece has it."""
+        found: dict[tuple[str, int], int] = {}
+        reward = f"reward/{next(iter(self.rewards))}"
+        for file in self.files():
+            table = read_table(file, ["key", "first", reward])
+            sizes = pc.list_value_length(table[reward])  # type: ignore[reportAttributeAccessIssue]  made at its import
+            columns = table["key"], table["first"], sizes
+            for key, first, size in zip(*(column.to_pylist() for column in columns), strict=True):
+                found[key, first] = max(found.get((key, first), 0), size)
+        return found
 
 
 def read_identity(path: Path) -> SampleIdentity:
@@ -285,7 +295,8 @@ def write_scores(scores: ScoreSet, pieces: Sequence[Piece], scores_P: Sequence[S
 def read_scores(scores: ScoreSet, prefix: str) -> dict[tuple[str, int], ScoredPiece]:
     """The rewards of a set's pieces, and of what was logged the columns that begin with `prefix`, by key and first.
 
-    The columns are the same for all.
+    The columns are the same for all. Jobs at once may have drawn and scored a prompt's samples from the same first one
+    on: the longest piece's scores are those of the others, too.
     """
     files = scores.files()
     logged = sorted({name for file in files for name in column_names(file) if name.startswith(prefix)})
@@ -295,9 +306,11 @@ def read_scores(scores: ScoreSet, prefix: str) -> dict[tuple[str, int], ScoredPi
         rows = read_table(file, ["key", "first", *rewards.values(), *logged]).to_pylist()
         for place, row in enumerate(rows):
             paid = {name: row[column] for name, column in rewards.items()}
-            size = len(next(iter(paid.values()), []))
+            size, at = len(next(iter(paid.values()))), (row["key"], row["first"])
+            if at in found and found[at].size >= size:
+                continue
             notes: Notes = {name: row.get(name) or [None] * size for name in logged}
-            found[row["key"], row["first"]] = ScoredPiece(file, place, Scores(paid, notes))
+            found[at] = ScoredPiece(file, place, Scores(paid, notes))
     return found
 
 

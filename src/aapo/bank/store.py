@@ -8,17 +8,17 @@ Shapes: P prompts, K samples per prompt.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 from datasets import Dataset
 
 from aapo.bank import storage
 from aapo.bank.identity import BankIdentity, reward_versions, sample_identity
 from aapo.bank.parts import Part, Reader, joined, parts_of
-from aapo.bank.storage import Piece, ScoreSet
+from aapo.bank.storage import Piece, ScoredPiece, ScoreSet
 from aapo.errors import InputError
 from aapo.files import remove_leftovers
 from aapo.grading import VERDICT, Judge, RewardFunction, check_isolation
@@ -31,6 +31,8 @@ PROMPTS_PER_FILE = 64
 NUM_SAMPLES = 4
 
 OnDone = Callable[[int, int], None]
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ class SampleStore:
             )
         versions = dict(scores.rewards if rewards is None else rewards)
         scored = storage.read_scores(scores, VERDICT)
-        there = storage.by_key(piece for piece in pieces if (piece.key, piece.first) in scored)
+        there = storage.by_key(piece for piece in pieces if _is_scored(piece, scored))
         counts = {key: storage.num_samples(own) for key, own in there.items()}
         wanted = min((count for count in counts.values() if count), default=0) if num_samples is None else num_samples
         parts = {key: parts_of(there[key], scored, wanted) for key, count in counts.items() if 0 < wanted <= count}
@@ -193,18 +195,11 @@ class SampleStore:
         lacks = missing(path, mine, identity["rewards"], num_samples)
         ranks.wait()  # so that no process counts what another has written meanwhile
         count = _Count(lacks.num_samples(num_samples) + lacks.num_unscored, on_batch)
-        step = prompts_per_file or PROMPTS_PER_FILE
         grown = Growth()
-        by_file: dict[Path, list[tuple[Prompt, Piece]]] = {}
-        for prompt, piece in lacks.unscored:
-            by_file.setdefault(piece.file, []).append((prompt, piece))
-        for part in by_file.values():
+        for part in _by(lacks.unscored, lambda found: found[1].file).values():
             grown += _score(scores, part, reward_funcs, count)
-        lengths: dict[int, list[Prompt]] = {}
-        for prompt, there in lacks.prompts:
-            lengths.setdefault(there, []).append(prompt)
-        for there, lacking in lengths.items():
-            for chunk in _chunks(lacking, step):
+        for there, lacking in _by(lacks.prompts, lambda found: found[1]).items():
+            for chunk in _chunks([prompt for prompt, _ in lacking], prompts_per_file or PROMPTS_PER_FILE):
                 began = time.monotonic()
                 completions_PK = sample(
                     chunk,
@@ -260,10 +255,7 @@ class SampleStore:
         storage.begin_score_set(path, reward_funcs)
         ranks.wait()
         scores = _begun(path, reward_funcs)
-        files: dict[Path, list[Piece]] = {}
-        for piece in scores.unscored(pieces):
-            files.setdefault(piece.file, []).append(piece)
-        mine = ranks.share(list(files.values()))
+        mine = ranks.share(list(_by(scores.unscored(pieces), lambda piece: piece.file).values()))
         ranks.wait()
         count = _Count(sum(len(piece.num_tokens) for own in mine for piece in own), on_done)
         for own in mine:
@@ -342,17 +334,12 @@ def missing(path: Path, prompts: Sequence[Prompt], rewards: Mapping[str, str], n
     """
     distinct = {prompt.key: prompt for prompt in prompts}
     there = storage.by_key(piece for piece in storage.read_pieces(path) if piece.key in distinct)
+    needed = [piece for pieces in there.values() for piece in pieces if piece.first < num_samples]
     scores = storage.find_score_set(path, dict(rewards))
-    scored = set() if scores is None else scores.scored()
     counts = {key: storage.num_samples(there.get(key, [])) for key in distinct}
     return Missing(
         [(distinct[key], count) for key, count in counts.items() if count < num_samples],
-        [
-            (distinct[key], piece)
-            for key, pieces in there.items()
-            for piece in pieces
-            if piece.first < num_samples and (key, piece.first) not in scored
-        ],
+        [(distinct[piece.key], piece) for piece in (needed if scores is None else scores.unscored(needed))],
     )
 
 
@@ -362,6 +349,20 @@ def newest_scores(path: Path, pieces: Sequence[Piece] | None = None, but: ScoreS
     sets = [item for item in storage.score_sets(path) if but is None or item.path != but.path]
     whole = [item for item in sets if not item.unscored(pieces)]
     return (whole or sets or [None])[-1]
+
+
+def _is_scored(piece: Piece, scored: Mapping[tuple[str, int], ScoredPiece]) -> bool:
+    """Whether all samples of a piece have scores."""
+    found = scored.get((piece.key, piece.first))
+    return found is not None and found.size >= len(piece.num_tokens)
+
+
+def _by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """The items that share a key, by it, in their order."""
+    found: dict[Key, list[Item]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return found
 
 
 def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -214,8 +214,11 @@ def _variants(base: Recipe, asked: Variant, sweep: Mapping[str, list[Any]], give
     for name in asked.settings:
         if name in OWN_FIELDS or name not in _resolved(base, asked, given).given:
             raise InputError(f"{asked.label}: {name} has no effect there; remove it")
+    # A field that does nothing is dropped, but where it has its default.
     names = [
-        name for name, values in sweep.items() if name in _resolved(base, asked.changed({name: values[0]}), given).given
+        name
+        for name, values in sweep.items()
+        if all(name in _resolved(base, asked.changed({name: value}), given).given for value in values)
     ]
     return [
         asked.changed(dict(zip(names, values, strict=True)))

@@ -168,6 +168,8 @@ def pushes(point: Objective, batch: StoredBatch, max_completion_length: int) -> 
         lengths_PG=batch.tokens_PG,
         truncated_PG=batch.truncated_PG,
         max_completion_length=max_completion_length,
+        values_PGF=batch.values_PGF,
+        weights_F=batch.weights_F,
     )
     return Pushes(result.advantage_PG, result.augmented_PG, point.aggregation)
 

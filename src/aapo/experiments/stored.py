@@ -1,14 +1,15 @@
 """A run's stored rollouts as groups of rewards, and the reference rewards of their prompts.
 
-Shapes: P prompts of a generation batch, G rollouts per prompt, K reference samples per prompt.
+Shapes: P prompts of a generation batch, G rollouts per prompt, K reference samples per prompt, F reward functions.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -18,13 +19,13 @@ from aapo.grading import reward_function, reward_name
 from aapo.runs import LEFT_OUT, RunDirectory
 from aapo.sampling import SamplingSettings
 from aapo.scoring import total_rewards
-from aapo.stored import read_parquet
+from aapo.stored import read_parquet, reading
 
 COLUMNS = (
     "batch", "group", "prompt_key", "correct", "reward", "advantage", "augmented", "completion_tokens", "loss_tokens",
     "truncated",
 )  # fmt: skip
-REFERENCE = "reference_rewards"
+REFERENCE, REWARD = "reference_rewards", "reward/"
 
 
 class References(NamedTuple):
@@ -48,6 +49,8 @@ class StoredBatch(NamedTuple):
         tokens_PG: Completion tokens.
         loss_tokens_PG: Completion tokens that the loss counted.
         truncated_PG: True where the completion was cut at the token limit.
+        values_PGF: What each reward function paid; NaN where it could not score.
+        weights_F: The functions' weights.
     """
 
     step: int
@@ -60,6 +63,8 @@ class StoredBatch(NamedTuple):
     tokens_PG: Tensor
     loss_tokens_PG: Tensor
     truncated_PG: Tensor
+    values_PGF: Tensor
+    weights_F: Tensor
 
 
 def stored_steps(run: RunDirectory) -> list[int]:
@@ -83,14 +88,18 @@ def read_step(run: RunDirectory, step: int, references: References | None = None
     Raises:
         InputError: The file lacks a column, or the bank a prompt.
     """
-    table = read_parquet(run.rollouts_file(step), LEFT_OUT, COLUMNS, {*COLUMNS, REFERENCE})
+    file = run.rollouts_file(step)
+    with reading(file, LEFT_OUT):
+        functions = [name for name in pq.read_schema(file).names if name.startswith(REWARD)]
+    weights_F = torch.tensor(run.recipe()["fields"].get("reward_weights") or [1.0] * len(functions))
+    table = read_parquet(file, LEFT_OUT, COLUMNS, {*COLUMNS, REFERENCE, *functions})
     index = table["batch"].to_numpy()
     for batch in range(int(index.max()) + 1):
-        found = _batch(step, table.filter(pa.array(index == batch)))
+        found = _batch(step, table.filter(pa.array(index == batch)), functions, weights_F)
         yield found if references is None else _with_references(found, references)
 
 
-def _batch(step: int, table: pa.Table) -> StoredBatch:
+def _batch(step: int, table: pa.Table, functions: Sequence[str], weights_F: Tensor) -> StoredBatch:
     num_groups = table["group"][-1].as_py() + 1
     size = table.num_rows // num_groups
 
@@ -110,6 +119,8 @@ def _batch(step: int, table: pa.Table) -> StoredBatch:
         tokens_PG=tensor("completion_tokens", torch.int64),
         loss_tokens_PG=tensor("loss_tokens", torch.int64),
         truncated_PG=tensor("truncated", torch.bool),
+        values_PGF=torch.stack([tensor(name) for name in functions], 2),
+        weights_F=weights_F,
     )
 
 

@@ -30,13 +30,17 @@ class Choice(NamedTuple):
 
 
 def choose(plan: Plan, asked: Sequence[Variant], grid: Mapping[str, Any]) -> list[Choice]:
-    """The best combination of the grid for each algorithm, by `RULE`.
+    """The best combination of the grid for each algorithm, by `RULE`; what was chosen in an earlier call stays.
 
     Raises:
         AapoError: All combinations of an algorithm have a run that is not done.
     """
+    rows = _recorded(plan.folder.parent)
     return [
-        _best(plan, variant, [found for found in plan.variants if _is_of(found, variant, grid)]) for variant in asked
+        Choice(variant, Variant.stored(rows[variant.label]), rows[variant.label]["scores"])
+        if variant.label in rows
+        else _best(plan, variant, [found for found in plan.variants if _is_of(found, variant, grid)])
+        for variant in asked
     ]
 
 
@@ -80,7 +84,12 @@ def record_choices(folder: Path, registered: Registered, plan: Plan, choices: Se
 
 def recorded_choices(folder: Path, asked: Sequence[Variant]) -> list[Variant] | None:
     """The variants with the settings that were chosen in an earlier call; None unless all have one."""
-    rows = {row["label"]: row for row in read_record(folder).get("tuning", {}).get("choices", [])}
+    rows = _recorded(folder)
     if not {variant.label for variant in asked} <= rows.keys():
         return None
     return [Variant.stored(rows[variant.label]) for variant in asked]
+
+
+def _recorded(folder: Path) -> dict[str, dict[str, Any]]:
+    """The choices in the record of a comparison, by the label that the plan gives the algorithm."""
+    return {row["label"]: row for row in read_record(folder).get("tuning", {}).get("choices", [])}

@@ -1,8 +1,19 @@
 """What the reference samples cost a run: those of the prompts that it has come to, whoever drew them."""
 
 from collections.abc import Iterable
+from typing import Protocol
 
-from aapo.bank import ReferenceBank
+
+class Priced(Protocol):
+    """What says what reference samples cost: a bank."""
+
+    def tokens(self, key: str) -> int:
+        """Completion tokens of a prompt's samples."""
+        ...
+
+    def seconds(self, key: str) -> float:
+        """What drawing them took."""
+        ...
 
 
 class BankCost:
@@ -14,13 +25,13 @@ class BankCost:
         self._waiting = list(self._keys)
         self._tokens, self._seconds = 0, 0.0
 
-    def meet(self, bank: ReferenceBank, keys: Iterable[str]) -> None:
+    def meet(self, bank: Priced, keys: Iterable[str]) -> None:
         """Count prompts that the run comes to, which the bank has."""
         new = [key for key in dict.fromkeys(keys) if key not in self._keys]
         self._keys.update(dict.fromkeys(new))
         self._add(bank, new)
 
-    def metrics(self, bank: ReferenceBank) -> dict[str, float]:
+    def metrics(self, bank: Priced) -> dict[str, float]:
         """The `bank/*` metrics: totals since the start of the training."""
         waiting, self._waiting = self._waiting, []
         self._add(bank, waiting)
@@ -30,7 +41,7 @@ class BankCost:
             "bank/seconds": round(self._seconds, 3),
         }
 
-    def _add(self, bank: ReferenceBank, keys: Iterable[str]) -> None:
+    def _add(self, bank: Priced, keys: Iterable[str]) -> None:
         for key in keys:
             self._tokens += bank.tokens(key)
             self._seconds += bank.seconds(key)

@@ -129,6 +129,8 @@ class Teacher:
             lengths_PG=scores.tokens_B.view(groups),
             truncated_PG=scores.truncated_B.view(groups),
             max_completion_length=self.max_completion_length,
+            values_PGF=scores.rewards_BF.view(-1, self.num_generations, len(self.reward_names)),
+            weights_F=self.reward_weights_F.to(scores.rewards_BF),
         )
 
     def silent(self, scores: BatchScores, shift: int) -> Tensor:

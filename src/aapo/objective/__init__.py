@@ -28,6 +28,7 @@ from aapo.objective.diagnostics import (
     signal_diagnostics,
 )
 from aapo.objective.estimators import (
+    over_each_function,
     over_the_length_weighted_mean,
     over_the_mean,
     over_the_optimal_value,
@@ -62,6 +63,7 @@ __all__ = [
     "importance_ratios",
     "margin_diagnostics",
     "objective",
+    "over_each_function",
     "over_the_length_weighted_mean",
     "over_the_mean",
     "over_the_optimal_value",

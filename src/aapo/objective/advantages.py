@@ -1,6 +1,6 @@
 """Rewards to augmented advantages.
 
-Shapes: P prompts, G rollouts per prompt, K reference samples per prompt.
+Shapes: P prompts, G rollouts per prompt, K reference samples per prompt, F reward functions.
 """
 
 from typing import NamedTuple
@@ -120,6 +120,8 @@ def augmented_advantages(
     lengths_PG: Tensor | None = None,
     truncated_PG: Tensor | None = None,
     max_completion_length: int | None = None,
+    values_PGF: Tensor | None = None,
+    weights_F: Tensor | None = None,
 ) -> Advantages:
     """Advantage, margin and their sum for groups of rewards.
 
@@ -138,6 +140,9 @@ def augmented_advantages(
         lengths_PG: Completion tokens. Without them there is no overlong penalty.
         truncated_PG: Whether a completion was cut, for an advantage function that reads it.
         max_completion_length: The token limit of a completion; needed with an overlong buffer and lengths.
+        values_PGF: What each reward function pays, for an advantage function that reads it; NaN where it could not
+            score.
+        weights_F: The weights of the functions, of whose values `rewards_PG` is the sum.
 
     Raises:
         InputError: The objective's own advantage or margin function returned another shape, or values that are not
@@ -159,8 +164,14 @@ def augmented_advantages(
         assert max_completion_length is not None, "an overlong buffer needs the token limit"
         penalty_PG = overlong_penalty(lengths_PG, max_completion_length, objective.overlong_buffer)
         shaped_PG = rewards_PG + penalty_PG.to(rewards_PG.dtype)
+        if values_PGF is not None and weights_F is not None:  # the penalty is one function more
+            paid_PG1 = penalty_PG.to(rewards_PG.dtype).masked_fill(rewards_PG.isnan(), torch.nan).unsqueeze(2)
+            values_PGF, weights_F = torch.cat([values_PGF, paid_PG1], 2), torch.cat([weights_F, weights_F.new_ones(1)])
     if objective.advantage is not None:
-        groups = Groups(shaped_PG, reference_rewards_PK, correct_PG, lengths_PG, truncated_PG, max_completion_length)
+        groups = Groups(
+            shaped_PG, reference_rewards_PK, correct_PG, lengths_PG, truncated_PG, max_completion_length, values_PGF,
+            weights_F,
+        )  # fmt: skip
         advantage_PG = _own_advantage(objective.advantage, groups)
     else:
         centred_PG = subtract_baseline(shaped_PG, objective.baseline)

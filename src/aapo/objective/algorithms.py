@@ -11,6 +11,7 @@ from aapo.errors import InputError, nearest
 from aapo.fields import Rule, inert
 from aapo.named import load_named
 from aapo.objective.estimators import (
+    over_each_function,
     over_the_length_weighted_mean,
     over_the_mean,
     over_the_optimal_value,
@@ -134,6 +135,8 @@ ALGORITHMS: dict[str, Algorithm] = {
     "a2po": Algorithm(Objective(advantage=over_the_optimal_value, reads_reference=True, aggregation="constant")),
     # arXiv 2505.23585; a completion is one action
     "opo": Algorithm(Objective(advantage=over_the_length_weighted_mean, aggregation="constant")),
+    # arXiv 2601.05242
+    "gdpo": Algorithm(Objective(advantage=over_each_function, loss="clipped_surrogate")),
 }
 
 

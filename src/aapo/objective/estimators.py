@@ -2,7 +2,7 @@
 
 Each gives shape (P, G), finite where a rollout is scored. NaN rewards take no part in any statistic.
 
-Shapes: P prompts, G rollouts per prompt, K reference samples per prompt.
+Shapes: P prompts, G rollouts per prompt, K reference samples per prompt, F reward functions.
 """
 
 import torch
@@ -73,3 +73,25 @@ def over_the_length_weighted_mean(groups: Groups) -> Tensor:
     weights_PG = lengths_PG.masked_fill(rewards_PG.isnan(), 0.0)
     baseline_P1 = (weights_PG * rewards_PG.nan_to_num(0.0)).sum(1, keepdim=True) / weights_PG.sum(1, keepdim=True)
     return (rewards_PG - baseline_P1.nan_to_num(0.0)).masked_fill(dead_groups(rewards_PG).unsqueeze(1), 0.0)
+
+
+def over_each_function(groups: Groups) -> Tensor:
+    """Group-relative advantages by each reward function alone, their weighted sum in units of its spread in the batch.
+
+        a_i = sum_f w_f (r_if - mean(r_f)) / (std(r_f) + 1e-4),  A_i = a_i / (std_batch(a) + 1e-4)
+
+    Mean and deviation of r_f are the group's; both deviations are the sample's (ddof 1). The mean of a over the batch,
+    which the source subtracts, is 0. A group in which each function pays all alike has advantage exactly 0, whatever
+    the weights. Without the functions' values the total is the only one.
+    Source: GDPO, arXiv 2601.05242.
+    """
+    values_PGF, weights_F = groups.values_PGF, groups.weights_F
+    if values_PGF is None or weights_F is None:
+        values_PGF, weights_F = groups.rewards_PG.unsqueeze(2), groups.rewards_PG.new_ones(1)
+    relative_FPG = torch.stack(
+        [subtract_baseline(of_one_PG, "group_mean") / reward_scale(of_one_PG, "group")
+         for of_one_PG in values_PGF.unbind(2)]
+    )  # fmt: skip
+    sum_PG = (weights_F.to(relative_FPG).view(-1, 1, 1) * relative_FPG).nansum(0)
+    sum_PG = sum_PG.masked_fill(groups.rewards_PG.isnan(), torch.nan)
+    return sum_PG / reward_scale(sum_PG, "batch")

@@ -1,6 +1,6 @@
 """The space of objectives: a choice along independent axes, each of which changes what one equation says.
 
-Shapes: P prompts, G rollouts per prompt, K reference samples per prompt.
+Shapes: P prompts, G rollouts per prompt, K reference samples per prompt, F reward functions.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Aggregation = Literal["token_mean", "sequence_mean", "constant"]
 
 
 class Groups(NamedTuple):
-    """What an advantage function gets: the scored rollouts of a generation batch, over all processes.
+    """What an advantage function gets: the scored rollouts of a step, over all processes.
 
     In training all fields are set but `reference_rewards_PK`, which needs a margin or `reads_reference`. Where
     advantages are computed from rewards alone, the others are None.
@@ -33,6 +33,9 @@ class Groups(NamedTuple):
         lengths_PG: Completion tokens.
         truncated_PG: True where the completion was cut at the token limit.
         max_completion_length: The token limit of a completion.
+        values_PGF: What each reward function pays, the overlong penalty as the last of them where there is one; NaN
+            where it could not score.
+        weights_F: Their weights; `rewards_PG` is the weighted sum.
     """
 
     rewards_PG: Tensor
@@ -41,6 +44,8 @@ class Groups(NamedTuple):
     lengths_PG: Tensor | None = None
     truncated_PG: Tensor | None = None
     max_completion_length: int | None = None
+    values_PGF: Tensor | None = None
+    weights_F: Tensor | None = None
 
 
 AdvantageFunction = Callable[[Groups], Tensor]

@@ -45,7 +45,11 @@ TRAINING_RULES = (
         for rule in AXIS_RULES
     ),
     Rule(("loss_type",), lambda _: "the objective decides it", "choose an algorithm, or loss and aggregation"),
-    Rule(("multi_objective_aggregation",), lambda _: "the objective decides it", "set reward_weights"),
+    Rule(
+        ("multi_objective_aggregation",),
+        lambda _: "the objective decides it",
+        "set algorithm to gdpo, which normalises each reward function by itself, or reward_weights",
+    ),
     Rule(("delta",), lambda _: "the objective decides it", "choose an algorithm"),
     Rule(("use_liger_kernel",), lambda _: "the losses here have no such kernel"),
     Rule(

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from aapo.backends import TrainingJob
+from aapo.backends.verl.costs import write_costs
+from aapo.backends.verl.values import batch_prompts
 from aapo.bank import ReferenceBank
 from aapo.bank.rows import write_row
 from aapo.errors import InputError
@@ -28,8 +30,6 @@ SCHEMA = pa.schema(
                 "row": pa.string(),
                 "reference_rewards": pa.list_(pa.float64()),
                 "reference_correct": pa.list_(pa.float64()),
-                "reference_tokens": pa.int64(),
-                "reference_seconds": pa.float64(),
             }
         ),
     }
@@ -49,33 +49,34 @@ class Reading(NamedTuple):
         return {
             "reference_rewards": self.bank.totals(key, self.weights),
             "reference_correct": [float("nan") if value is None else value for value in correct],
-            "reference_tokens": self.bank.tokens(key),
-            "reference_seconds": self.bank.seconds(key),
         }
 
 
 def export_training(job: TrainingJob, path: Path, num_batches: int) -> list[Prompt]:
     """Write the training's prompts in the order of their use, as often as they are used; all prompts of the data set.
 
+    Beside them goes what the samples of the bank cost, where there is one.
+
     Args:
         job: What is trained.
         path: The file.
-        num_batches: Generation batches of the whole training.
+        num_batches: How often rollouts are drawn in the whole training.
 
     Raises:
         InputError: verl cannot be given a prompt as the bank has read it.
     """
     prompts = job_prompts(job, job.prompts)
-    training = job.recipe.training
-    assert training.generation_batch_size
     order = course(
-        training.seed,
+        job.recipe.training.seed,
         len(prompts),
-        training.generation_batch_size // training.num_generations,
+        batch_prompts(job.recipe),
         num_batches,
         shuffle=job.recipe.trainer.get("shuffle_dataset") is not False,
     )
-    write_prompts(path, job, [prompts[place] for place in order], _reading(job))
+    used = [prompts[place] for place in order]
+    write_prompts(path, job, used, _reading(job))
+    if job.bank is not None:
+        write_costs(job.run, job.bank, [prompt.key for prompt in used], job.whole_bank)
     return prompts
 
 

@@ -21,7 +21,7 @@ from verl.trainer.ppo.core_algos import register_adv_est
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 from verl.utils.config import omega_conf_to_dataclass
 
-from aapo.backends.verl.recording import Recorder
+from aapo.backends.verl.recording import Recorder, count_discarded
 from aapo.backends.verl.teaching import ESTIMATOR, Row, estimate, handing_over, teach
 from aapo.backends.verl.values import updates_of_a_batch
 from aapo.grading import reward_name
@@ -58,6 +58,7 @@ class AAPOTrainerSync(PPOTrainerSync):
         recipe, run = load_recipe(config.aapo.run), RunDirectory(config.aapo.run)
         self.teacher = recipe_teacher(recipe)
         self.recorder = Recorder(run, self.teacher, updates_of_a_batch(recipe))
+        count_discarded(self.replay_buffer, self.recorder.discard)
 
     def on_train_begin(self) -> None:
         """Start the clock where an earlier part of the run stopped."""

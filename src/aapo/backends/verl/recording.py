@@ -1,10 +1,11 @@
 """What a run on verl leaves in the run directory while it trains: our metrics, verl's beside them, and rollouts."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import isfinite
 from typing import Any
 
+from aapo.backends.verl.costs import read_costs
 from aapo.backends.verl.teaching import Taught
 from aapo.bank.rows import read_row
 from aapo.learning.bank_cost import BankCost
@@ -21,19 +22,6 @@ OUR_NAMES = {
 }  # fmt: skip
 
 
-class _Cost:
-    """What `BankCost` asks a bank, answered by the exported rows."""
-
-    def __init__(self) -> None:
-        self.rows: dict[str, dict[str, Any]] = {}
-
-    def tokens(self, key: str) -> int:
-        return self.rows[key]["reference_tokens"]
-
-    def seconds(self, key: str) -> float:
-        return self.rows[key]["reference_seconds"]
-
-
 class Recorder:
     """Writes the metrics and the rollouts of a run.
 
@@ -47,7 +35,8 @@ class Recorder:
         """Take where a run that is resumed was."""
         self.run, self.teacher, self.updates = run, teacher, updates
         self._writer = RolloutWriter(run.samples, teacher)
-        self._cost, self._bank = BankCost(), _Cost()
+        self._bank = read_costs(run)
+        self._cost = BankCost(self._bank.before_training if self._bank else ())
         self._totals: dict[str, float] = {}
         self._taught: Taught | None = None
         self._began = time.monotonic()
@@ -58,6 +47,12 @@ class Recorder:
         keys = (GENERATED, "num_tokens", "seconds")
         self._totals = {key: max((row.get(key) or 0 for row in earlier), default=0) for key in keys}
         self._began = time.monotonic() - self._totals["seconds"]
+        if self._bank is not None:
+            self._cost.meet(self._bank, self._writer.keys_until(step * self.updates))
+
+    def discard(self, tokens: int) -> None:
+        """Count completion tokens that were generated for training and thrown away."""
+        self._totals[GENERATED] += tokens
 
     def keep(self, taught: Taught, step: int) -> None:
         """Write the rollouts of a step, counted from 1, and keep what they teach for its metrics."""
@@ -105,12 +100,23 @@ class Recorder:
             GENERATED: self._totals[GENERATED],
             "num_tokens": self._totals["num_tokens"],
         }
-        if taught.scores.reference is None:
+        if self._bank is None:
             return values
-        infos = {row.info["prompt_key"]: row.info for row in taught.rows}
-        self._bank.rows |= infos
-        self._cost.meet(self._bank, infos)  # type: ignore[arg-type]  answers what is asked of a bank
-        return {**values, **self._cost.metrics(self._bank)}  # type: ignore[arg-type]
+        self._cost.meet(self._bank, [row.info["prompt_key"] for row in taught.rows])
+        return {**values, **self._cost.metrics(self._bank)}
+
+
+def count_discarded(buffer: Any, tell: Callable[[int], None]) -> None:
+    """Tell the completion tokens of the groups that verl's replay buffer throws away, as dynamic sampling does."""
+    clear = buffer._clear_groups
+
+    def counted(partition: str, uids: set[str]) -> None:
+        tags = {key: tag for key, tag in buffer.partitions[partition].items() if key.split("_")[0] in uids}
+        if partition == "train":
+            tell(sum(tag["response_len"] for tag in tags.values()))
+        clear(partition, uids)
+
+    buffer._clear_groups = counted
 
 
 def _is_number(value: Any) -> bool:

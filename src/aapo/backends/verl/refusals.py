@@ -6,10 +6,9 @@ from aapo.backends.verl.values import (
     DEFAULTS,
     LOGGERS,
     LOSSES,
+    SCHEDULE_KWARGS,
     SCHEDULES,
     named_loggers,
-    step_prompts,
-    updates_a_batch,
     value_of,
 )
 from aapo.fields import Rule
@@ -33,23 +32,22 @@ def _schedule(recipe: Recipe) -> str | None:
     return f"verl's {_strategy(recipe)} has no such schedule; set it to {', '.join(known)}"
 
 
-def _partial_groups(recipe: Recipe) -> str | None:
-    if updates_a_batch(recipe) < 1:
-        return "verl makes no optimizer step of several generation batches; leave steps_per_generation out"
-    if step_prompts(recipe).is_integer() and updates_a_batch(recipe).is_integer():
+def _schedule_kwargs(recipe: Recipe) -> str | None:
+    name, given = value_of(recipe, "lr_scheduler_type"), value_of(recipe, "lr_scheduler_kwargs") or {}
+    known = [key for key in SCHEDULE_KWARGS.get(name, ()) if key != "num_cycles" or _strategy(recipe) == "fsdp2"]
+    if set(given) <= set(known):
         return None
-    return (
-        f"an optimizer step is {step_prompts(recipe):g} groups and a generation batch {updates_a_batch(recipe):g} "
-        "steps, and verl takes whole ones; change the batch"
-    )
+    takes = ", ".join(known) or "no settings"
+    return f"the schedule {name} of verl's {_strategy(recipe)} takes {takes}; remove the others"
 
 
 def _refill(recipe: Recipe) -> str | None:
-    share = recipe.training.collection.min_live_frac
+    share, point = recipe.training.collection.min_live_frac, recipe.training.objective
     if share not in (0, 1):
         return "verl draws all dead groups of a batch again or none; set min_live_frac to 0 or 1"
-    if share and recipe.training.objective.needs_reference:
-        return "verl throws groups away by their rewards alone, before the margin; set it to 0"
+    compares = point.advantage is None and point.baseline in ("group_mean", "leave_one_out")
+    if share and (point.needs_reference or not compares):
+        return "verl throws groups away whose rewards are all equal, which teach something here; set it to 0"
     return None
 
 
@@ -69,7 +67,6 @@ REFUSED: tuple[Rule, ...] = (
         ),
     ),
     Rule(("min_live_frac",), _refill),
-    Rule(("gradient_accumulation_steps",), _partial_groups),
     Rule(
         ("importance_sampling_level",),
         _unless(
@@ -93,6 +90,7 @@ REFUSED: tuple[Rule, ...] = (
         ),
     ),
     Rule(("lr_scheduler_type",), _schedule),
+    Rule(("lr_scheduler_kwargs",), _schedule_kwargs),
     Rule(
         ("adam_epsilon",),
         _unless(

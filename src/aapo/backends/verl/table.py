@@ -139,28 +139,29 @@ TABLE: tuple[Row, ...] = (
         "dynamic sampling; off where a margin could revive what it would throw away",
     ),
     Row(
-        ("beta",),
+        ("beta", "use_bias_correction_kl"),
         {
             f"{ACTOR}.use_kl_loss": lambda recipe, _: recipe.training.beta > 0,
             f"{ACTOR}.kl_loss_coef": lambda recipe, _: recipe.training.beta or None,
-            f"{ACTOR}.kl_loss_type": lambda recipe, _: "low_var_kl" if recipe.training.beta else None,
+            f"{ACTOR}.kl_loss_type": v.kl_estimate,
             f"{REF}.log_prob_micro_batch_size_per_gpu": of("per_device_train_batch_size"),
         },
+        "its mean is the loss's, under TRL one over tokens",
     ),
     # the batch
     Row(("num_generations",), {f"{ROLLOUT}.n": of("num_generations")}),
     Row(
         ("generation_batch_size", "steps_per_generation"),
         {"data.train_batch_size": lambda recipe, _: v.batch_prompts(recipe)},
-        "in prompts, of all GPUs",
+        "in prompts, of all GPUs; below a step's they bound TRL's memory alone, and verl draws the step at once",
     ),
     Row(
         ("gradient_accumulation_steps",),
-        {f"{ACTOR}.ppo_mini_batch_size": lambda recipe, _: int(v.step_prompts(recipe))},
+        {f"{ACTOR}.ppo_mini_batch_size": lambda recipe, _: v.step_prompts(recipe)},
         "an optimizer step, in prompts, of all GPUs",
     ),
     Row(
-        ("per_device_train_batch_size",),
+        ("per_device_train_batch_size", "num_processes"),
         {
             f"{ACTOR}.ppo_micro_batch_size_per_gpu": of("per_device_train_batch_size"),
             f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu": of("per_device_train_batch_size"),
@@ -217,7 +218,11 @@ TABLE: tuple[Row, ...] = (
     Row(("learning_rate",), {f"{ACTOR}.optim.lr": of("learning_rate")}),
     Row(
         ("lr_scheduler_type", "lr_scheduler_kwargs"),
-        {f"{ACTOR}.optim.lr_scheduler_type": v.schedule, f"{ACTOR}.optim.min_lr_ratio": v.min_lr_ratio},
+        {
+            f"{ACTOR}.optim.lr_scheduler_type": v.schedule,
+            f"{ACTOR}.optim.min_lr_ratio": v.min_lr_ratio,
+            f"{ACTOR}.optim.num_cycles": v.num_cycles,
+        },
         strategy="fsdp2",
     ),
     Row(

@@ -14,7 +14,7 @@ DEFAULTS: dict[str, Any] = {
     "weight_decay": 0.0, "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8, "max_grad_norm": 1.0,
     "save_steps": 500, "eval_steps": None, "eval_on_start": False, "shuffle_dataset": True, "report_to": "none",
     "run_name": None, "project": "huggingface", "use_cpu": False, "activation_checkpointing_kwargs": None,
-    "vllm_tensor_parallel_size": 1, "vllm_max_model_length": None, "logging_steps": 1,
+    "vllm_tensor_parallel_size": 1, "vllm_max_model_length": None, "logging_steps": 1, "use_bias_correction_kl": True,
 }  # fmt: skip
 # By loss and ratio level.
 LOSSES = {
@@ -34,6 +34,10 @@ SCHEDULES = {
         "constant": "constant", "constant_with_warmup": "constant", "linear": "linear", "cosine": "cosine",
         "cosine_with_min_lr": "cosine",
     },
+}  # fmt: skip
+# What the schedules that have settings take of them.
+SCHEDULE_KWARGS = {
+    "cosine": ("num_cycles",), "cosine_with_min_lr": ("num_cycles", "min_lr", "min_lr_rate"),
 }  # fmt: skip
 LOGGERS = ("wandb", "tensorboard", "mlflow", "swanlab", "clearml", "trackio")
 NUMBER_FORMATS = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
@@ -67,29 +71,19 @@ def value_of(recipe: Recipe, name: str) -> Any:
     return DEFAULTS.get(name)
 
 
-def updates_a_batch(recipe: Recipe) -> float:
-    """Optimizer steps that are made of a generation batch in one pass over it."""
-    training = recipe.training
-    assert training.steps_per_generation
-    return training.steps_per_generation / training.gradient_accumulation_steps
-
-
 def updates_of_a_batch(recipe: Recipe) -> int:
-    """Optimizer steps that a generation batch makes in all: one of verl's steps."""
-    return round(updates_a_batch(recipe) * recipe.training.num_iterations)
+    """Optimizer steps that the rollouts drawn at once make in all: one of verl's steps."""
+    return recipe.training.window_steps * recipe.training.num_iterations
 
 
 def batch_prompts(recipe: Recipe) -> int:
-    """Prompts of a generation batch."""
-    assert recipe.training.generation_batch_size
-    return recipe.training.generation_batch_size // recipe.training.num_generations
+    """Prompts of the rollouts drawn at once, which are those of whole optimizer steps."""
+    return step_prompts(recipe) * recipe.training.window_steps
 
 
-def step_prompts(recipe: Recipe) -> float:
+def step_prompts(recipe: Recipe) -> int:
     """Prompts whose rollouts make an optimizer step."""
-    training = recipe.training
-    per_pass = training.per_device_train_batch_size * training.launched
-    return per_pass * training.gradient_accumulation_steps / training.num_generations
+    return recipe.training.step_size // recipe.training.num_generations
 
 
 Value = Callable[[Recipe, Facts], Any]
@@ -157,6 +151,13 @@ def loss_scale(recipe: Recipe, _: Facts) -> int | None:
     return recipe.training.sampling.max_completion_length if constant else None
 
 
+def kl_estimate(recipe: Recipe, _: Facts) -> str | None:
+    """The estimate of the KL term; with a `+` its gradient is the one that TRL's ratio, which is 1, gives it."""
+    if not recipe.training.beta:
+        return None
+    return "low_var_kl+" if value_of(recipe, "use_bias_correction_kl") else "low_var_kl"
+
+
 def schedule(recipe: Recipe, _: Facts) -> str:
     """The schedule of the learning rate, by the strategy's name."""
     assert recipe.cluster
@@ -169,6 +170,11 @@ def min_lr_ratio(recipe: Recipe, _: Facts) -> float:
     if "min_lr" in given:
         return given["min_lr"] / value_of(recipe, "learning_rate")
     return given.get("min_lr_rate", 0.0)
+
+
+def num_cycles(recipe: Recipe, _: Facts) -> float | None:
+    """Waves of a cosine."""
+    return (value_of(recipe, "lr_scheduler_kwargs") or {}).get("num_cycles")
 
 
 def min_lr(recipe: Recipe, facts: Facts) -> float:
