@@ -32,8 +32,8 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-from aapo.engines.attention import is_plain
-from aapo.engines.decoding import decoded_ids
+from aapo.engines.attention import attending_by_layout, is_plain
+from aapo.engines.decoding import Decoder
 from aapo.engines.noise import KeyedGumbel
 from aapo.sampling import SamplingSettings
 
@@ -90,17 +90,11 @@ def generate_ids(
     """
     num_places = num_places or len(prompt_ids)
     if way == "places" or (way is None and streamer is None and _can_place(model, settings, cache_implementation)):
-        return decoded_ids(
-            model,
-            _causal(model),
-            prompt_ids,
-            seeds,
-            _warpers(settings),
-            limit=settings.max_completion_length,
-            eos_token_ids=eos_token_ids,
-            num_places=num_places,
-            greedy=settings.temperature == 0,
-        )
+        with attending_by_layout(_causal(model)):
+            return Decoder(
+                model, prompt_ids, seeds, _warpers(settings), limit=settings.max_completion_length,
+                eos_token_ids=eos_token_ids, num_places=num_places, greedy=settings.temperature == 0,
+            ).run()  # fmt: skip
     if len(prompt_ids) > num_places:
         parts = [slice(first, first + num_places) for first in range(0, len(prompt_ids), num_places)]
         ends = {"eos_token_ids": eos_token_ids, "pad_token_id": pad_token_id}
