@@ -59,6 +59,21 @@ def test_noise_is_gumbel_and_independent_across_positions_and_rows():
         assert abs(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]) < 0.02
 
 
+def test_noise_is_the_hash_of_seed_position_and_token():
+    def mix(x):
+        for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
+            x = (x ^ (x >> shift)) * factor % 2**32
+        return x
+
+    seeds, places = [0, 2**63 - 1, sample_seed("hash")], [0, 7, 40_000]
+    found = keyed_gumbel(torch.tensor(seeds), torch.tensor(places), 300)
+    for seed, place, noise in zip(seeds, places, found.tolist(), strict=True):
+        row = mix(seed % 2**32 ^ mix(seed >> 32 ^ mix(place + 1)))
+        for token in (0, 1, 299):
+            uniform = (mix(mix(row ^ mix(token + 1)) ^ row) + 0.5) / 2**32
+            assert noise[token] == pytest.approx(-math.log(-math.log1p(-uniform)), rel=1e-5, abs=1e-5)
+
+
 def test_samples_do_not_depend_on_the_batch(tiny_folder):
     seeds = [sample_seed(0, "x", i) for i in range(5)]
     together = engine(tiny_folder).generate(PROMPTS, seeds)
