@@ -2,8 +2,8 @@
 
 Transformers' `generate` keeps a batch together from its first to its last token and copies the key-value cache at every
 one. Here every sequence has a place with its own part of the cache, which is written where it is; a prompt that several
-sequences have is computed once. Places in use come first: what is behind them is neither computed nor looked at. What is
-drawn is a function of a sequence's seed and prompt, as in `generation`.
+sequences have is computed once. Places in use come first: what is behind them is not computed. What is drawn is a
+function of a sequence's seed and prompt, as in `generation`.
 
 Shapes: B sequences, S places, R of them that a step computes; H attention heads, h of keys and values, D head size;
 T tokens, V vocabulary.
@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
-from transformers import LogitsProcessorList
 
 from aapo.engines.attention import Segment, Segments
+from aapo.engines.batch import Batch, warpers
 from aapo.engines.noise import keyed_gumbel
 
 # The cache grows by so many columns; prompts are computed by at most so many tokens at once.
@@ -135,43 +135,28 @@ class Read(NamedTuple):
 class Decoder:
     """Sequences that are drawn in places."""
 
-    def __init__(
-        self,
-        model: Any,
-        prompt_ids: Sequence[Sequence[int]],
-        seeds: Sequence[int],
-        warpers: LogitsProcessorList,
-        *,
-        limit: int,
-        eos_token_ids: Sequence[int],
-        num_places: int,
-        greedy: bool,
-    ) -> None:
+    def __init__(self, model: Any, batch: Batch, num_places: int) -> None:
         """Take the sequences.
 
         Args:
             model: As it is called, within `attending_by_layout`; its layers are plain causal attention (`is_plain`).
-            prompt_ids: B prompts.
-            seeds: B sample seeds.
-            warpers: What is done to logits that depends on nothing else.
-            limit: Of a completion's tokens.
-            eos_token_ids: Tokens that end a completion.
+            batch: What is to be drawn, by logits and noise alone.
             num_places: Sequences that are drawn at once.
-            greedy: Whether the likeliest token is taken, without noise.
         """
-        self.model, self.warpers, self.limit, self.greedy = model, warpers, limit, greedy
+        self.model, self.warpers = model, warpers(batch.settings)
+        self.limit, self.greedy = batch.settings.max_completion_length, batch.settings.temperature == 0
         self.no_ids: Any = None  # the warpers read logits only
-        self.prompts = [tuple(ids) for ids in prompt_ids]
-        self.seeds = seeds
-        self.completions: list[list[int]] = [[] for _ in prompt_ids]
-        self.waiting = list(range(len(prompt_ids)))[::-1]
-        self.num_places = min(num_places, len(prompt_ids))
+        self.prompts = [tuple(ids) for ids in batch.prompt_ids]
+        self.seeds = batch.seeds
+        self.completions: list[list[int]] = [[] for _ in self.prompts]
+        self.waiting = list(range(len(self.prompts)))[::-1]
+        self.num_places = min(num_places, len(self.prompts))
         self.num_used = self.columns = 0
         self.read: Read | None = None
         self.device = device = model.device
         self.cache = Places(self.num_places, device)
-        self.eos_tokens = torch.tensor(sorted(eos_token_ids), device=device)
-        self.drawn_BT = torch.zeros(len(prompt_ids), limit, dtype=torch.long, device=device)
+        self.eos_tokens = torch.tensor(sorted(batch.eos_token_ids), device=device)
+        self.drawn_BT = torch.zeros(len(self.prompts), self.limit, dtype=torch.long, device=device)
         # By place: its sequence and that one's seed, last token, tokens drawn, tokens in the cache.
         self.state = torch.zeros(5, self.num_places, dtype=torch.long, device=device)
         self.sequence_S, self.seeds_S, self.tokens_S, self.done_S, self.lengths_S = self.state
