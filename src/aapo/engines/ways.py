@@ -71,6 +71,11 @@ def choose_way(
     )
 
 
+def asked_way(engine: str) -> Way | None:
+    """The way that a recipe's `engine` asks for; None for auto."""
+    return next((way for way in WAYS if way == engine), None)
+
+
 def in_step(model: Any) -> bool:
     """Whether all processes run the model forward together, because each holds a part of its weights.
 

@@ -75,6 +75,8 @@ def train_policy(job: TrainingJob) -> bool:
             peft_config=get_peft_config(ModelConfig(**asdict(recipe.model))),
         )
     trainer.remove_callback(PrinterCallback)
+    if ranks.is_main:
+        run.update_manifest(rollouts=trainer.engine())
     done = step_of(checkpoint) if checkpoint else 0
     if checkpoint:
         trainer.args.eval_on_start = False  # it would be another evaluation of the checkpoint's step
