@@ -1,5 +1,7 @@
 """Which way draws, and why."""
 
+from typing import Any
+
 import pytest
 
 from aapo.engines import load_model
@@ -34,7 +36,7 @@ def test_the_first_way_that_is_possible_is_taken_and_says_why(tiny_folder, setti
 
 
 def test_layers_that_are_not_known_are_not_drawn_in_places(tiny_folder):
-    model = load_model(str(tiny_folder))
+    model: Any = load_model(str(tiny_folder))
     model.config.model_type = "other"
     assert choose_way(model, SamplingSettings()) == (
         "shedding", "places is not possible, because layers of other are not known as plain causal attention",
