@@ -38,7 +38,8 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 from aapo.base.config import BaseModelConfig
 from aapo.base.model import new_model, train_tokenizer
 from aapo.engines import generate_ids
-from aapo.engines.generation import SHED_FRAC, Way
+from aapo.engines.shedding import SHED_FRAC
+from aapo.engines.ways import Way
 from aapo.files import write_json
 from aapo.runs import environment
 from aapo.sampling import SamplingSettings, sample_seed

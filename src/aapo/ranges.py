@@ -178,6 +178,7 @@ RANGES: dict[str, Allowed] = {
     **_each("per_device_train_batch_size per_device_eval_batch_size generation_batch_size", BATCH),
     "num_processes": whole(1, 65536),
     **_each("gradient_accumulation_steps steps_per_generation eval_accumulation_steps", BATCH),
+    "engine": Names(("auto", "places", "shedding", "static")),
     "max_tokens_per_microbatch": TOKENS,
     **_each("padding_free share_prompts skip_zero_advantages", Flag()),
     "num_iterations": whole(1, 10_000),

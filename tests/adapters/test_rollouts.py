@@ -7,6 +7,7 @@ import torch
 
 from aapo.backends.trl import AAPOConfig, AAPOTrainer
 from aapo.engines import load_model, load_tokenizer
+from aapo.errors import InputError
 from aapo.experiments.replay import pushes
 from aapo.experiments.stored import read_step
 from aapo.objective import completion_weights, difficulty_diagnostics, rollout_diagnostics, signal_diagnostics
@@ -130,3 +131,14 @@ def test_what_is_logged_is_what_the_stored_rollouts_say(tiny_folder, tmp_path, a
         low, high = logged["margin/clipped_low_frac"], logged["margin/clipped_high_frac"]
         assert low + high == pytest.approx(logged["margin/clipped_frac"], abs=1e-6) and low > 0 and high > 0
         assert "entropy" in logged
+
+
+def test_every_engine_draws_the_same_rollouts_and_one_that_cannot_is_refused_at_once(tiny_folder, tmp_path, addition):
+    drawn = {}
+    for engine in ("auto", "places", "shedding", "static"):
+        trainer = train(tiny_folder, tmp_path / engine, addition, algorithm="grpo", engine=engine, max_steps=1)
+        drawn[engine] = RunDirectory(tmp_path / engine).rollouts(1)
+        assert trainer.engine()["engine"] == ("places" if engine == "auto" else engine)
+    assert drawn["auto"] == drawn["places"] == drawn["shedding"] == drawn["static"]
+    with pytest.raises(InputError, match="engine is places, which is not possible, because repetition_penalty is 1.1"):
+        train(tiny_folder, tmp_path / "no", addition, algorithm="grpo", engine="places", repetition_penalty=1.1)

@@ -7,6 +7,7 @@ import pytest
 
 from aapo.cli.app import run
 from aapo.named import module_at
+from aapo.records import Completion
 from aapo.runs import RunDirectory
 from scripted import mixed, right, write_recipe, wrong
 
@@ -264,3 +265,35 @@ def test_doctor_calls_the_reward_functions(recipe, capsys, tmp_path):
     module_at.cache_clear()
     code, out, _ = called(capsys, "doctor", "bank")
     assert code == 1 and "reward function 'signals.py:loud' failed on sample 1 of 48" in " ".join(out.split())
+
+
+def test_doctor_says_what_draws_and_measures_only_when_asked(recipe, capsys, monkeypatch):
+    path = recipe(mixed)
+    code, out, _ = called(capsys, "doctor", path)
+    said = " ".join(out.split())
+    assert code == 0 and "rollouts by places, because layers are plain causal attention and nothing but" in said
+    assert "tokens a second" not in said
+
+    seconds = {"places": 2.0, "shedding": 1.0, "static": 4.0}
+    clock, drawn = [0.0], []
+
+    def generate(self, prompt_ids, seeds):
+        clock[0] += seconds[self.way]
+        drawn.append((self.way, len(prompt_ids)))
+        return [Completion("", [1] * 5, "stop")] * len(prompt_ids)
+
+    monkeypatch.setattr("aapo.training.doctor.engine.TransformersEngine.generate", generate)
+    monkeypatch.setattr("aapo.training.doctor.engine.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    code, out, err = called(capsys, "doctor", path, "--measure")
+    said = " ".join(out.split())
+    assert "useful tokens a second of 8 rollouts: places 20, shedding 40, static 10" in said, out + err
+    assert "shedding draws 2.0 times as fast here as places, which would be taken -> set engine to shedding" in said
+    assert drawn == [("places", 8), ("shedding", 8), ("static", 8)] * 3
+    code, out, _ = called(capsys, "doctor", path, "--measure", "--engine", "shedding", "--repetition_penalty", "1.1")
+    said = " ".join(out.split())
+    assert "rollouts by shedding, because engine is shedding" in said and "shedding 40, static 10" in said
+    code, out, _ = called(capsys, "doctor", path, "--engine", "places", "--repetition_penalty", "1.1")
+    assert code == 1 and "error engine is places, which is not possible, because repetition" in " ".join(out.split())
+    code, _, err = called(capsys, "doctor", "--measure")
+    assert (code, err) == (2, "aapo: --measure has no effect without a recipe or a run; leave it out\n")

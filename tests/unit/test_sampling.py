@@ -59,6 +59,21 @@ def test_noise_is_gumbel_and_independent_across_positions_and_rows():
         assert abs(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]) < 0.02
 
 
+def test_noise_is_the_hash_of_seed_position_and_token():
+    def mix(x):
+        for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
+            x = (x ^ (x >> shift)) * factor % 2**32
+        return x
+
+    seeds, places = [0, 2**63 - 1, sample_seed("hash")], [0, 7, 40_000]
+    found = keyed_gumbel(torch.tensor(seeds), torch.tensor(places), 300)
+    for seed, place, noise in zip(seeds, places, found.tolist(), strict=True):
+        row = mix(seed % 2**32 ^ mix(seed >> 32 ^ mix(place + 1)))
+        for token in (0, 1, 299):
+            uniform = (mix(mix(row ^ mix(token + 1)) ^ row) + 0.5) / 2**32
+            assert noise[token] == pytest.approx(-math.log(-math.log1p(-uniform)), rel=1e-5, abs=1e-5)
+
+
 def test_samples_do_not_depend_on_the_batch(tiny_folder):
     seeds = [sample_seed(0, "x", i) for i in range(5)]
     together = engine(tiny_folder).generate(PROMPTS, seeds)
@@ -402,6 +417,25 @@ def test_sequences_in_places_are_those_of_generate(tiny_folder, monkeypatch, set
     assert settings.get("temperature") == 0 or len(set(map(len, placed))) > 4
 
 
+@pytest.mark.parametrize("num_places", [2, 5, None])
+def test_a_prompt_is_computed_once_though_its_samples_enter_in_turns(tiny_folder, monkeypatch, num_places):
+    model, tokenizer = ending_model(tiny_folder, 1 / 4)
+    forward, read = model.forward, []
+
+    def watched(input_ids, **options):
+        read.extend(input_ids[0].tolist() if len(input_ids) == 1 and input_ids.shape[1] > 1 else [])
+        return forward(input_ids=input_ids, **options)
+
+    monkeypatch.setattr(model, "forward", watched)
+    prompts, seeds = [prompt for prompt in PROMPTS for _ in range(8)], [sample_seed("once", i) for i in range(40)]
+    drawn = generate_ids(
+        model, prompts, seeds, SamplingSettings(max_completion_length=20), num_places=num_places, way="places",
+        eos_token_ids=[tokenizer.eos_token_id], pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    assert sorted(read) == sorted(token for prompt in PROMPTS for token in prompt)
+    assert len({tuple(ids) for ids in drawn}) > 10
+
+
 @pytest.mark.parametrize("field", ["repetition_penalty", "stop", "generation_kwargs"])
 def test_what_depends_on_earlier_tokens_is_left_to_generate(tiny_folder, monkeypatch, field):
     model, tokenizer = ending_model(tiny_folder, 1 / 16)
@@ -422,9 +456,11 @@ def test_the_batch_stays_whole_where_generate_cannot_be_entered_again(tiny_folde
     setattr(model.generation_config, field, value[field])
     sizes = counting(model, monkeypatch)
     ends = {"eos_token_ids": [tokenizer.eos_token_id], "pad_token_id": tokenizer.pad_token_id}
-    settings = SamplingSettings(max_completion_length=20, temperature=0)
-    generate_ids(model, PROMPTS, range(5), settings, **ends, way="shedding")
+    settings = SamplingSettings(max_completion_length=20, temperature=0, repetition_penalty=1.1)
+    generate_ids(model, PROMPTS, range(5), settings, **ends)
     assert sizes == [5]
+    with pytest.raises(InputError, match=f"engine is shedding, which is not possible, because .*{field}.*; set engine"):
+        generate_ids(model, PROMPTS, range(5), settings, **ends, way="shedding")
 
 
 def test_a_stop_string_ends_a_completion_where_it_first_appears(tiny_folder):

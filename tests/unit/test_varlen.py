@@ -7,7 +7,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from aapo.engines import attention, generate_ids
 from aapo.engines.attention import Segment, Segments
-from aapo.engines.decoding import Places, seen_columns
+from aapo.engines.decoding import Places, seen_columns, seen_places
 from aapo.engines.varlen import causal_varlen, varlen_for
 from aapo.sampling import SamplingSettings
 
@@ -78,9 +78,9 @@ def test_keys_that_autocast_leaves_wide_are_kept_in_its_format(monkeypatch):
     # Rotating by float32 angles makes float32 of bf16 queries and keys, but not of values.
     formats, store = set(), Places.store
 
-    def watched(self, layer, places, segments, pair):
+    def watched(self, layer, places, columns, pair):
         formats.update(tensor.dtype for tensor in pair)
-        store(self, layer, places, segments, pair)
+        store(self, layer, places, columns, pair)
 
     monkeypatch.setattr(Places, "store", watched)
     model = small_model()
@@ -99,10 +99,11 @@ def small_model():
     return Qwen2ForCausalLM(Qwen2Config(**shape, num_key_value_heads=2, vocab_size=64)).eval()
 
 
-def draw(model):
-    settings = SamplingSettings(max_completion_length=4)
+def draw(model, limit=4, sequences=2):
+    settings = SamplingSettings(max_completion_length=limit)
     ends = {"eos_token_ids": [63], "pad_token_id": 62}
-    return generate_ids(model, [[1, 2, 3], [4, 5]], [8, 9], settings, way="places", **ends)
+    prompts = [[1, 2, 3] if i % 2 == 0 else [4, 5] for i in range(sequences)]
+    return generate_ids(model, prompts, range(8, 8 + sequences), settings, way="places", **ends)
 
 
 def test_the_columns_that_a_step_looks_at_hardly_vary_on_a_gpu():
@@ -110,8 +111,20 @@ def test_the_columns_that_a_step_looks_at_hardly_vary_on_a_gpu():
     assert [seen_columns(tokens, "cuda") for tokens in (1, 128, 129)] == [128, 128, 256]
 
 
-def test_wider_steps_draw_the_same(monkeypatch):
+def test_the_places_that_a_step_computes_hardly_vary_on_a_gpu():
+    assert [seen_places(used, 64, "cpu") for used in (1, 63, 64)] == [1, 63, 64]
+    assert [seen_places(used, 64, "cuda") for used in (1, 8, 9, 64)] == [8, 8, 16, 64]
+    assert [seen_places(used, 20, "cuda") for used in (1, 19, 20)] == [2, 20, 20]
+    assert [seen_places(used, 3, "cuda") for used in (1, 2, 3)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("limit", [4, 300])
+def test_wider_steps_draw_the_same(monkeypatch, limit):
     model = small_model()
-    expected = draw(model)
+    expected = draw(model, limit, 24)
     monkeypatch.setattr("aapo.engines.decoding.seen_columns", lambda tokens, device: seen_columns(tokens, "cuda"))
-    assert draw(model) == expected
+    monkeypatch.setattr(
+        "aapo.engines.decoding.seen_places", lambda used, places, device: min(places, -(-used // 3) * 3)
+    )
+    assert draw(model, limit, 24) == expected
+    assert limit == 4 or len(set(map(len, expected))) > 10

@@ -14,9 +14,9 @@ transformers_logging.disable_progress_bar()
 datasets.disable_progress_bars()
 
 
-def doctor(target: str | None, flags: Sequence[str], *, as_json: bool) -> int:
+def doctor(target: str | None, flags: Sequence[str], *, as_json: bool, measure: bool) -> int:
     """Print what is found, the most severe first; the exit code, 1 where something is an error."""
-    diagnosis = diagnose(target, flags)
+    diagnosis = diagnose(target, flags, measure=measure)
     if as_json:
         print(json.dumps(diagnosis.describe(), indent=2, ensure_ascii=False, allow_nan=False))
         return int(diagnosis.failed)

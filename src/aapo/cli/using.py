@@ -96,17 +96,20 @@ def doctor(
         str | None, typer.Argument(metavar="RECIPE|RUN|BANK", help="By default the environment alone.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Draw a recipe's first rollouts in every way, and time it.")
+    ] = False,
 ) -> int:
     """Say what is wrong with a recipe, a run or a bank and with the environment, the most severe first, and what to do.
 
-    Nothing is built or sampled. Fields of a recipe can be set as `--field value`. Exits with 1 where a finding
-    is an error, with which training cannot work; with 0 otherwise.
+    Nothing is built, nor sampled without --measure. Fields of a recipe can be set as `--field value`. Exits with 1
+    where a finding is an error, with which training cannot work; with 0 otherwise.
     """
     from aapo.cli import doctor as examining
 
     words = [word for word in (target, *context.args) if word is not None]
     named = words[0] if words and not words[0].startswith("--") else None
-    return examining.doctor(named, words[named is not None :], as_json=as_json)
+    return examining.doctor(named, words[named is not None :], as_json=as_json, measure=measure)
 
 
 @app.command()

@@ -2,26 +2,31 @@
 
 Transformers' `generate` keeps a batch together from its first to its last token and copies the key-value cache at every
 one. Here every sequence has a place with its own part of the cache, which is written where it is; a prompt that several
-sequences have is computed once. What is drawn is a function of a sequence's seed and prompt, as in `generation`.
+sequences have is computed once. Places in use come first: what is behind them is not computed. What is drawn is a
+function of a sequence's seed and prompt, as in `generation`.
 
-Shapes: B sequences, S places; H attention heads, h of keys and values, D head size; T tokens, V vocabulary.
+Shapes: B sequences, S places, R of them that a step computes; H attention heads, h of keys and values, D head size;
+T tokens, V vocabulary.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
-from transformers import LogitsProcessorList
+from torch.nn.functional import pad, scaled_dot_product_attention
 
-from aapo.engines.attention import Segment, Segments, attending_by_layout
+from aapo.engines.attention import Segment, Segments
+from aapo.engines.batch import Batch, warpers
 from aapo.engines.noise import keyed_gumbel
 
 # The cache grows by so many columns; prompts are computed by at most so many tokens at once.
 COLUMNS, PROMPT_TOKENS = 128, 8192
-# Waiting sequences enter once this share of the places is free; places are given up once this share is left over.
-REFILL_FRAC, SURPLUS_FRAC = 1 / 8, 1 / 4
+# Waiting sequences enter once this share of the places is free; on a GPU a step's places are a multiple of this share.
+REFILL_FRAC, STEP_FRAC = 1 / 8, 1 / 8
+
+Pair = tuple[Tensor, Tensor]
 
 
 def seen_columns(tokens: int, device_type: str) -> int:
@@ -29,216 +34,229 @@ def seen_columns(tokens: int, device_type: str) -> int:
     return tokens if device_type == "cpu" else -(-tokens // COLUMNS) * COLUMNS
 
 
+def seen_places(used: int, num_places: int, device_type: str) -> int:
+    """How many of the places a step computes; few different numbers on a GPU, as of columns."""
+    unit = 1 if device_type == "cpu" else max(1, int(STEP_FRAC * num_places))
+    return min(num_places, -(-used // unit) * unit)
+
+
 class Places:
     """The key-value cache of all layers, a row a place; the layout of a step in which each place has one token."""
 
     def __init__(self, num_places: int, device: torch.device) -> None:
         """Make empty places."""
-        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
-        self.lengths_S = torch.zeros(num_places, dtype=torch.long, device=device)
+        self.num_places, self.device = num_places, device
+        self.layers: dict[int, Pair] = {}
 
     def room(self, columns: int) -> None:
-        """Have at least so many columns."""
+        """Have at least so many columns; places that have been given up are not copied."""
         for layer, pair in self.layers.items():
             if (more := columns - pair[0].shape[2]) > 0:
                 padding = (0, 0, 0, -(-more // COLUMNS) * COLUMNS)
-                self.layers[layer] = tuple(torch.nn.functional.pad(tensor, padding) for tensor in pair)  # type: ignore[assignment]
+                keys, values = (pad(tensor[: self.num_places], padding) for tensor in pair)
+                self.layers[layer] = keys, values
 
-    def keep(self, places: Tensor) -> None:
-        """Give up all other places."""
-        self.lengths_S = self.lengths_S[places]
-        for layer, (keys, values) in self.layers.items():
-            self.layers[layer] = keys.index_select(0, places), values.index_select(0, places)
+    def move(self, source: list[int], target: list[int], columns: int) -> None:
+        """Copy the first columns of places to others."""
+        for pair in self.layers.values():
+            for tensor in pair:
+                tensor[target, :, :columns] = tensor[source, :, :columns]
 
-    def begin_step(self) -> None:
-        """Have room for a token of each place, and know what each sees."""
-        device = self.lengths_S.device
-        longest = seen_columns(int(self.lengths_S.max()) + 1, device.type)
-        self.room(longest)
-        self._seen = (torch.arange(longest, device=device) <= self.lengths_S[:, None])[:, None, None]
-        self._rows_S = torch.arange(len(self.lengths_S), device=device)
+    def begin_step(self, lengths_R: Tensor, columns: int) -> None:
+        """Have room for a token of each of the first R places, and know what each sees of so many columns."""
+        self.room(columns)
+        self._lengths_R, self._rows_R = lengths_R, torch.arange(len(lengths_R), device=self.device)
+        self._seen = (torch.arange(columns, device=self.device) <= lengths_R[:, None])[:, None, None]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
-        """As `AttentionLayout`, with B places and T = 1; the heads of one key are its queries."""
+        """As `AttentionLayout`, with R rows and T = 1; the heads of one key are its queries."""
+        rows, columns = len(query), self._seen.shape[-1]
         keys, values = self.layers[layer]
-        longest = self._seen.shape[-1]
-        keys[self._rows_S, :, self.lengths_S] = key[:, :, 0]
-        values[self._rows_S, :, self.lengths_S] = value[:, :, 0]
-        query = query.view(len(query), key.shape[1], -1, query.shape[-1])
+        keys[self._rows_R, :, self._lengths_R] = key[:, :, 0]
+        values[self._rows_R, :, self._lengths_R] = value[:, :, 0]
+        query = query.view(rows, key.shape[1], -1, query.shape[-1])
         output = scaled_dot_product_attention(
-            query, keys[:, :, :longest], values[:, :, :longest], self._seen, scale=scaling
+            query, keys[:rows, :, :columns], values[:rows, :, :columns], self._seen, scale=scaling
         )
-        return output.reshape(len(query), 1, -1, query.shape[-1])
+        return output.reshape(rows, 1, -1, query.shape[-1])
 
-    def store(self, layer: int, places: Sequence[Sequence[int]], segments: Sequence[Segment], pair: Any) -> None:
-        """Keep keys and values of prompts, shape (T, h, D), in the places of each prompt's sequences."""
+    def copy(self, layers: dict[int, Pair], first: int, num_places: int) -> None:
+        """Give so many places from the first the keys and values of one prompt, of shape (T, h, D) by layer."""
+        for layer, pair in layers.items():
+            for kept, new in zip(self.layers[layer], pair, strict=True):
+                kept[first : first + num_places, :, : len(new)] = new.transpose(0, 1)
+
+    def store(self, layer: int, places: Tensor, columns: Tensor, pair: Pair) -> None:
+        """Keep keys and values, each of shape (T, h, D), in these places and columns, each of shape (T,)."""
         if layer not in self.layers:
-            self.layers[layer] = tuple(
-                tensor.new_zeros(len(self.lengths_S), tensor.shape[1], 0, tensor.shape[2]) for tensor in pair
-            )  # type: ignore[assignment]
-        self.room(max(segment.length for segment in segments))
+            keys, values = (new.new_zeros(self.num_places, new.shape[1], 0, new.shape[2]) for new in pair)
+            self.layers[layer] = keys, values
+        self.room(int(columns.max()) + 1)
         for kept, new in zip(self.layers[layer], pair, strict=True):
-            for mine, segment in zip(places, segments, strict=True):
-                kept[list(mine), :, : segment.length] = new[segment.start : segment.start + segment.length].transpose(
-                    0, 1
-                )
+            kept[places, :, columns] = new
 
 
 class Prompts(Segments):
-    """Prompts one after another, whose keys and values are kept in places."""
+    """Prompts one after another, whose keys and values are kept in places, and those of the last one besides.
 
-    def __init__(self, segments: Sequence[Segment], places: Sequence[Sequence[int]], cache: Places) -> None:
-        """Take the prompts and the places of the sequences of each."""
-        super().__init__(segments, cache.lengths_S.device)
-        self.places, self.cache = places, cache
+    Attributes:
+        last: Keys and values of the last prompt by layer, each of shape (T, h, D).
+    """
+
+    def __init__(self, lengths: Sequence[int], copies: Sequence[int], first: int, cache: Places) -> None:
+        """Take the prompts' lengths, how many places each of them gets, and the first place."""
+        starts = accumulate(lengths[:-1], initial=0)
+        super().__init__([Segment(*one) for one in zip(starts, lengths, strict=True)], cache.device)
+        self.cache = cache
+        self.last: dict[int, Pair] = {}
+        of_place = [segment for segment, times in zip(self.segments, copies, strict=True) for _ in range(times)]
+        self._tokens = torch.cat([torch.arange(one.start, one.start + one.length) for one in of_place]).to(cache.device)
+        self._columns = torch.cat([torch.arange(one.length) for one in of_place]).to(cache.device)
+        sizes = torch.tensor([one.length for one in of_place])
+        self._places = torch.arange(first, first + len(of_place)).repeat_interleave(sizes).to(cache.device)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
         """As `Segments`."""
-        pair = tuple(tensor[0].transpose(0, 1) for tensor in (key, value))
-        self.cache.store(layer, self.places, self.segments, pair)
+        keys, values = (tensor[0].transpose(0, 1) for tensor in (key, value))
+        self.cache.store(layer, self._places, self._columns, (keys[self._tokens], values[self._tokens]))
+        start = self.segments[-1].start
+        self.last[layer] = keys[start:].clone(), values[start:].clone()
         return super().attend(layer, query, key, value, scaling)
+
+
+class Read(NamedTuple):
+    """A prompt that has been computed, of which more sequences wait."""
+
+    prompt: tuple[int, ...]
+    logits_1V: Tensor
+    layers: dict[int, Pair]
 
 
 class Decoder:
     """Sequences that are drawn in places."""
 
-    def __init__(
-        self,
-        model: Any,
-        prompt_ids: Sequence[Sequence[int]],
-        seeds: Sequence[int],
-        warpers: LogitsProcessorList,
-        *,
-        limit: int,
-        eos_token_ids: Sequence[int],
-        num_places: int,
-        greedy: bool,
-    ) -> None:
-        """Take the sequences; see `decoded_ids`."""
-        self.model, self.prompt_ids, self.warpers = model, prompt_ids, warpers
-        self.limit, self.greedy, device = limit, greedy, model.device
+    def __init__(self, model: Any, batch: Batch, num_places: int) -> None:
+        """Take the sequences.
+
+        Args:
+            model: As it is called, within `attending_by_layout`; its layers are plain causal attention (`is_plain`).
+            batch: What is to be drawn, by logits and noise alone.
+            num_places: Sequences that are drawn at once.
+        """
+        self.model, self.warpers = model, warpers(batch.settings)
+        self.limit, self.greedy = batch.settings.max_completion_length, batch.settings.temperature == 0
         self.no_ids: Any = None  # the warpers read logits only
-        self.eos_tokens = torch.tensor(sorted(eos_token_ids), device=device)
-        self.seeds_B = torch.tensor(seeds, dtype=torch.long, device=device)
-        self.waiting = list(range(len(prompt_ids)))[::-1]
-        num_places = min(num_places, len(prompt_ids))
-        self.cache = Places(num_places, device)
-        self.sequence_S = torch.full((num_places,), -1, device=device)
-        self.tokens_S = torch.zeros(num_places, dtype=torch.long, device=device)
-        self.drawn_BT = torch.zeros(len(prompt_ids), limit, dtype=torch.long, device=device)
-        self.num_drawn_B = torch.zeros(len(prompt_ids), dtype=torch.long, device=device)
+        self.prompts = [tuple(ids) for ids in batch.prompt_ids]
+        self.seeds = batch.seeds
+        self.completions: list[list[int]] = [[] for _ in self.prompts]
+        self.waiting = list(range(len(self.prompts)))[::-1]
+        self.num_places = min(num_places, len(self.prompts))
+        self.num_used = self.columns = 0
+        self.read: Read | None = None
+        self.device = device = model.device
+        self.cache = Places(self.num_places, device)
+        self.eos_tokens = torch.tensor(sorted(batch.eos_token_ids), device=device)
+        self.drawn_BT = torch.zeros(len(self.prompts), self.limit, dtype=torch.long, device=device)
+        # By place: its sequence and that one's seed, last token, tokens drawn, tokens in the cache.
+        self.state = torch.zeros(5, self.num_places, dtype=torch.long, device=device)
+        self.sequence_S, self.seeds_S, self.tokens_S, self.done_S, self.lengths_S = self.state
 
+    @torch.no_grad()
     def run(self) -> list[list[int]]:
-        """Draw all of them."""
-        while True:
-            free = (self.sequence_S < 0).nonzero().flatten().tolist()
-            size = len(self.sequence_S)
-            if self.waiting and len(free) >= min(len(self.waiting), max(1, REFILL_FRAC * size)):
-                self._enter(free[: len(self.waiting)])
-                continue
-            if len(free) == size:
-                break
-            if not self.waiting and len(free) >= SURPLUS_FRAC * size:
-                self._give_up()
-            self._step()
-        lengths = self.num_drawn_B.tolist()
-        return [ids[:length] for ids, length in zip(self.drawn_BT.tolist(), lengths, strict=True)]
+        """Draw all of them: of each its tokens up to and including the end token."""
+        while self.waiting or self.num_used:
+            free = self.num_places - self.num_used
+            if self.waiting and free >= min(len(self.waiting), max(1, REFILL_FRAC * self.num_places)):
+                self._enter(free)
+            else:
+                self._step()
+        return self.completions
 
-    def _enter(self, free: list[int]) -> None:
+    def _enter(self, free: int) -> None:
         """Give free places to waiting sequences, and draw their first tokens."""
-        while free and self.waiting:
-            of_prompt: dict[tuple[int, ...], list[int]] = {}
-            entering, tokens = [], 0
-            while free and self.waiting and tokens < PROMPT_TOKENS:
-                sequence, place = self.waiting.pop(), free.pop(0)
-                prompt = tuple(self.prompt_ids[sequence])
-                tokens += 0 if prompt in of_prompt else len(prompt)
-                of_prompt.setdefault(prompt, []).append(place)
-                entering.append((place, sequence))
-            self._read(of_prompt, dict(entering))
+        entering = self._next(free)
+        if self.read is not None and (sequences := entering.pop(self.read.prompt, [])):
+            self.cache.copy(self.read.layers, self.num_used, len(sequences))
+            size = len(sequences)
+            self._begin(sequences, [len(self.read.prompt)] * size, self.read.logits_1V.expand(size, -1))
+        if entering:
+            self._compute(entering)
+        if self.read is not None and not (self.waiting and self.prompts[self.waiting[-1]] == self.read.prompt):
+            self.read = None
 
-    def _read(self, of_prompt: dict[tuple[int, ...], list[int]], sequence_of: dict[int, int]) -> None:
+    def _next(self, free: int) -> dict[tuple[int, ...], list[int]]:
+        """The sequences that enter, at most so many, by their prompts."""
+        entering: dict[tuple[int, ...], list[int]] = {}
+        while free and self.waiting and sum(map(len, entering)) < PROMPT_TOKENS:
+            sequence = self.waiting.pop()
+            entering.setdefault(self.prompts[sequence], []).append(sequence)
+            free -= 1
+        return entering
+
+    def _compute(self, entering: dict[tuple[int, ...], list[int]]) -> None:
         """Compute prompts, once each, and draw the first token of each of their sequences."""
-        device, segments, start = self.model.device, [], 0
-        for prompt in of_prompt:
-            segments.append(Segment(start, len(prompt)))
-            start += len(prompt)
-        ids = torch.tensor([token for prompt in of_prompt for token in prompt], device=device)
-        positions = torch.cat([torch.arange(segment.length) for segment in segments]).to(device)
-        ends = torch.tensor([segment.start + segment.length - 1 for segment in segments], device=device)
+        device, lengths, copies = self.device, list(map(len, entering)), list(map(len, entering.values()))
+        layout = Prompts(lengths, copies, self.num_used, self.cache)
+        ids = torch.tensor([token for prompt in entering for token in prompt], device=device)
+        positions = torch.cat([torch.arange(length) for length in lengths]).to(device)
+        ends = torch.tensor(list(accumulate(lengths)), device=device) - 1
         logits = self.model(
-            input_ids=ids[None], position_ids=positions[None], use_cache=False, logits_to_keep=ends,
-            layout=Prompts(segments, list(of_prompt.values()), self.cache),
-        ).logits[0]  # fmt: skip
-        places = torch.tensor([place for mine in of_prompt.values() for place in mine], device=device)
-        copies = torch.tensor([len(mine) for mine in of_prompt.values()], device=device)
-        self.sequence_S[places] = torch.tensor([sequence_of[place] for place in places.tolist()], device=device)
-        self.cache.lengths_S[places] = torch.tensor([one.length for one in segments], device=device).repeat_interleave(
-            copies
-        )
-        self._draw(places, logits.repeat_interleave(copies, 0))
+            input_ids=ids[None], position_ids=positions[None], use_cache=False, logits_to_keep=ends, layout=layout
+        ).logits[0]
+        self.read = Read(list(entering)[-1], logits[-1:], layout.last)
+        sequences = [sequence for mine in entering.values() for sequence in mine]
+        of_sequence = [len(self.prompts[sequence]) for sequence in sequences]
+        self._begin(sequences, of_sequence, logits.repeat_interleave(torch.tensor(copies, device=device), 0))
+
+    def _begin(self, sequences: list[int], lengths: list[int], logits_SV: Tensor) -> None:
+        """Put sequences whose prompts are in the cache into the first free places, and draw their first tokens."""
+        first, self.num_used = self.num_used, self.num_used + len(sequences)
+        none = [0] * len(sequences)
+        begun = [sequences, [self.seeds[sequence] for sequence in sequences], none, none, lengths]
+        self.state[:, first : self.num_used] = torch.tensor(begun, device=self.device)
+        self.columns = max(self.columns, *lengths)
+        self._draw(first, logits_SV)
+
+    def _num_computed(self) -> int:
+        return seen_places(self.num_used, self.num_places, self.device.type)
 
     def _step(self) -> None:
-        """Draw a token in every place; one that is free draws what nobody reads."""
-        self.cache.begin_step()
+        """Draw a token in every place that is in use."""
+        computed = slice(self._num_computed())
+        self.cache.begin_step(self.lengths_S[computed], seen_columns(self.columns + 1, self.device.type))
         logits = self.model(
-            input_ids=self.tokens_S[:, None], position_ids=self.cache.lengths_S[:, None], use_cache=False,
+            input_ids=self.tokens_S[computed, None], position_ids=self.lengths_S[computed, None], use_cache=False,
             layout=self.cache,
-        ).logits[:, -1]  # fmt: skip
-        places = (self.sequence_S >= 0).nonzero().flatten()
-        self.cache.lengths_S[places] += 1
-        self._draw(places, logits[places])
+        ).logits[: self.num_used, -1]  # fmt: skip
+        self.lengths_S[: self.num_used] += 1
+        self.columns += 1
+        self._draw(0, logits)
 
-    def _draw(self, places: Tensor, logits_SV: Tensor) -> None:
-        """Draw the next tokens of the sequences in these places; those that end leave."""
-        sequences = self.sequence_S[places]
-        done_S = self.num_drawn_B[sequences]
+    def _draw(self, first: int, logits_SV: Tensor) -> None:
+        """Draw the next tokens of the sequences in the places from the first on; those that end leave."""
+        places = slice(first, self.num_used)
         scores_SV: Any = self.warpers(self.no_ids, logits_SV.float())  # type: ignore[arg-type]
         if not self.greedy:
-            scores_SV = scores_SV + keyed_gumbel(self.seeds_B[sequences], done_S, scores_SV.shape[1])
+            scores_SV = scores_SV + keyed_gumbel(self.seeds_S[places], self.done_S[places], scores_SV.shape[1])
         tokens_S = scores_SV.argmax(-1)
-        self.drawn_BT[sequences, done_S] = tokens_S
-        self.num_drawn_B[sequences] = done_S + 1
+        self.drawn_BT[self.sequence_S[places], self.done_S[places]] = tokens_S
         self.tokens_S[places] = tokens_S
-        ended_S = torch.isin(tokens_S, self.eos_tokens) | (done_S + 1 == self.limit)
-        left = places[ended_S]
-        self.sequence_S[left], self.cache.lengths_S[left] = -1, 0
+        self.done_S[places] += 1
+        ended_S = torch.isin(tokens_S, self.eos_tokens) | (self.done_S[places] == self.limit)
+        if left := [first + place for place in ended_S.nonzero().flatten().tolist()]:
+            self._leave(left)
 
-    def _give_up(self) -> None:
-        """Keep the places that are in use."""
-        used = (self.sequence_S >= 0).nonzero().flatten()
-        self.cache.keep(used)
-        self.sequence_S, self.tokens_S = self.sequence_S[used], self.tokens_S[used]
-
-
-@torch.no_grad()
-def decoded_ids(
-    model: Any,
-    causal_model: Any,
-    prompt_ids: Sequence[Sequence[int]],
-    seeds: Sequence[int],
-    warpers: LogitsProcessorList,
-    *,
-    limit: int,
-    eos_token_ids: Sequence[int],
-    num_places: int,
-    greedy: bool,
-) -> list[list[int]]:
-    """One completion per prompt, up to and including the end token.
-
-    Args:
-        model: As it is called; its layers are plain causal attention (`is_plain`).
-        causal_model: The language model in what it is wrapped in.
-        prompt_ids: B prompts.
-        seeds: B sample seeds.
-        warpers: What is done to logits that depends on nothing else.
-        limit: Of a completion's tokens.
-        eos_token_ids: Tokens that end a completion.
-        num_places: Sequences that are drawn at once.
-        greedy: Whether the likeliest token is taken, without noise.
-    """
-    with attending_by_layout(causal_model):
-        return Decoder(
-            model, prompt_ids, seeds, warpers, limit=limit, eos_token_ids=eos_token_ids, num_places=num_places,
-            greedy=greedy,
-        ).run()  # fmt: skip
+    def _leave(self, left: list[int]) -> None:
+        """Take the completions of places, and give these to the last ones that are in use."""
+        sequences, lengths = torch.stack([self.sequence_S[left], self.done_S[left]]).tolist()
+        for sequence, ids, length in zip(sequences, self.drawn_BT[sequences].tolist(), lengths, strict=True):
+            self.completions[sequence] = ids[:length]
+        before, self.num_used = self.num_used, self.num_used - len(left)
+        source = sorted(set(range(self.num_used, before)).difference(left))
+        target = [place for place in left if place < self.num_used]
+        if source:
+            self.cache.move(source, target, self.columns)
+            self.state[:, target] = self.state[:, source]
+        if not self.waiting:
+            self.cache.num_places = self._num_computed()  # those behind them are left when the cache grows
+        self.columns = int(self.lengths_S[: self.num_used].max()) if self.num_used else 0

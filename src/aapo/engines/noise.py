@@ -7,20 +7,32 @@ processes there are and wherever the run was interrupted.
 Shapes: B sequences, V vocabulary.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-_MASK = 0xFFFFFFFF
+_MULTIPLIERS = (0x7FEB352D, 0x846CA68B - 2**32)
 
 
 def _mix(x: Tensor) -> Tensor:
-    """A bijective hash of 32-bit integers held in int64, after the `lowbias32` constants of the hash prospector."""
-    x = x ^ (x >> 16)
-    x = (x * 0x7FEB352D) & _MASK
-    x = x ^ (x >> 15)
-    x = (x * 0x846CA68B) & _MASK
-    return x ^ (x >> 16)
+    """A bijective hash of 32-bit integers, in place, after the `lowbias32` constants of the hash prospector.
+
+    They are held in int32, whose products wrap; its right shifts bring in the sign, which is masked.
+    """
+    x ^= (x >> 16) & 0xFFFF
+    x *= _MULTIPLIERS[0]
+    x ^= (x >> 15) & 0x1FFFF
+    x *= _MULTIPLIERS[1]
+    x ^= (x >> 16) & 0xFFFF
+    return x
+
+
+@lru_cache(maxsize=4)
+def _tokens(vocabulary: int, device: torch.device) -> Tensor:
+    """The hash of each token id."""
+    return _mix(torch.arange(1, vocabulary + 1, dtype=torch.int32, device=device))
 
 
 def keyed_gumbel(seeds_B: Tensor, position: int | Tensor, vocabulary: int) -> Tensor:
@@ -31,11 +43,11 @@ def keyed_gumbel(seeds_B: Tensor, position: int | Tensor, vocabulary: int) -> Te
         position: Index of the token within the completion, from 0; or of each sequence, shape (B,).
         vocabulary: V.
     """
-    row_B = _mix((seeds_B & _MASK) ^ _mix((seeds_B >> 32) ^ _mix(torch.zeros_like(seeds_B) + position + 1)))
-    token_V = _mix(torch.arange(1, vocabulary + 1, device=seeds_B.device))
-    bits_BV = _mix(_mix(row_B.unsqueeze(1) ^ token_V) ^ row_B.unsqueeze(1))
-    uniform_BV = (bits_BV.float() + 0.5) * 2.0**-32
-    return -(-torch.log1p(-uniform_BV)).log()
+    high_B, low_B = (seeds_B >> 32).int(), seeds_B.int()
+    row_B1 = _mix(low_B ^ _mix(high_B ^ _mix((torch.zeros_like(seeds_B) + position + 1).int()))).unsqueeze(1)
+    bits_BV = _mix(_mix(row_B1 ^ _tokens(vocabulary, seeds_B.device)) ^ row_B1)
+    uniform_BV = (bits_BV.long() & 0xFFFFFFFF).float().add_(0.5).mul_(2.0**-32)
+    return uniform_BV.neg_().log1p_().neg_().log_().neg_()
 
 
 class KeyedGumbel(LogitsProcessor):

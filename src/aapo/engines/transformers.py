@@ -9,6 +9,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from aapo.engines.generation import generate_ids
 from aapo.engines.loading import whole_weights
 from aapo.engines.spec import ModelSpec
+from aapo.engines.ways import Way
 from aapo.errors import AapoError, InputError
 from aapo.progress import console
 from aapo.records import Completion, Engine
@@ -49,7 +50,12 @@ class TransformersEngine:
     """Samples completions with a Transformers model, in batches that fit."""
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: Any, settings: SamplingSettings, batch_size: int = 256
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        settings: SamplingSettings,
+        batch_size: int = 256,
+        way: Way | None = None,
     ) -> None:
         """Take a loaded model and its tokenizer.
 
@@ -58,11 +64,13 @@ class TransformersEngine:
             tokenizer: Its tokenizer.
             settings: How completions are drawn.
             batch_size: Sequences tried at once; halved whenever they do not fit. Samples do not depend on it.
+            way: As in `generate_ids`.
         """
         self.model = model
         self.tokenizer = tokenizer
         self.settings = settings
         self.batch_size = batch_size
+        self.way: Way | None = way
         self.eos_token_ids = end_tokens(model, tokenizer)
         self.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_token_ids[0]
 
@@ -125,6 +133,7 @@ class TransformersEngine:
                     eos_token_ids=self.eos_token_ids,
                     pad_token_id=self.pad_token_id,
                     tokenizer=self.tokenizer,
+                    way=self.way,
                 )
         except RuntimeError as error:  # of which torch.OutOfMemoryError is one
             if not _out_of_memory(error):

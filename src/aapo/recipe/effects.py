@@ -71,6 +71,7 @@ TRAINING_RULES = (
         lambda training: _unless(training.padding_free, "padding_free is false"),
         "set it to true, or remove it",
     ),
+    Rule(("engine",), lambda training: _unless(not training.use_vllm, "use_vllm is true and vLLM draws rollouts")),
     Rule(("sync_ref_model",), _follows_nothing, "set reference to live, or remove it"),
     Rule(SYNC_FIELDS, lambda training: _unless(training.sync_ref_model, "sync_ref_model is false"), "set it to true"),
 )

@@ -77,6 +77,8 @@ class TrainingSettings:
             them, as a resumed run may be, `gradient_accumulation_steps`, `steps_per_generation` and where it must
             `per_device_train_batch_size` change so that a step has as many completions.
         rollouts_dir: Folder that every step's rollouts are written to as Parquet; None writes none.
+        engine: How Transformers draws rollouts: `places`, `shedding` or `static`; `auto` takes the first of them that
+            the model and the settings allow (`aapo.engines.ways`). None changes what is drawn.
         max_tokens_per_microbatch: Tokens of prompts and completions that go through the model at once in the training
             phase; by default what `per_device_train_batch_size` rows padded to the longest would be. Halved when memory
             is short.
@@ -109,6 +111,7 @@ class TrainingSettings:
     judge_threshold: float | None = None
     num_processes: int | None = None
     rollouts_dir: str | None = None
+    engine: str = "auto"
     max_tokens_per_microbatch: int | None = None
     padding_free: bool = True
     share_prompts: bool = True

@@ -10,9 +10,13 @@ from trl.models.utils import unwrap_model_for_generation
 from aapo.backends.trl.update import UpdateTrainer
 from aapo.engines import generate_ids
 from aapo.engines.transformers import check_context
+from aapo.engines.ways import asked_way, choose_way
 from aapo.learning.refill import Rollouts
 from aapo.sampling import sample_seed
 from aapo.tasks import encode_prompt
+
+# What draws rollouts where a field of TRL's is true.
+TRL_ENGINES = {"use_vllm": "vllm", "use_transformers_continuous_batching": "continuous"}
 
 
 class RolloutTrainer(UpdateTrainer):
@@ -99,11 +103,25 @@ class RolloutTrainer(UpdateTrainer):
             eos_token_ids=self.eos_token_ids,
             pad_token_id=self._tokenizer.pad_token_id,
             cache_implementation=self.args.cache_implementation,
+            way=asked_way(self.args.engine),
             num_places=self.rows_at_once,
         )
         if purpose != "eval-rollout":  # an evaluation is no part of the training's cost
             self._generated_tokens += sum(map(len, token_ids))
         return token_ids
+
+    def engine(self) -> dict[str, str]:
+        """What draws rollouts, and why.
+
+        Raises:
+            InputError: It is asked for and cannot.
+        """
+        for field, name in TRL_ENGINES.items():
+            if getattr(self.args, field):
+                return {"engine": name, "why": f"{field} is true"}
+        model = self.accelerator.unwrap_model(self.model)
+        choice = choose_way(model, self.args.sampling, self.args.cache_implementation, asked_way(self.args.engine))
+        return {"engine": choice.way, "why": choice.why}
 
     def _positions(self, size: int) -> range:
         """Where this process's rows are in the batch of all processes."""

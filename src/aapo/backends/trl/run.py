@@ -79,6 +79,8 @@ def train_policy(job: TrainingJob) -> bool:
     if (name := not_finite(trainer.model)) is not None:
         raise InputError(f"the weights {name} of {job.model} are not finite, so nothing it says counts; {ANEW}")
     trainer.remove_callback(PrinterCallback)
+    if ranks.is_main:
+        run.update_manifest(rollouts=trainer.engine())
     done = step_of(checkpoint) if checkpoint else 0
     if checkpoint:
         trainer.args.eval_on_start = False  # it would be another evaluation of the checkpoint's step

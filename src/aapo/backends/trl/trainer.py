@@ -153,6 +153,7 @@ class AAPOTrainer(ScoringTrainer):
         check_launch(self)
         check_groups(self)
         check_refill(self)
+        self.engine()  # raises where the one that is asked for cannot draw
         check_trainable(self.model)
         self._choose_layout()
         keep_masters(self)

@@ -17,6 +17,7 @@ from aapo.runs import RunDirectory
 from aapo.training.bank_report import BankReport, Setting
 from aapo.training.doctor.banks import NOT_BUILT, bank_part, recipe_bank, reward_findings
 from aapo.training.doctor.data import Data, read_data
+from aapo.training.doctor.engine import speed_findings
 from aapo.training.doctor.environment import environment_findings
 from aapo.training.doctor.history import history_findings
 from aapo.training.doctor.model import model_findings
@@ -58,19 +59,22 @@ class Diagnosis:
         }
 
 
-def diagnose(target: str | None = None, flags: Sequence[str] = ()) -> Diagnosis:
+def diagnose(target: str | None = None, flags: Sequence[str] = (), *, measure: bool = False) -> Diagnosis:
     """What is wrong with the target, and with the environment.
 
-    Nothing is built or sampled: a recipe's bank is read where it is there.
+    Nothing is built or sampled unless it is to be measured: a recipe's bank is read where it is there.
 
     Args:
         target: A run directory, a bank's folder, or a recipe's name or path; None looks at the environment alone.
         flags: `--field value` flags of a recipe or run.
+        measure: Draw a recipe's first rollouts in each way that could, and say how fast it is.
 
     Raises:
         InputError: The target is none of them, or its recipe is wrong.
     """
     if target is None or is_bank(Path(target)):
+        if measure:
+            raise InputError("--measure has no effect without a recipe or a run; leave it out")
         if parse_flags(flags):
             raise InputError(f"{' '.join(flags)} has no effect without a recipe or a run; leave it out")
         if target is None:
@@ -103,6 +107,8 @@ def diagnose(target: str | None = None, flags: Sequence[str] = ()) -> Diagnosis:
     findings += data.findings
     try:
         findings += model_findings(recipe, data.longest)
+        if measure and data.prompts:
+            findings += speed_findings(recipe, data.tokenizer, data.prompts)
     except AapoError as error:
         findings.append(_failed("model", error))
     findings += environment_findings()

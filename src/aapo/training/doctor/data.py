@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from aapo.recipe import Recipe
+from aapo.records import Prompt
 from aapo.training.findings import Finding, percent, quoted
 from aapo.training.models import model_path, model_spec
 from aapo.training.prompts import CheckedPrompts, checked_prompts
@@ -20,12 +21,14 @@ class Data:
         tokenizer: The model's; None where the model is not made yet, and the prompts are not read.
         keys: Keys of the prompts.
         longest: Tokens of the longest prompt.
+        prompts: Themselves.
         findings: About them.
     """
 
     tokenizer: Any = None
     keys: frozenset[str] = frozenset()
     longest: int = 0
+    prompts: list[Prompt] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
 
@@ -50,7 +53,7 @@ def read_data(recipe: Recipe) -> Data:
         findings.append(Finding("note", "long prompts", text, "", "docs/data.md"))
     text = f"{len(prompts)} prompts, the longest of {longest} tokens"
     findings.append(Finding("note" if findings else "ok", "data", text))
-    return Data(tokenizer, frozenset(prompt.key for prompt in prompts), longest, findings)
+    return Data(tokenizer, frozenset(prompt.key for prompt in prompts), longest, prompts, findings)
 
 
 def _unreadable(checked: CheckedPrompts) -> Iterator[Finding]:

@@ -1,14 +1,15 @@
 """A recipe's model: engine and attention that would be taken, context, memory, disk."""
 
-import importlib.util
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from aapo.recipe import Recipe
+from aapo.training.doctor.engine import engine_finding
 from aapo.training.doctor.environment import ram
 from aapo.training.findings import Finding
 from aapo.training.memory import GIB, device_memory, estimate, model_shape
@@ -28,9 +29,9 @@ def model_findings(recipe: Recipe, longest: int) -> Iterator[Finding]:
     """
     check_packages(recipe)
     check_adapter(recipe)
-    yield _engine(recipe)
     path = model_path(recipe)
     if recipe.base_model is not None and not Path(path).exists():
+        yield engine_finding(recipe)
         return
     name, revision = loaded_weights(recipe)
     try:
@@ -38,29 +39,18 @@ def model_findings(recipe: Recipe, longest: int) -> Iterator[Finding]:
             name, revision=revision, trust_remote_code=recipe.training.trust_remote_code
         )
     except (OSError, ValueError) as error:
+        yield engine_finding(recipe)
         text = f"the configuration of {name} is not here: {' '.join(str(error).split())[:100]}"
         yield Finding("warning", "model", text, "check the name, or download the model first", "docs/launch.md")
         return
-    yield _attention(recipe, config)
+    yield from _engine_and_attention(recipe, config)
     yield from _context(recipe, config, longest)
     yield from _memory(recipe, longest)
     yield _disk(recipe, path)
 
 
-def _engine(recipe: Recipe) -> Finding:
-    training = recipe.training
-    if not training.use_vllm:
-        text = "rollouts and bank are sampled by Transformers, because use_vllm is false"
-        return Finding("ok", "engine", text)
-    if importlib.util.find_spec("vllm") is None:
-        text = "use_vllm is true, and vllm is not installed"
-        return Finding("error", "engine", text, "pip install 'aapo[vllm]', or leave use_vllm out", "docs/launch.md")
-    text = f"rollouts and bank are sampled by vLLM (vllm_mode {training.vllm_mode}), because use_vllm is true"
-    return Finding("ok", "engine", text)
-
-
-def _attention(recipe: Recipe, config: object) -> Finding:
-    """The attention that Transformers takes for this model with these settings."""
+def _engine_and_attention(recipe: Recipe, config: object) -> Iterator[Finding]:
+    """The engine and the attention that are taken for this model with these settings."""
     given = recipe.model.attn_implementation or (recipe.training.model_init_kwargs or {}).get("attn_implementation")
     try:
         with torch.device("meta"):
@@ -68,11 +58,17 @@ def _attention(recipe: Recipe, config: object) -> Finding:
                 config, attn_implementation=given, trust_remote_code=recipe.training.trust_remote_code
             )
     except (ImportError, ValueError) as error:
+        yield engine_finding(recipe)
         text = f"no model can be made with attn_implementation {given}: {' '.join(str(error).split())}"
-        return Finding("error", "attention", text, "install what it needs, or set it to sdpa", "docs/launch.md")
+        yield Finding("error", "attention", text, "install what it needs, or set it to sdpa", "docs/launch.md")
+        return
+    with suppress(OSError, ValueError):  # a model without one has that of its configuration
+        name, revision = loaded_weights(recipe)
+        model.generation_config = GenerationConfig.from_pretrained(name, revision=revision or "main")
+    yield engine_finding(recipe, model)
     taken, name = model.config._attn_implementation, type(model).__name__
     why = f"attn_implementation is {given}" if given else f"it is Transformers' choice for {name} here"
-    return Finding("ok", "attention", f"attention is {taken}, because {why}")
+    yield Finding("ok", "attention", f"attention is {taken}, because {why}")
 
 
 def _context(recipe: Recipe, config: object, longest: int) -> Iterator[Finding]:
