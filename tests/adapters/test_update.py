@@ -7,8 +7,9 @@ import torch
 from test_trainer import MAX_TOKENS, config, flat, load_model, load_tokenizer, reference_column, train, vowels
 from transformers import AttentionInterface, Trainer
 
-from aapo.backends.trl import AAPOConfig, AAPOTrainer
+from aapo.backends.trl import AAPOConfig, AAPOTrainer, forward
 from aapo.backends.trl.loss import MicroBatch
+from aapo.backends.trl.packed import token_scores
 from aapo.engines.attention import ATTENTION, Segments, layout_attention
 from aapo.errors import AapoError, InputError
 from aapo.objective import policy_loss
@@ -202,8 +203,27 @@ def test_short_of_memory_a_step_is_taken_again_with_less_at_once(
     assert len(said) < 6  # remembered: the second step does not try again
 
 
-def test_a_layout_that_scores_otherwise_is_given_up(tiny_folder, tmp_path, addition, caplog):
-    expected = train(make(tiny_folder, tmp_path, reference_column(addition)))
+def test_stale_rows_are_scored_with_no_more_at_once_than_the_recipe_says(tiny_folder, tmp_path, addition, monkeypatch):
+    held = []
+
+    def watched(model, causal, layout, device):
+        held.append(layout.inputs["input_ids"].numel())
+        return token_scores(model, causal, layout, device)
+
+    monkeypatch.setattr(forward, "token_scores", watched)
+    trainer = make(
+        tiny_folder, tmp_path, addition, algorithm="grpo", num_iterations=2, per_device_train_batch_size=2,
+        gradient_accumulation_steps=8, padding_free=False,
+    )  # fmt: skip
+    train(trainer)
+    (window,) = trainer.windows
+    longest = sum(max(map(len, window.columns[name])) for name in ("prompt_ids", "completion_ids"))
+    assert max(held) <= 2 * longest and len(held) > 8
+
+
+@pytest.mark.parametrize("steps", [{}, {"num_iterations": 2, "max_steps": 2}], ids=str)
+def test_a_layout_that_scores_otherwise_is_given_up(tiny_folder, tmp_path, addition, caplog, steps):
+    expected = train(make(tiny_folder, tmp_path, reference_column(addition), **steps))
 
     def wrong(*args, layout, **kwargs):
         output, weights = layout_attention(*args, layout=layout, **kwargs)
@@ -212,10 +232,11 @@ def test_a_layout_that_scores_otherwise_is_given_up(tiny_folder, tmp_path, addit
     AttentionInterface.register(ATTENTION, wrong)
     try:
         with caplog.at_level(logging.WARNING):
-            (gradient,) = train(make(tiny_folder, tmp_path, reference_column(addition)))
+            gradients = train(make(tiny_folder, tmp_path, reference_column(addition), **steps))
     finally:
         AttentionInterface.register(ATTENTION, layout_attention)
-    assert_same(gradient, expected[0])
+    for gradient, other in zip(gradients, expected, strict=True):
+        assert_same(gradient, other)
     (said,) = [record.message for record in caplog.records if "padding_free" in record.message]
     assert said.endswith("training goes on with padded rows")
 
