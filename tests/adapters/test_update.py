@@ -171,6 +171,15 @@ def test_a_run_stopped_inside_a_window_goes_on_to_the_very_same_model(tiny_folde
     assert not (tmp_path / "checkpoint-4" / "window.parquet").exists()
 
 
+def test_a_training_that_is_begun_again_draws_rollouts_of_its_own(tiny_folder, tmp_path, addition):
+    trainer = make(tiny_folder, tmp_path, addition, algorithm="grpo", num_iterations=2, max_steps=3)
+    trainer.train()
+    assert len(trainer.windows) == 2
+    trainer.train()
+    assert len(trainer.windows) == 4 and trainer.windows[2] is not trainer.windows[1]
+    assert "rollout/generated_tokens" in trainer.state.log_history[0]
+
+
 @pytest.mark.parametrize("fits", [60, 15])
 def test_short_of_memory_a_step_is_taken_again_with_less_at_once(
     tiny_folder, tmp_path, addition, monkeypatch, caplog, fits

@@ -58,21 +58,20 @@ class UpdateTrainer(LossTrainer):
             self._window = self._draw_window(generation_batch)
         if self._window is None:
             raise InputError(
-                f"the checkpoint of step {self._step} is between steps that learn from the same rollouts, and does not "
-                "have them; resume from another one"
+                f"the checkpoint of step {self.state.global_step} is between steps that learn from the same rollouts, "
+                "and does not have them; resume from another one"
             )
         return self._window.step(self._place % self.window_steps)
 
     @property
     def window_steps(self) -> int:
         """Steps that learn from rollouts drawn at once, each from its own."""
-        assert self.args.steps_per_generation
-        return self.args.steps_per_generation
+        return self.args.window_steps
 
     @property
     def _place(self) -> int:
         """Which step it is of those that learn from the same rollouts."""
-        return self._step % (self.window_steps * self.num_iterations)
+        return self.state.global_step % (self.window_steps * self.num_iterations)
 
     def _save_window(self, checkpoint: Path) -> None:
         """Keep the rollouts beside a checkpoint where the next step learns from them, too."""
@@ -81,7 +80,7 @@ class UpdateTrainer(LossTrainer):
 
     def _load_window(self, checkpoint: Path) -> None:
         """Go on where the checkpoint is in its window."""
-        self._step, self._window = self.state.global_step, Window.load(checkpoint)
+        self._window = Window.load(checkpoint)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Gradients of one optimizer step, and its loss."""
@@ -90,7 +89,6 @@ class UpdateTrainer(LossTrainer):
         step = self._prepare_inputs(inputs)
         self._log_once()
         loss = self._gradients(model, step)
-        self._step += 1
         self._metrics["train"]["step_time"].append(time.perf_counter() - started)
         return loss
 
