@@ -488,6 +488,20 @@ def test_a_refill_serves_several_steps_and_several_batches_a_step(tiny_folder, t
     assert drawn[1][0] != drawn[1][1]
 
 
+def test_a_refill_judges_each_step_of_a_window_as_it_is_taught(tiny_folder, tmp_path):
+    # Nothing is ever right. At step 0 each rollout meets one of the reference samples 0 to 3, at step 1 of 1 to 4.
+    data = sums(40).add_column("reference_rewards", [[0.0, 0.0, 0.0, 0.0, 1.0]] * 40)
+    trainer = make(
+        Spy, tiny_folder, tmp_path, data, rewards=lambda completions, **_: [0.0] * len(completions),
+        algorithm="aapo-paired", min_live_frac=1.0, max_refill_rounds=2, per_device_train_batch_size=8,
+        steps_per_generation=2, max_steps=2,
+    )  # fmt: skip
+    train(trainer)
+    first, second = trainer.state.log_history[:2]
+    assert first["rollout/refilled_group_frac"] == 0.5 and trainer.num_drawn == 16 + 2 * 8
+    assert (first["signal/zero_gradient"], second["signal/zero_gradient"]) == (1.0, 0.0)
+
+
 def test_dapo_counts_the_overlong_penalty_in_the_advantage_only(tiny_folder, tmp_path):
     def longer(completion_ids, **columns):
         return [1.0] * len(completion_ids)

@@ -315,7 +315,7 @@ class AAPOTrainer(ScoringTrainer):
             num_generations=self.num_generations,
             min_live_frac=self.args.collection.min_live_frac,
             max_rounds=self.args.max_refill_rounds,
-            silent=lambda scores: self.teacher.silent(scores, self.state.global_step),
+            silent=lambda scores: self.teacher.silent(scores, self.state.global_step, self.window_steps),
             fresh=fresh.take,
             roll_out=self._roll_out,
             num_steps=self.window_steps,
