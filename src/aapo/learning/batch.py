@@ -132,7 +132,7 @@ class Teacher:
         )
 
     def silent(self, scores: BatchScores, shift: int, num_steps: int = 1) -> Tensor:
-        """True for each group without a gradient, shape (P,), where each of the steps is taught its part of the batch."""
+        """True for each group without a gradient, shape (P,), where each step is taught its part of the batch."""
         parts = (scores.part(i, num_steps) for i in range(num_steps))
         return torch.cat([silent_groups(self.advantages(part, shift + i).augmented_PG) for i, part in enumerate(parts)])
 

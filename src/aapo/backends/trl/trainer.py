@@ -227,12 +227,17 @@ class AAPOTrainer(ScoringTrainer):
         """This process's rows of a batch whose prompts are drawn."""
         assert self._choice is not None
         groups = size * self.accelerator.num_processes // self.num_generations
-        places = self._choice.draw(groups, self.state.global_step / max(self.state.max_steps, 1))
+        places = self._choice.draw(groups, self._progress)
         keys = [self._choice.keys[place] for place in places]
         for name, value in self._choice.metrics(keys).items():
             self._metrics["train"][name].append(value)
         assert isinstance(self.train_dataset, Dataset)
         return [dict(self.train_dataset[places[i // self.num_generations]]) for i in self._positions(size)]
+
+    @property
+    def _progress(self) -> float:
+        """Share of the training that is done."""
+        return self.state.global_step / max(self.state.max_steps, 1)
 
     # -- advantages ----------------------------------------------------------------------------------------------------
 
@@ -308,7 +313,7 @@ class AAPOTrainer(ScoringTrainer):
         """The rows that are trained on, and their reference; TRL is handed their completions, drawn here."""
         keys = gather_object([self._key(row) for row in inputs])
         assert self.args.max_refill_rounds and isinstance(self.train_dataset, Dataset)
-        order = None if self._choice is None else self._choice.order("refill")
+        order = None if self._choice is None else self._choice.order("refill", self._progress)
         fresh = FreshPrompts(self.train_dataset, self._key, keys, self.args.seed, self.state.global_step, order)
         result = refill(
             self._roll_out(inputs, self._positions(len(inputs))),
