@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from aapo.backends.trl import AAPOConfig, AAPOTrainer
-from aapo.backends.trl.checks import check_groups
+from aapo.backends.trl.checks import check_groups, check_text
 from aapo.backends.trl.recorder import Recorder
 from aapo.bank import ReferenceBank, bank_identity
 from aapo.engines import TransformersEngine, load_model, load_tokenizer, model_identity, tokenizer_identity
@@ -1019,3 +1019,22 @@ def test_split_groups_are_refused_where_a_reward_compares_them(num_processes, fi
         check_groups(trainer)
     trainer.reward_func_names = ["accuracy"]
     check_groups(trainer)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"train_dataset": Dataset.from_dict({"prompt": ["a"], "image": ["b"]})},
+            "^the data set has images, and steps",
+        ),
+        ({"tools": [print]}, "^tools may return images, and steps learn from text only"),
+        ({"environment_factories": {}}, "^environments may show images"),
+    ],
+)
+def test_images_are_refused_which_no_step_would_learn_from(addition, changes, message):
+    fields = {"train_dataset": addition, "tools": [], "environment_factories": None, "_is_vlm": True}
+    check_text(SimpleNamespace(**fields))
+    check_text(SimpleNamespace(**{**fields, **changes, "_is_vlm": False}))
+    with pytest.raises(InputError, match=message):
+        check_text(SimpleNamespace(**{**fields, **changes}))

@@ -24,7 +24,15 @@ from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import RepeatSampler
 
 from aapo.backends.trl.adapters import policy_of
-from aapo.backends.trl.checks import check_data, check_groups, check_launch, check_refill, keep_masters, kept_from_trl
+from aapo.backends.trl.checks import (
+    check_data,
+    check_groups,
+    check_launch,
+    check_refill,
+    check_text,
+    keep_masters,
+    kept_from_trl,
+)
 from aapo.backends.trl.config import AAPOConfig, by_step
 from aapo.backends.trl.guards import MovedWeights, check_trainable
 from aapo.backends.trl.order import EpochOrder, EpochSampler
@@ -153,6 +161,7 @@ class AAPOTrainer(ScoringTrainer):
         check_launch(self)
         check_groups(self)
         check_refill(self)
+        check_text(self)
         check_trainable(self.model)
         self._choose_layout()
         keep_masters(self)
