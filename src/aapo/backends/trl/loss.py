@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 import torch
@@ -33,19 +34,19 @@ class Tally:
         self.counts[name] = self.counts.get(name, torch.zeros((), device=values.device)) + counted.sum()
 
     def means(self, accelerator: Any) -> dict[str, float]:
-        """The mean of each over all micro-batches of all processes, which all have the same names."""
+        """The mean of each over all micro-batches of all processes, which all have the same names; of nothing 0."""
         totals = accelerator.reduce(torch.stack([*self.sums.values(), *self.counts.values()]), reduction="sum")
         sums, counts = totals.chunk(2)
         return dict(zip(self.sums, (sums / counts.clamp(min=1)).tolist(), strict=True))
 
     def limits(self, accelerator: Any) -> dict[str, float]:
-        """The least of what is called `_min`, the greatest of the rest, of all processes."""
+        """The least of what is called `_min`, the greatest of the rest, of all processes; NaN does not count."""
         found = {}
         for name, values in self.extremes.items():
             sign = -1 if name.endswith("_min") else 1
-            most = accelerator.gather((sign * torch.cat(values)).max().reshape(1)).max()
-            found[name] = sign * most.item()
-        return found
+            most = (sign * torch.cat(values)).nan_to_num(-torch.inf).max()
+            found[name] = sign * accelerator.gather(most.reshape(1)).max().item()
+        return {name: value for name, value in found.items() if isfinite(value)}
 
 
 class LossTrainer(ForwardTrainer):
@@ -142,7 +143,7 @@ class LossTrainer(ForwardTrainer):
         for name, clipped_BT in (("low_mean", low_BT), ("high_mean", high_BT), ("region_mean", low_BT | high_BT)):
             self._tally.add(f"clip_ratio/{name}", clipped_BT, counted_BT)
         for name, clipped_BT in (("low_min", low_BT), ("high_max", high_BT)):
-            shares_B = (clipped_BT * counted_BT).sum(1) / counted_BT.sum(1).clamp(min=1)
+            shares_B = (clipped_BT * counted_BT).sum(1) / counted_BT.sum(1)  # NaN without a token that counts
             self._tally.extremes[f"clip_ratio/{name}"].append(shares_B)
 
     def _log_tally(self) -> None:
