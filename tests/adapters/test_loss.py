@@ -4,11 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_update import assert_same, make, reference_column
+from test_update import Uneven, assert_same, make, reference_column, train
 from trl import GRPOTrainer
 
 from aapo.backends.trl.loss import LossTrainer, Tally
-from aapo.engines import load_model
 from aapo.objective import Objective
 
 ALONE = SimpleNamespace(reduce=lambda tensor, reduction: tensor, gather=lambda tensor: tensor)
@@ -37,3 +36,91 @@ def test_limits_are_of_rows_that_have_a_token():
     trainer._tally = Tally()
     LossTrainer._count_clipped(trainer, torch.ones(3, 2), torch.ones(3), 0 * mask_BT)
     assert trainer._tally.limits(ALONE) == {}
+
+
+LOGGED = ("kl", "entropy", "policy_loss", "clip_ratio/low_mean", "clip_ratio/high_mean", "cispo_clip_ratio")
+
+
+class BesideTRL(Uneven):
+    """Takes each step's gradient by TRL's own loss of the whole step, too, and what that logs and remembers."""
+
+    trls: list
+    logged: list
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.trls, self.logged = [], []
+
+    def _gradients(self, model, step):
+        if self.corrected:
+            draw = torch.Generator().manual_seed(1)
+            noise = [torch.rand(len(ids), generator=draw) for ids in step["completion_ids"]]
+            step = {**step, "importance_sampling_ratio": [0.5 + values for values in noise]}
+            step["sampling_per_token_logps"] = [-6 + values for values in noise]
+        tokens = sum(int(mask.sum()) for mask in step["tool_mask"])
+        batch = self._micro_batch(step, range(len(step["advantages"])), tokens, repeated=False)
+        before = self.entropy_coef, self._last_world_entropy
+        self.use_vllm = self.vllm_importance_sampling_correction = self.corrected
+        loss = GRPOTrainer._compute_loss(self, model, {**batch, "num_items_in_batch": torch.tensor(tokens)})
+        loss.backward()
+        self.use_vllm = False
+        self.trls.append(flat_gradient(model))
+        model.zero_grad()
+        after = self.entropy_coef, self._last_world_entropy
+        self.entropy_coef, self._last_world_entropy = before
+        theirs = {name: self._metrics["train"].pop(name, None) for name in LOGGED}
+        found = super()._gradients(model, step)
+        self.logged.append((theirs, {name: self._metrics["train"].get(name) for name in LOGGED}))
+        self.logged.append((after, (self.entropy_coef, self._last_world_entropy)))
+        return found
+
+
+def flat_gradient(model):
+    return torch.cat([parameter.grad.flatten().clone() for parameter in model.parameters()])
+
+
+STALE = {"num_iterations": 2, "learning_rate": 0.01}
+WHOLE = {"skip_zero_advantages": False}  # what is logged of tokens is of those that went through the model
+
+
+@pytest.mark.parametrize(
+    ("terms", "corrected"),
+    [
+        ({**STALE, **WHOLE}, False),
+        ({**STALE, "algorithm": "aapo"}, True),
+        ({**STALE, "beta": 0.2}, False),
+        ({**STALE, "beta": 0.2, "use_bias_correction_kl": True, "algorithm": "gspo"}, True),
+        ({**STALE, **WHOLE, "off_policy_mask_threshold": 0.3}, True),
+        ({"entropy_coef": 0.3}, False),
+        ({"top_entropy_quantile": 0.4, "max_tokens_per_microbatch": 1000}, False),
+        (
+            {
+                "use_adaptive_entropy": True, "entropy_target": 5.67, "entropy_coef": 0.2, "top_entropy_quantile": 0.4,
+                "max_tokens_per_microbatch": 1000, "max_steps": 1,
+            },
+            False,
+        ),
+        ({"use_adaptive_entropy": True, "entropy_target": 5.67, "entropy_coef": 0.2}, False),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_trls_configuration_adds_is_trls(tiny_folder, tmp_path, addition, terms, corrected):
+    settings = {
+        "algorithm": "grpo", "aggregation": "token_mean", "max_steps": 2, "max_tokens_per_microbatch": 60, **terms
+    }  # fmt: skip
+    data = reference_column(addition) if settings["algorithm"] == "aapo" else addition
+    BesideTRL.corrected = corrected
+    trainer = make(tiny_folder, tmp_path, data, cls=BesideTRL, **settings)
+    gradients = train(trainer)
+    assert len(gradients) == settings["max_steps"]
+    for gradient, expected in zip(gradients, trainer.trls, strict=True):
+        assert_same(gradient, expected, 1e-4)
+    for theirs, ours in trainer.logged:
+        if isinstance(theirs, tuple):
+            assert ours == pytest.approx(theirs, abs=1e-5)
+        else:
+            assert {name for name, values in theirs.items() if values} == {
+                name for name, values in ours.items() if values
+            }
+            for name, values in theirs.items():
+                assert values is None or ours[name] == pytest.approx(values, abs=1e-5), name

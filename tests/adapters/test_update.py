@@ -37,8 +37,8 @@ def dead_or_vowels(completions, prompts, **columns):
     return [0.5 if n % 2 == 0 else value or 0.0 for n, value in zip(numbers, vowels(completions), strict=True)]
 
 
-def make(folder, path, dataset, rewards=vowels, **changes):
-    return Uneven(
+def make(folder, path, dataset, rewards=vowels, cls=Uneven, **changes):
+    return cls(
         model=load_model(str(folder)), reward_funcs=rewards, args=config(path, **changes), train_dataset=dataset,
         processing_class=load_tokenizer(str(folder)),
     )  # fmt: skip

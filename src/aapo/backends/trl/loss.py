@@ -11,6 +11,9 @@ from torch import Tensor
 from aapo.backends.trl.forward import ForwardTrainer
 from aapo.objective import Objective, importance_ratios, token_losses
 
+# Of the tokens that an entropy bonus acts on, by which an adaptive one is steered; it is not logged.
+CHOSEN_ENTROPY = "chosen_entropy"
+
 
 class MicroBatch(dict[str, Any]):
     """Some rows of a step, padded: ids and masks as TRL has them, `advantages`, and what is known of the sampler.
@@ -83,6 +86,8 @@ class LossTrainer(ForwardTrainer):
         part = self.accelerator.num_processes / max(inputs["step_tokens"], 1)
         loss = (losses_BT * mask_BT).sum() * part
         self._tally.add("entropy", entropies_BT, mask_BT)
+        if self.use_adaptive_entropy:
+            self._tally.add(CHOSEN_ENTROPY, entropies_BT, chosen_BT)
         self._count_clipped(ratios_BT, advantages_B, mask_BT)
         if self._entropy_bonus_enabled:
             self._tally.add("policy_loss", losses_BT, mask_BT)
@@ -149,10 +154,11 @@ class LossTrainer(ForwardTrainer):
     def _log_tally(self) -> None:
         """Log what the step's micro-batches had to say, and adapt the weight of the entropy bonus for the next."""
         means = self._tally.means(self.accelerator)
+        chosen_entropy = means.pop(CHOSEN_ENTROPY, 0.0)
         for name, value in {**means, **self._tally.limits(self.accelerator)}.items():
             self._metrics["train"][name].append(value)
         if self.use_adaptive_entropy:
-            args, self._last_world_entropy = self.args, means["entropy"]
+            args, self._last_world_entropy = self.args, chosen_entropy
             if self._last_world_entropy <= args.entropy_target:
                 self.entropy_coef = min(self.entropy_coef + args.entropy_coef_delta, args.entropy_coef_max)
             else:
