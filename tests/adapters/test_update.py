@@ -1,6 +1,7 @@
 """The update loop: a step is what the recipe says, however it is cut, laid out, interrupted or short of memory."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from transformers import AttentionInterface, Trainer
 from aapo.backends.trl import AAPOConfig, AAPOTrainer, forward
 from aapo.backends.trl.loss import MicroBatch
 from aapo.backends.trl.packed import token_scores
+from aapo.backends.trl.update import UpdateTrainer
 from aapo.engines.attention import ATTENTION, Segments, layout_attention
 from aapo.errors import AapoError, InputError
 from aapo.objective import policy_loss
@@ -210,6 +212,26 @@ def test_short_of_memory_a_step_is_taken_again_with_less_at_once(
     said = [record.message for record in caplog.records if "out of memory" in record.message]
     assert said and all("from now on micro-batches have at most" in line for line in said)
     assert len(said) < 6  # remembered: the second step does not try again
+
+
+@pytest.mark.parametrize(
+    ("changes", "tells_at_once"),
+    [
+        ({}, False),
+        ({"top_entropy_quantile": 0.5}, False),
+        ({"top_entropy_quantile": 0.5, "accelerator": SimpleNamespace(num_processes=2)}, True),
+        ({"accelerator": SimpleNamespace(num_processes=2)}, False),
+        ({"is_fsdp_enabled": True}, True),
+        ({"is_deepspeed_enabled": True}, True),
+    ],
+    ids=str,
+)
+def test_no_process_leaves_out_a_pass_that_others_wait_in(changes, tells_at_once):
+    fields = {
+        "is_deepspeed_enabled": False, "is_fsdp_enabled": False, "top_entropy_quantile": 1.0,
+        "accelerator": SimpleNamespace(num_processes=1),
+    }  # fmt: skip
+    assert UpdateTrainer._is_spread.fget(SimpleNamespace(**{**fields, **changes})) is tells_at_once
 
 
 def test_stale_rows_are_scored_with_no_more_at_once_than_the_recipe_says(tiny_folder, tmp_path, addition, monkeypatch):

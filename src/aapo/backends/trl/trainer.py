@@ -1,7 +1,7 @@
 """AAPO on TRL's GRPOTrainer.
 
-TRL generates, scores, and computes the loss; this trainer replaces its advantages by the objective's and draws rollouts
-with noise that belongs to the sample.
+TRL generates and scores; this trainer replaces its advantages by the objective's, takes the steps itself (`update`) and
+draws rollouts with noise that belongs to the sample.
 
 Shapes: P prompts, G rollouts per prompt, K reference samples, F reward functions, B = P * G completions of a generation
 batch over all processes, b those of this process.

@@ -165,8 +165,9 @@ class UpdateTrainer(LossTrainer):
 
     @property
     def _is_spread(self) -> bool:
-        """Whether a pass of one process needs the others."""
-        return self.is_deepspeed_enabled or self.is_fsdp_enabled
+        """Whether a pass of one process needs the others: for their weights, or to rank the entropies of all tokens."""
+        ranks = self.top_entropy_quantile < 1.0 and self.accelerator.num_processes > 1
+        return self.is_deepspeed_enabled or self.is_fsdp_enabled or ranks
 
     def _synchronizing(self, model: Any, last: bool) -> AbstractContextManager[Any]:
         """Gradients are added up, and with the last micro-batch synchronized; DeepSpeed does that itself."""
