@@ -18,6 +18,7 @@ from accelerate.utils import DistributedType, gather_object
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from aapo.backends.trl.forward import sizes_of
 from aapo.backends.trl.loss import LossTrainer, MicroBatch, Tally
@@ -73,14 +74,21 @@ class UpdateTrainer(LossTrainer):
         """Which step it is of those that learn from the same rollouts."""
         return self.state.global_step % (self.window_steps * self.num_iterations)
 
-    def _save_window(self, checkpoint: Path) -> None:
-        """Keep the rollouts beside a checkpoint where the next step learns from them, too."""
-        if self._window is not None and self._place:
-            self._window.save(checkpoint)
+    def _checkpoint(self, trial: Any) -> Path:
+        """Where the checkpoint of this step is."""
+        return Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
 
-    def _load_window(self, checkpoint: Path) -> None:
-        """Go on where the checkpoint is in its window."""
-        self._window = Window.load(checkpoint)
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """TRL's checkpoint, with the rollouts beside it where the next step learns from them, too."""
+        super()._save_checkpoint(model, trial)
+        if self._window is not None and self._place and self.args.should_save:
+            self._window.save(self._checkpoint(trial))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """What TRL loads, and the rollouts of the window that the checkpoint is in."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self._window = Window.load(Path(checkpoint))
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Gradients of one optimizer step, and its loss."""
