@@ -4,11 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_update import Uneven, assert_same, make, reference_column, train
+from test_update import Uneven, assert_same, config, load_tokenizer, make, reference_column, train, vowels
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 from trl import GRPOTrainer
 
 from aapo.backends.trl.loss import LossTrainer, Tally
 from aapo.objective import Objective
+from tiny import TINY
 
 ALONE = SimpleNamespace(reduce=lambda tensor, reduction: tensor, gather=lambda tensor: tensor)
 
@@ -124,3 +126,23 @@ def test_what_trls_configuration_adds_is_trls(tiny_folder, tmp_path, addition, t
             }
             for name, values in theirs.items():
                 assert values is None or ours[name] == pytest.approx(values, abs=1e-5), name
+
+
+@pytest.mark.parametrize("rewards", [vowels, lambda completions, **_: [1.0] * len(completions)], ids=["paid", "dead"])
+def test_a_routers_loss_is_of_all_rows_by_their_tokens(tiny_folder, tmp_path, addition, rewards):
+    """With one micro-batch TRL's; rows without an advantage have it, too."""
+    BesideTRL.corrected = False
+    torch.manual_seed(0)
+    model = Qwen3MoeForCausalLM(Qwen3MoeConfig(
+        hidden_size=16, intermediate_size=16, moe_intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, vocab_size=TINY.vocab_size, num_experts=4, num_experts_per_tok=2,
+        output_router_logits=True, router_aux_loss_coef=0.5, pad_token_id=0,
+    ))  # fmt: skip
+    trainer = BesideTRL(
+        model=model, reward_funcs=rewards, args=config(tmp_path, algorithm="grpo", aggregation="token_mean"),
+        train_dataset=addition, processing_class=load_tokenizer(str(tiny_folder)),
+    )  # fmt: skip
+    assert trainer.aux_loss_enabled
+    (gradient,) = train(trainer)
+    assert_same(gradient, trainer.trls[0], 1e-4)
+    assert trainer.state.log_history[0]["update/skipped_frac"] == 0
