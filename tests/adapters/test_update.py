@@ -14,6 +14,7 @@ from aapo.backends.trl.packed import token_scores
 from aapo.backends.trl.update import UpdateTrainer
 from aapo.engines.attention import ATTENTION, Segments, layout_attention
 from aapo.errors import AapoError, InputError
+from aapo.learning.micro_batches import Cut
 from aapo.objective import policy_loss
 
 
@@ -143,6 +144,18 @@ def test_no_cut_and_no_layout_changes_a_gradient(tiny_folder, tmp_path, addition
     whole = "beta" in terms
     assert history[0]["update/skipped_frac"] == (0 if whole else 0.5)
     assert found[4][1][0]["update/skipped_frac"] == 0
+
+
+def test_rows_that_stand_in_for_others_change_nothing(tiny_folder, tmp_path, addition):
+    class WithOneMore(Uneven):
+        def _cut(self, *args):
+            found = super()._cut(*args)
+            return Cut([*found.passes, found.passes[0]], [*found.repeated, [True]])
+
+    (expected,), (gradient,) = (
+        train(make(tiny_folder, tmp_path, addition, cls=cls, algorithm="grpo")) for cls in (Uneven, WithOneMore)
+    )
+    assert_same(gradient, expected)
 
 
 def test_a_step_without_any_advantage_has_a_gradient_of_zero(tiny_folder, tmp_path, addition):
