@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from aapo.backends.trl import AAPOConfig, AAPOTrainer
-from aapo.backends.trl.checks import check_groups
+from aapo.backends.trl.checks import check_groups, check_text
 from aapo.backends.trl.recorder import Recorder
 from aapo.bank import ReferenceBank, bank_identity
 from aapo.engines import TransformersEngine, load_model, load_tokenizer, model_identity, tokenizer_identity
@@ -488,6 +488,20 @@ def test_a_refill_serves_several_steps_and_several_batches_a_step(tiny_folder, t
     assert [len(batches) for batches in drawn] == [1, 2]
     # Two batches of one step have fresh prompts of their own.
     assert drawn[1][0] != drawn[1][1]
+
+
+def test_a_refill_judges_each_step_of_a_window_as_it_is_taught(tiny_folder, tmp_path):
+    # Nothing is ever right. At step 0 each rollout meets one of the reference samples 0 to 3, at step 1 of 1 to 4.
+    data = sums(40).add_column("reference_rewards", [[0.0, 0.0, 0.0, 0.0, 1.0]] * 40)
+    trainer = make(
+        Spy, tiny_folder, tmp_path, data, rewards=lambda completions, **_: [0.0] * len(completions),
+        algorithm="aapo-paired", min_live_frac=1.0, max_refill_rounds=2, per_device_train_batch_size=8,
+        steps_per_generation=2, max_steps=2,
+    )  # fmt: skip
+    train(trainer)
+    first, second = trainer.state.log_history[:2]
+    assert first["rollout/refilled_group_frac"] == 0.5 and trainer.num_drawn == 16 + 2 * 8
+    assert (first["signal/zero_gradient"], second["signal/zero_gradient"]) == (1.0, 0.0)
 
 
 def test_dapo_counts_the_overlong_penalty_in_the_advantage_only(tiny_folder, tmp_path):
@@ -1008,3 +1022,22 @@ def test_split_groups_are_refused_where_a_reward_compares_them(num_processes, fi
         check_groups(trainer)
     trainer.reward_func_names = ["accuracy"]
     check_groups(trainer)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"train_dataset": Dataset.from_dict({"prompt": ["a"], "image": ["b"]})},
+            "^the data set has images, and steps",
+        ),
+        ({"tools": [print]}, "^tools may return images, and steps learn from text only"),
+        ({"environment_factories": {}}, "^environments may show images"),
+    ],
+)
+def test_images_are_refused_which_no_step_would_learn_from(addition, changes, message):
+    fields = {"train_dataset": addition, "tools": [], "environment_factories": None, "_is_vlm": True}
+    check_text(SimpleNamespace(**fields))
+    check_text(SimpleNamespace(**{**fields, **changes, "_is_vlm": False}))
+    with pytest.raises(InputError, match=message):
+        check_text(SimpleNamespace(**{**fields, **changes}))

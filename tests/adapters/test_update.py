@@ -1,16 +1,20 @@
 """The update loop: a step is what the recipe says, however it is cut, laid out, interrupted or short of memory."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
 from test_trainer import MAX_TOKENS, config, flat, load_model, load_tokenizer, reference_column, train, vowels
 from transformers import AttentionInterface, Trainer
 
-from aapo.backends.trl import AAPOConfig, AAPOTrainer
+from aapo.backends.trl import AAPOConfig, AAPOTrainer, forward
 from aapo.backends.trl.loss import MicroBatch
+from aapo.backends.trl.packed import token_scores
+from aapo.backends.trl.update import UpdateTrainer
 from aapo.engines.attention import ATTENTION, Segments, layout_attention
 from aapo.errors import AapoError, InputError
+from aapo.learning.micro_batches import Cut
 from aapo.objective import policy_loss
 
 
@@ -36,8 +40,8 @@ def dead_or_vowels(completions, prompts, **columns):
     return [0.5 if n % 2 == 0 else value or 0.0 for n, value in zip(numbers, vowels(completions), strict=True)]
 
 
-def make(folder, path, dataset, rewards=vowels, **changes):
-    return Uneven(
+def make(folder, path, dataset, rewards=vowels, cls=Uneven, **changes):
+    return cls(
         model=load_model(str(folder)), reward_funcs=rewards, args=config(path, **changes), train_dataset=dataset,
         processing_class=load_tokenizer(str(folder)),
     )  # fmt: skip
@@ -142,6 +146,18 @@ def test_no_cut_and_no_layout_changes_a_gradient(tiny_folder, tmp_path, addition
     assert found[4][1][0]["update/skipped_frac"] == 0
 
 
+def test_rows_that_stand_in_for_others_change_nothing(tiny_folder, tmp_path, addition):
+    class WithOneMore(Uneven):
+        def _cut(self, *args):
+            found = super()._cut(*args)
+            return Cut([*found.passes, found.passes[0]], [*found.repeated, [True]])
+
+    (expected,), (gradient,) = (
+        train(make(tiny_folder, tmp_path, addition, cls=cls, algorithm="grpo")) for cls in (Uneven, WithOneMore)
+    )
+    assert_same(gradient, expected)
+
+
 def test_a_step_without_any_advantage_has_a_gradient_of_zero(tiny_folder, tmp_path, addition):
     trainer = make(tiny_folder, tmp_path, addition, rewards=lambda completions, **_: [1.0] * len(completions),
                    algorithm="grpo")  # fmt: skip
@@ -168,6 +184,15 @@ def test_a_run_stopped_inside_a_window_goes_on_to_the_very_same_model(tiny_folde
     with pytest.raises(InputError, match="step 3 is between steps that learn from the same rollouts"):
         make(tiny_folder, tmp_path, data, **settings).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     assert not (tmp_path / "checkpoint-4" / "window.parquet").exists()
+
+
+def test_a_training_that_is_begun_again_draws_rollouts_of_its_own(tiny_folder, tmp_path, addition):
+    trainer = make(tiny_folder, tmp_path, addition, algorithm="grpo", num_iterations=2, max_steps=3)
+    trainer.train()
+    assert len(trainer.windows) == 2
+    trainer.train()
+    assert len(trainer.windows) == 4 and trainer.windows[2] is not trainer.windows[1]
+    assert "rollout/generated_tokens" in trainer.state.log_history[0]
 
 
 @pytest.mark.parametrize("fits", [60, 15])
@@ -202,8 +227,47 @@ def test_short_of_memory_a_step_is_taken_again_with_less_at_once(
     assert len(said) < 6  # remembered: the second step does not try again
 
 
-def test_a_layout_that_scores_otherwise_is_given_up(tiny_folder, tmp_path, addition, caplog):
-    expected = train(make(tiny_folder, tmp_path, reference_column(addition)))
+@pytest.mark.parametrize(
+    ("changes", "tells_at_once"),
+    [
+        ({}, False),
+        ({"top_entropy_quantile": 0.5}, False),
+        ({"top_entropy_quantile": 0.5, "accelerator": SimpleNamespace(num_processes=2)}, True),
+        ({"accelerator": SimpleNamespace(num_processes=2)}, False),
+        ({"is_fsdp_enabled": True}, True),
+        ({"is_deepspeed_enabled": True}, True),
+    ],
+    ids=str,
+)
+def test_no_process_leaves_out_a_pass_that_others_wait_in(changes, tells_at_once):
+    fields = {
+        "is_deepspeed_enabled": False, "is_fsdp_enabled": False, "top_entropy_quantile": 1.0,
+        "accelerator": SimpleNamespace(num_processes=1),
+    }  # fmt: skip
+    assert UpdateTrainer._is_spread.fget(SimpleNamespace(**{**fields, **changes})) is tells_at_once
+
+
+def test_stale_rows_are_scored_with_no_more_at_once_than_the_recipe_says(tiny_folder, tmp_path, addition, monkeypatch):
+    held = []
+
+    def watched(model, causal, layout, device):
+        held.append(layout.inputs["input_ids"].numel())
+        return token_scores(model, causal, layout, device)
+
+    monkeypatch.setattr(forward, "token_scores", watched)
+    trainer = make(
+        tiny_folder, tmp_path, addition, algorithm="grpo", num_iterations=2, per_device_train_batch_size=2,
+        gradient_accumulation_steps=8, padding_free=False,
+    )  # fmt: skip
+    train(trainer)
+    (window,) = trainer.windows
+    longest = sum(max(map(len, window.columns[name])) for name in ("prompt_ids", "completion_ids"))
+    assert max(held) <= 2 * longest and len(held) > 8
+
+
+@pytest.mark.parametrize("steps", [{}, {"num_iterations": 2, "max_steps": 2}], ids=str)
+def test_a_layout_that_scores_otherwise_is_given_up(tiny_folder, tmp_path, addition, caplog, steps):
+    expected = train(make(tiny_folder, tmp_path, reference_column(addition), **steps))
 
     def wrong(*args, layout, **kwargs):
         output, weights = layout_attention(*args, layout=layout, **kwargs)
@@ -212,10 +276,11 @@ def test_a_layout_that_scores_otherwise_is_given_up(tiny_folder, tmp_path, addit
     AttentionInterface.register(ATTENTION, wrong)
     try:
         with caplog.at_level(logging.WARNING):
-            (gradient,) = train(make(tiny_folder, tmp_path, reference_column(addition)))
+            gradients = train(make(tiny_folder, tmp_path, reference_column(addition), **steps))
     finally:
         AttentionInterface.register(ATTENTION, layout_attention)
-    assert_same(gradient, expected[0])
+    for gradient, other in zip(gradients, expected, strict=True):
+        assert_same(gradient, other)
     (said,) = [record.message for record in caplog.records if "padding_free" in record.message]
     assert said.endswith("training goes on with padded rows")
 

@@ -85,6 +85,21 @@ def test_a_curriculum_goes_by_the_banks_pass_rates(tiny_folder, tmp_path):
     assert second <= {7, 6, 5, 4, 3}, "0.25 + 0.75 * 0.25 / 0.5 of eight, rounded up"
 
 
+def test_a_refill_goes_no_further_than_the_curriculum(tiny_folder, tmp_path):
+    rows = sums(24)
+    correct = [[1.0] * place + [0.0] * (24 - place) for place in range(24)]
+    data = rows.add_column("reference_correct", correct).add_column("reference_rewards", [[0.0, 1.0]] * 24)
+    trainer = make(
+        Spy, tiny_folder, tmp_path, data, rewards=lambda completions, **_: [0.0] * len(completions), algorithm="grpo",
+        curriculum="easy_to_hard", judge_threshold=1.0, per_device_train_batch_size=8, min_live_frac=1.0,
+        max_refill_rounds=1,
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.num_drawn == 16, "two groups, and two in their place"
+    refilled = {rows["answer"].index(answer) for answer in drawn(trainer)[0]}
+    assert refilled <= {23, 22, 21, 20, 19, 18}, "the easiest quarter of 24"
+
+
 SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})

@@ -55,6 +55,22 @@ def test_processes_get_about_equal_work():
     assert tokens_of(rows, first, False) == tokens_of(rows, second, False) == 180
 
 
+def test_a_long_row_is_more_work_than_short_ones_of_as_many_tokens():
+    rows = [RowSize(0, 4000), *[RowSize(0, 1000)] * 8]
+    (one,) = cut(rows, 10**5, 2, hidden_size=32).passes
+    # tokens + tokens^2 / (24 x 32): 24,833 of the long row against 8 x 2,302
+    assert sorted(map(sorted, one)) == [[0], [1, 2, 3, 4, 5, 6, 7, 8]]
+    (even,) = cut(rows, 10**5, 2, hidden_size=10**6).passes
+    assert sorted(sum(rows[place].tokens for place in places) for places in even) == [6000, 6000]
+
+
+def test_the_micro_batches_of_a_pass_are_of_like_work():
+    rows = [RowSize(0, n) for n in (90, 50, 45, 40, 30, 20)]
+    # the least first: 90, 50, 45 + 20 and 40 + 30
+    tokens = [[sum(rows[place].tokens for place in places) for places in one] for one in cut(rows, 100, 2).passes]
+    assert tokens == [[90, 70], [65, 50]]
+
+
 def test_shared_prompts_stay_together_and_are_counted_once():
     rows = [RowSize(100, 10, group) for group in (0, 1, 0, 1, 0, 1)]
     (one,) = cut(rows, 260, share=True).passes

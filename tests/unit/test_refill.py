@@ -10,9 +10,10 @@ import torch
 
 from aapo.backends.trl.checks import check_refill
 from aapo.errors import InputError
-from aapo.learning.batch import BatchScores, Reference
+from aapo.grading import Judge
+from aapo.learning.batch import BatchScores, Reference, Teacher
 from aapo.learning.refill import FreshPrompts, Rollouts, _share, refill
-from aapo.objective import Collection
+from aapo.objective import Collection, objective
 from aapo.ranks import Ranks
 
 G = 2
@@ -104,6 +105,19 @@ def test_a_round_is_split_into_equal_numbers_of_whole_groups(num_groups, num_pro
     together = [i for share in shares for i in share]
     assert together[: num_groups * G] == list(range(num_groups * G))
     assert all(share[::G] == [i - i % G for i in share[::G]] for share in shares)
+
+
+def test_a_group_is_judged_as_its_own_step_is_taught():
+    """Two equal groups of two steps: the second step's pairs are other ones, of which one differs."""
+    teacher = Teacher(objective("aapo-paired"), ["paid"], torch.ones(1), Judge(), 2, 8)
+    reference = Reference(torch.tensor([[0.0, 0.0, 1.0]] * 2), torch.full((2, 3), torch.nan))
+    zeros = torch.zeros(4)
+    scores = BatchScores(zeros.view(4, 1), zeros, zeros.int(), zeros.bool(), reference)
+    # against samples 0 and 1 the rollouts' margin is 0; at the next step against 1 and 2, of which the last pays more
+    assert teacher.silent(scores, 0, 2).tolist() == [True, False]
+    assert teacher.silent(scores, 0).tolist() == [True, True]
+    taught = [teacher.teach(scores.part(i, 2), zeros[:2] + 1, {}, i).is_silent for i in range(2)]
+    assert taught == [True, False]
 
 
 DATA = [{"prompt": letter} for letter in "abcabcdefgh"]

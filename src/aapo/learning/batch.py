@@ -133,9 +133,10 @@ class Teacher:
             weights_F=self.reward_weights_F.to(scores.rewards_BF),
         )
 
-    def silent(self, scores: BatchScores, shift: int) -> Tensor:
-        """True for each group without a gradient, shape (P,)."""
-        return silent_groups(self.advantages(scores, shift).augmented_PG)
+    def silent(self, scores: BatchScores, shift: int, num_steps: int = 1) -> Tensor:
+        """True for each group without a gradient, shape (P,), where each step is taught its part of the batch."""
+        parts = (scores.part(i, num_steps) for i in range(num_steps))
+        return torch.cat([silent_groups(self.advantages(part, shift + i).augmented_PG) for i, part in enumerate(parts)])
 
     def teach(self, scores: BatchScores, loss_tokens_B: Tensor, notes: Notes, shift: int) -> Lesson:
         """The lesson of a batch.

@@ -121,8 +121,8 @@ class PromptChoice:
         self.num_batches += 1
         return self.order("batch", progress, at_least=number)[:number]
 
-    def order(self, purpose: str, progress: float = 1.0, *, at_least: int = 1) -> list[int]:
-        """All places, those drawn first at the front: what a batch or its refill takes from."""
+    def order(self, purpose: str, progress: float, *, at_least: int = 1) -> list[int]:
+        """All places, those drawn first at the front: what a batch or its refill takes from, at the same progress."""
         size = len(self.keys)
         generator = torch.Generator().manual_seed(sample_seed(self.seed, "prompts", purpose, self.num_batches))
         uniform = torch.rand(size, generator=generator, dtype=torch.float64).clamp(min=1e-300)

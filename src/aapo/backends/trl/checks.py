@@ -98,6 +98,25 @@ def keep_masters(trainer: Any) -> None:
             parameter.data = parameter.data.float()
 
 
+def check_text(trainer: Any) -> None:
+    """Check that rollouts are text, which is all of them that steps learn from.
+
+    Raises:
+        InputError: The model reads images, and prompts, tools or environments may bring some.
+    """
+    columns = set(trainer.train_dataset.column_names or ())
+    sources = {
+        "the data set has images": columns & {"image", "images"},
+        "tools may return images": trainer.tools,
+        "environments may show images": trainer.environment_factories is not None,
+    }
+    for source, there in sources.items():
+        if trainer._is_vlm and there:
+            raise InputError(
+                f"{source}, and steps learn from text only; leave them out, or train with TRL's own trainer"
+            )
+
+
 def check_refill(trainer: Any) -> None:
     """Check that dead groups can be drawn again where the objective asks for it.
 

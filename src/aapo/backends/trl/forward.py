@@ -51,6 +51,8 @@ class ForwardTrainer(GRPOTrainer):
         **inputs: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """As in TRL; what is no token of a completion has zeros. Images, and a router's loss, are TRL's own."""
+        if batch_size is not None and self.model.training:
+            batch_size = self.rows_per_pass  # TRL's is the rows of a step, which `by_step` has made one batch
         if compute_aux_loss or any(value is not None for value in inputs.values()):
             batch = (input_ids, attention_mask, logits_to_keep, batch_size)
             return super()._get_per_token_logps_and_entropies(
@@ -58,6 +60,7 @@ class ForwardTrainer(GRPOTrainer):
             )
         mask_BT = attention_mask[:, -logits_to_keep:].bool()
         rows = rows_of(input_ids, attention_mask, logits_to_keep)
+        self._compare_layouts(model, rows)
         parts = [list(range(len(rows)))] if batch_size is None else self._parts(rows, batch_size)
         found: dict[int, tuple[Tensor, Tensor | None]] = {}
         for places in parts:
@@ -108,17 +111,21 @@ class ForwardTrainer(GRPOTrainer):
         return inner.get_base_model() if isinstance(inner, PeftModel) else inner
 
     def _compare_layouts(self, model: Any, rows: Sequence[Row]) -> None:
-        """Once: rows one after another must score as rows side by side do, or they are never again laid so."""
+        """Once: rows one after another must score as rows side by side do, or they are never again laid so.
+
+        It comes before anything else is scored. The rows are those of a micro-batch, two where it would hold one.
+        """
         if self._compared or not self._lays_out:
             return
         self._compared = True
-        some = rows[:NUM_COMPARED]
+        some = [rows[place] for place in max(self._parts(rows, max(self.rows_per_pass, 2)), key=len)[:NUM_COMPARED]]
+        was_training = model.training
         model.eval()
         with torch.no_grad():
             one, _ = self._token_scores(model, some)
             self._lays_out = False
             other, _ = self._token_scores(model, some)
-        model.train()
+        model.train(was_training)
         half = self.accelerator.mixed_precision != "no" or self.model.dtype != torch.float32
         difference = (one - other).abs()
         close = difference.mean() <= CLOSE_IN_HALF if half else difference.max() <= CLOSE

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 import torch
@@ -9,6 +10,9 @@ from torch import Tensor
 
 from aapo.backends.trl.forward import ForwardTrainer
 from aapo.objective import Objective, importance_ratios, token_losses
+
+# Of the tokens that an entropy bonus acts on, by which an adaptive one is steered; it is not logged.
+CHOSEN_ENTROPY = "chosen_entropy"
 
 
 class MicroBatch(dict[str, Any]):
@@ -33,19 +37,19 @@ class Tally:
         self.counts[name] = self.counts.get(name, torch.zeros((), device=values.device)) + counted.sum()
 
     def means(self, accelerator: Any) -> dict[str, float]:
-        """The mean of each over all micro-batches of all processes, which all have the same names."""
+        """The mean of each over all micro-batches of all processes, which all have the same names; of nothing 0."""
         totals = accelerator.reduce(torch.stack([*self.sums.values(), *self.counts.values()]), reduction="sum")
         sums, counts = totals.chunk(2)
         return dict(zip(self.sums, (sums / counts.clamp(min=1)).tolist(), strict=True))
 
     def limits(self, accelerator: Any) -> dict[str, float]:
-        """The least of what is called `_min`, the greatest of the rest, of all processes."""
+        """The least of what is called `_min`, the greatest of the rest, of all processes; NaN does not count."""
         found = {}
         for name, values in self.extremes.items():
             sign = -1 if name.endswith("_min") else 1
-            most = accelerator.gather((sign * torch.cat(values)).max().reshape(1)).max()
-            found[name] = sign * most.item()
-        return found
+            most = (sign * torch.cat(values)).nan_to_num(-torch.inf).max()
+            found[name] = sign * accelerator.gather(most.reshape(1)).max().item()
+        return {name: value for name, value in found.items() if isfinite(value)}
 
 
 class LossTrainer(ForwardTrainer):
@@ -82,6 +86,8 @@ class LossTrainer(ForwardTrainer):
         part = self.accelerator.num_processes / max(inputs["step_tokens"], 1)
         loss = (losses_BT * mask_BT).sum() * part
         self._tally.add("entropy", entropies_BT, mask_BT)
+        if self.use_adaptive_entropy:
+            self._tally.add(CHOSEN_ENTROPY, entropies_BT, chosen_BT)
         self._count_clipped(ratios_BT, advantages_B, mask_BT)
         if self._entropy_bonus_enabled:
             self._tally.add("policy_loss", losses_BT, mask_BT)
@@ -142,16 +148,17 @@ class LossTrainer(ForwardTrainer):
         for name, clipped_BT in (("low_mean", low_BT), ("high_mean", high_BT), ("region_mean", low_BT | high_BT)):
             self._tally.add(f"clip_ratio/{name}", clipped_BT, counted_BT)
         for name, clipped_BT in (("low_min", low_BT), ("high_max", high_BT)):
-            shares_B = (clipped_BT * counted_BT).sum(1) / counted_BT.sum(1).clamp(min=1)
+            shares_B = (clipped_BT * counted_BT).sum(1) / counted_BT.sum(1)  # NaN without a token that counts
             self._tally.extremes[f"clip_ratio/{name}"].append(shares_B)
 
     def _log_tally(self) -> None:
         """Log what the step's micro-batches had to say, and adapt the weight of the entropy bonus for the next."""
         means = self._tally.means(self.accelerator)
+        chosen_entropy = means.pop(CHOSEN_ENTROPY, 0.0)
         for name, value in {**means, **self._tally.limits(self.accelerator)}.items():
             self._metrics["train"][name].append(value)
         if self.use_adaptive_entropy:
-            args, self._last_world_entropy = self.args, means["entropy"]
+            args, self._last_world_entropy = self.args, chosen_entropy
             if self._last_world_entropy <= args.entropy_target:
                 self.entropy_coef = min(self.entropy_coef + args.entropy_coef_delta, args.entropy_coef_max)
             else:

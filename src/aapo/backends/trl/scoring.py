@@ -46,6 +46,13 @@ class ScoringTrainer(RolloutTrainer):
         assert scored is not None
         return scored
 
+    def _keep_held_out(self) -> None:
+        """Keep what the batch of an evaluation is worth, until all have come."""
+        rewards_BF, correct_B, tokens_B, truncated_B, _ = self._take_scored()[0]
+        self._held_out.append(
+            HeldOutBatch(correct_B, self.teacher.total(rewards_BF), rewards_BF, tokens_B, truncated_B)
+        )
+
     def _finite_rewards(self, rows: Any, prompts: Any, completions: Any, token_ids: Any) -> Tensor:
         """TRL's rewards of all processes, shape (B, F); NaN where a function could not score."""
         if not self._is_vlm and self._tokenizer.chat_template is not None:

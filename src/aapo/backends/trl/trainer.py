@@ -1,7 +1,7 @@
 """AAPO on TRL's GRPOTrainer.
 
-TRL generates, scores, and computes the loss; this trainer replaces its advantages by the objective's and draws rollouts
-with noise that belongs to the sample.
+TRL generates and scores; this trainer replaces its advantages by the objective's, takes the steps itself (`update`) and
+draws rollouts with noise that belongs to the sample.
 
 Shapes: P prompts, G rollouts per prompt, K reference samples, F reward functions, B = P * G completions of a generation
 batch over all processes, b those of this process.
@@ -9,7 +9,7 @@ batch over all processes, b those of this process.
 
 import copy
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,30 +19,26 @@ from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import RepeatSampler
 
 from aapo.backends.trl.adapters import policy_of
-from aapo.backends.trl.checks import check_data, check_groups, check_launch, check_refill, keep_masters, kept_from_trl
+from aapo.backends.trl.checks import (
+    check_data,
+    check_groups,
+    check_launch,
+    check_refill,
+    check_text,
+    keep_masters,
+    kept_from_trl,
+)
 from aapo.backends.trl.config import AAPOConfig, by_step
 from aapo.backends.trl.guards import MovedWeights, check_trainable
 from aapo.backends.trl.order import EpochOrder, EpochSampler
-from aapo.backends.trl.references import (
-    CORRECT_COLUMN,
-    KEY_COLUMN,
-    REFERENCE_COLUMN,
-    as_reference,
-    check_reference,
-    live_reference,
-    load_reference,
-    save_reference,
-    with_keys,
-)
-from aapo.backends.trl.scoring import ScoringTrainer, gathered
+from aapo.backends.trl.references import ReferenceTrainer, check_reference, with_keys
+from aapo.backends.trl.scoring import gathered
 from aapo.backends.trl.update import window_rows
 from aapo.bank import ReferenceBank
-from aapo.engines import TransformersEngine, load_tokenizer
+from aapo.engines import load_tokenizer
 from aapo.errors import InputError
 from aapo.learning.bank_cost import BankCost
 from aapo.learning.batch import BatchScores, Lesson, Reference, Teacher
@@ -53,13 +49,11 @@ from aapo.learning.rollouts import Rollout, RolloutWriter
 from aapo.learning.window import Window
 from aapo.ranks import launched
 from aapo.records import Engine, Notes, Prompt
-from aapo.scoring import as_prompts
-from aapo.tasks import prompt_key, render_prompt
 
 logger = logging.getLogger(__name__)
 
 
-class AAPOTrainer(ScoringTrainer):
+class AAPOTrainer(ReferenceTrainer):
     """TRL's GRPOTrainer with any objective of `aapo.objective`.
 
     With a bank the reference costs nothing during training: no second model in memory, no second set of rollouts.
@@ -78,7 +72,6 @@ class AAPOTrainer(ScoringTrainer):
     """
 
     _tag_names: ClassVar = ["trl", "aapo"]
-    _reference_model: Any
 
     def __init__(
         self,
@@ -126,7 +119,6 @@ class AAPOTrainer(ScoringTrainer):
         self.rows_per_pass = args.per_device_train_batch_size
         self.rows_at_once = args.per_device_train_batch_size * (args.steps_per_generation or 1)
         args = by_step(args)
-        point = args.objective
         if processing_class is None:
             processing_class = load_tokenizer(name)
         functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
@@ -154,26 +146,16 @@ class AAPOTrainer(ScoringTrainer):
         check_groups(self)
         check_refill(self)
         self.engine()  # raises where the one that is asked for cannot draw
+        check_text(self)
         check_trainable(self.model)
         self._choose_layout()
         keep_masters(self)
         self.add_callback(MovedWeights(self._metrics["train"]))
-        # TRL's losses with every aggregation folded into the advantages: cispo is the cross-entropy with a truncated
-        # importance weight, dapo the clipped surrogate, and both divide by the tokens of the optimizer step.
-        self.loss_type = "cispo" if point.loss == "cross_entropy" else "dapo"
-        self.epsilon_low = point.clip_low
-        self.epsilon_high = point.max_importance_weight if point.loss == "cross_entropy" else point.clip_high
-        # A sequence's ratio gives each token the loss of the whole completion; its weight divides by the length.
-        self.importance_sampling_level = point.ratio_level
-        # TRL's own advantages are computed and replaced; `none` is the cheapest of its scales.
-        self.scale_rewards = "none"
-        self._reference_model = self._live_reference() if args.reference == "live" else None
-        self._follows = args.reference == "live" and args.sync_ref_model
-        if self._follows:
-            self.add_callback(SyncRefModelCallback(self._reference_model, self.accelerator))
-        self.objective = point
+        self.objective = args.objective
+        self._tell_trl()
+        self._take_reference()
         self.teacher = Teacher(
-            point,
+            self.objective,
             list(self.reward_func_names),
             self.reward_weights,
             args.judgement,
@@ -191,6 +173,19 @@ class AAPOTrainer(ScoringTrainer):
         self._choice = self._prompt_choice() if args.chooses_prompts else None
         self._generated_tokens = 0
         self._held_out: list[HeldOutBatch] = []
+
+    def _tell_trl(self) -> None:
+        """Set what TRL's own code reads of the objective: for advantages that are replaced, and in evaluations.
+
+        Its loss, of evaluations only, then is the objective's of fresh samples: dapo is the clipped surrogate and cispo
+        the cross-entropy with a truncated importance weight, both a mean over tokens.
+        """
+        point = self.objective
+        self.scale_rewards = "none"  # the cheapest
+        self.loss_type = "cispo" if point.loss == "cross_entropy" else "dapo"
+        self.epsilon_low = point.clip_low
+        self.epsilon_high = point.max_importance_weight if point.loss == "cross_entropy" else point.clip_high
+        self.importance_sampling_level = point.ratio_level
 
     # -- data ----------------------------------------------------------------------------------------------------------
 
@@ -216,40 +211,28 @@ class AAPOTrainer(ScoringTrainer):
             seed=args.seed,
         )
 
-    def _known(self, rows: Dataset, keys: list[str]) -> Iterable[Sequence[float | None]]:
-        """What the reference's samples of each prompt say beforehand, by the bank or by columns that the data bring."""
-        if not self.args.chooses_by_bank:
-            return [[]] * len(keys)
-        if self._bank is not None:
-            return [self._bank.correct(key, self.args.judgement) for key in keys]
-        return rows[CORRECT_COLUMN] if CORRECT_COLUMN in rows.column_names else [[]] * len(keys)
-
     def _chosen(self, size: int) -> list[dict[str, Any]]:
         """This process's rows of a batch whose prompts are drawn."""
         assert self._choice is not None
         groups = size * self.accelerator.num_processes // self.num_generations
-        places = self._choice.draw(groups, self.state.global_step / max(self.state.max_steps, 1))
+        places = self._choice.draw(groups, self._progress)
         keys = [self._choice.keys[place] for place in places]
         for name, value in self._choice.metrics(keys).items():
             self._metrics["train"][name].append(value)
         assert isinstance(self.train_dataset, Dataset)
         return [dict(self.train_dataset[places[i // self.num_generations]]) for i in self._positions(size)]
 
+    @property
+    def _progress(self) -> float:
+        """Share of the training that is done."""
+        return self.state.global_step / max(self.state.max_steps, 1)
+
     # -- advantages ----------------------------------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.model.training:
             output = super()._generate_and_score_completions(inputs)
-            scores, _ = self._take_scored()
-            self._held_out.append(
-                HeldOutBatch(
-                    scores.correct_B,
-                    self.teacher.total(scores.rewards_BF),
-                    scores.rewards_BF,
-                    scores.tokens_B,
-                    scores.truncated_B,
-                )
-            )
+            self._keep_held_out()
             return output
         if self._choice is not None:
             inputs = self._chosen(len(inputs))
@@ -309,14 +292,14 @@ class AAPOTrainer(ScoringTrainer):
         """The rows that are trained on, and their reference; TRL is handed their completions, drawn here."""
         keys = gather_object([self._key(row) for row in inputs])
         assert self.args.max_refill_rounds and isinstance(self.train_dataset, Dataset)
-        order = None if self._choice is None else self._choice.order("refill")
+        order = None if self._choice is None else self._choice.order("refill", self._progress)
         fresh = FreshPrompts(self.train_dataset, self._key, keys, self.args.seed, self.state.global_step, order)
         result = refill(
             self._roll_out(inputs, self._positions(len(inputs))),
             num_generations=self.num_generations,
             min_live_frac=self.args.collection.min_live_frac,
             max_rounds=self.args.max_refill_rounds,
-            silent=lambda scores: self.teacher.silent(scores, self.state.global_step),
+            silent=lambda scores: self.teacher.silent(scores, self.state.global_step, self.window_steps),
             fresh=fresh.take,
             roll_out=self._roll_out,
             num_steps=self.window_steps,
@@ -337,49 +320,6 @@ class AAPOTrainer(ScoringTrainer):
         )
         scores = BatchScores(*self._score(rows, token_ids), *self._lengths(token_ids), self._reference(rows, positions))
         return Rollouts(rows, token_ids, logprobs, scores)
-
-    def _reference(self, inputs: list[dict[str, Any]], positions: Sequence[int] | None = None) -> Reference | None:
-        """What the reference is worth on the rows' prompts, or None when the objective reads none."""
-        if not self.objective.needs_reference:
-            return None
-        if self._reference_model is not None:
-            return self._live(inputs, positions)
-        if self._bank is not None:
-            columns = self._banked(inputs)
-        else:  # data may bring reference rewards of its own, without verdicts
-            unknown = [None] * len(inputs[0][REFERENCE_COLUMN])
-            columns = (
-                [row[REFERENCE_COLUMN] for row in inputs],
-                [row.get(CORRECT_COLUMN, unknown) for row in inputs],
-            )
-        tensors_bK = (self._with_nan(values) for values in columns)
-        return Reference(*(gathered(values_bK)[:: self.num_generations] for values_bK in tensors_bK))
-
-    def _banked(self, inputs: list[dict[str, Any]]) -> tuple[list[list[float]], list[list[float | None]]]:
-        """Weighted reference rewards of the rows' prompts, and which samples are right; the bank grows if it must."""
-        assert self._bank is not None
-        keys = [self._key(row) for row in inputs]
-        if self._grow_bank is not None:
-            lacking = {key: row for key, row in zip(keys, inputs, strict=True) if key not in self._bank}
-            if of_all := {self._key(row): row for row in gather_object(list(lacking.values()))}:
-                self._bank = self._grown(list(of_all.values()))
-        self._bank_cost.meet(self._bank, gather_object(keys))
-        names = self.teacher.reward_names
-        weights = self._bank.weights(dict(zip(names, self.reward_weights.tolist(), strict=True)))
-        return [self._bank.totals(key, weights) for key in keys], [
-            self._bank.correct(key, self.args.judgement) for key in keys
-        ]
-
-    def _grown(self, rows: list[dict[str, Any]]) -> ReferenceBank:
-        """The bank with the prompts of these rows, the same on all processes."""
-        assert self._grow_bank is not None
-        prompts = as_prompts(rows, self._tokenizer, **self.args.template_options)
-        # Under FSDP the processes would have to sample equally many, in step.
-        policy_is_other = self._continues_adapter or self.is_fsdp_enabled
-        if policy_is_other or not isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
-            return self._grow_bank(prompts, None)
-        with self._generating() as model, as_reference(model) as reference:
-            return self._grow_bank(prompts, TransformersEngine(reference, self._tokenizer, self.args.sampling))
 
     def _log_lessons(self, lessons: Sequence[Lesson]) -> None:
         """Log what was drawn, and the advantages in the place of those that TRL has just logged."""
@@ -404,53 +344,15 @@ class AAPOTrainer(ScoringTrainer):
                     100 * lesson.metrics["rollout/truncated_frac"],
                 )
 
-    def _key(self, row: dict[str, Any]) -> str:
-        """The key of a row's prompt, under which a bank has it; a run without a bank stores the same."""
-        if row.get(KEY_COLUMN) is not None:
-            return row[KEY_COLUMN]
-        rendered = render_prompt(row["prompt"], self._tokenizer, **self.args.template_options)
-        return prompt_key(rendered, str(row.get("answer", "")))
-
-    # -- live reference ------------------------------------------------------------------------------------------------
-
-    def _live_reference(self) -> Any:
-        """The model that is sampled at every step as the reference."""
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            raise InputError("reference: live does not run under DeepSpeed or FSDP; build a bank, which runs anywhere")
-        model = self.accelerator.unwrap_model(self.model)
-        return live_reference(
-            model, self.accelerator.device, follows=self.args.sync_ref_model, loaded=self._continues_adapter
-        )
-
-    def _live(self, inputs: list[dict[str, Any]], positions: Sequence[int] | None = None) -> Reference:
-        """One fresh reference completion per rollout, so K is G: the published sampling, done right."""
-        prompt_ids = self._tokenize_prompts(copy.deepcopy([row["prompt"] for row in inputs]))[0]
-        with self.accelerator.autocast(), as_reference(self._reference_model) as reference:
-            token_ids = self._draw(reference, prompt_ids, "reference", positions)
-        rewards_BF, correct_B = self._score(inputs, token_ids)
-        groups = (-1, self.num_generations)
-        return Reference(self.teacher.total(rewards_BF).view(groups), correct_B.view(groups))
-
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
-        folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        if self._follows and self.args.should_save:
-            save_reference(self._reference_model, folder)
         if self._choice is not None and self.args.should_save:
-            self._choice.save(folder)
-        if self.args.should_save:
-            self._save_window(folder)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if self._follows:
-            load_reference(self._reference_model, Path(resume_from_checkpoint))
+            self._choice.save(self._checkpoint(trial))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
-        self._load_window(Path(checkpoint))
         if self._bank is not None and self._writer is not None:
             last = self.state.global_step + (self._window is not None) * self.window_steps
             met = [key for key in self._writer.keys_until(last) if key in self._bank]

@@ -18,6 +18,7 @@ from accelerate.utils import DistributedType, gather_object
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from aapo.backends.trl.forward import sizes_of
 from aapo.backends.trl.loss import LossTrainer, MicroBatch, Tally
@@ -58,30 +59,36 @@ class UpdateTrainer(LossTrainer):
             self._window = self._draw_window(generation_batch)
         if self._window is None:
             raise InputError(
-                f"the checkpoint of step {self._step} is between steps that learn from the same rollouts, and does not "
-                "have them; resume from another one"
+                f"the checkpoint of step {self.state.global_step} is between steps that learn from the same rollouts, "
+                "and does not have them; resume from another one"
             )
         return self._window.step(self._place % self.window_steps)
 
     @property
     def window_steps(self) -> int:
         """Steps that learn from rollouts drawn at once, each from its own."""
-        assert self.args.steps_per_generation
-        return self.args.steps_per_generation
+        return self.args.window_steps
 
     @property
     def _place(self) -> int:
         """Which step it is of those that learn from the same rollouts."""
-        return self._step % (self.window_steps * self.num_iterations)
+        return self.state.global_step % (self.window_steps * self.num_iterations)
 
-    def _save_window(self, checkpoint: Path) -> None:
-        """Keep the rollouts beside a checkpoint where the next step learns from them, too."""
-        if self._window is not None and self._place:
-            self._window.save(checkpoint)
+    def _checkpoint(self, trial: Any) -> Path:
+        """Where the checkpoint of this step is."""
+        return Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
 
-    def _load_window(self, checkpoint: Path) -> None:
-        """Go on where the checkpoint is in its window."""
-        self._step, self._window = self.state.global_step, Window.load(checkpoint)
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """TRL's checkpoint, with the rollouts beside it where the next step learns from them, too."""
+        super()._save_checkpoint(model, trial)
+        if self._window is not None and self._place and self.args.should_save:
+            self._window.save(self._checkpoint(trial))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """What TRL loads, and the rollouts of the window that the checkpoint is in."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self._window = Window.load(Path(checkpoint))
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Gradients of one optimizer step, and its loss."""
@@ -90,7 +97,6 @@ class UpdateTrainer(LossTrainer):
         step = self._prepare_inputs(inputs)
         self._log_once()
         loss = self._gradients(model, step)
-        self._step += 1
         self._metrics["train"]["step_time"].append(time.perf_counter() - started)
         return loss
 
@@ -167,8 +173,9 @@ class UpdateTrainer(LossTrainer):
 
     @property
     def _is_spread(self) -> bool:
-        """Whether a pass of one process needs the others."""
-        return self.is_deepspeed_enabled or self.is_fsdp_enabled
+        """Whether a pass of one process needs the others: for their weights, or to rank the entropies of all tokens."""
+        ranks = self.top_entropy_quantile < 1.0 and self.accelerator.num_processes > 1
+        return self.is_deepspeed_enabled or self.is_fsdp_enabled or ranks
 
     def _synchronizing(self, model: Any, last: bool) -> AbstractContextManager[Any]:
         """Gradients are added up, and with the last micro-batch synchronized; DeepSpeed does that itself."""
