@@ -19,8 +19,9 @@ from aapo.learning.micro_batches import RowSize, cut
 logger = logging.getLogger(__name__)
 
 # How far log-probabilities of rows laid one after another may be from those of rows side by side: the largest
-# difference in float32, the mean one in half precision.
-CLOSE, CLOSE_IN_HALF = 1e-3, 2e-2
+# difference in float32, the mean one in half precision. There, on SmolLM2-135M in bfloat16, rounding alone makes 0.037
+# (padded rows are 0.028 from float32), completions one position off 0.10, and rows that see one another 1.5.
+CLOSE, CLOSE_IN_HALF = 1e-3, 5e-2
 NUM_COMPARED = 8
 
 
