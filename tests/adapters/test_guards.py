@@ -149,7 +149,9 @@ def recipe(tiny_folder, tmp_path, monkeypatch, cache):
     (tmp_path / "empty.yaml").write_text("{}\n")
 
     def command(*flags):
-        return [fields[0], "empty.yaml", *fields[1:], "--output_dir", "run", *flags]
+        given = {flag.partition("=")[0] for flag in flags}
+        rest = [field for field in fields[1:] if field.partition("=")[0] not in given]
+        return [fields[0], "empty.yaml", *rest, "--output_dir", "run", *flags]
 
     return command
 

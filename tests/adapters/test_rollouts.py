@@ -10,6 +10,7 @@ from aapo.engines import load_model, load_tokenizer
 from aapo.errors import InputError
 from aapo.experiments.replay import pushes
 from aapo.experiments.stored import read_step
+from aapo.files import write_text
 from aapo.objective import completion_weights, difficulty_diagnostics, rollout_diagnostics, signal_diagnostics
 from aapo.runs import RunDirectory
 from aapo.tasks import prompt_key, render_prompt
@@ -48,6 +49,7 @@ def train(folder, path, data, **changes):
         train_dataset=data, processing_class=load_tokenizer(str(folder)),
     )  # fmt: skip
     trainer.train()
+    write_text(path / "recipe.yaml", "fields: {reward_weights: null}\n")  # as the run directory has it
     return trainer
 
 
