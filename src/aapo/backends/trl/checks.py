@@ -1,5 +1,6 @@
 """Whether TRL's trainer, with the engine, the rewards and the data of a run, can do what its settings ask for."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,20 +17,27 @@ from aapo.ranks import launched_spread
 from aapo.scoring import check_columns, check_names
 from aapo.tasks.checks import check_rows
 
+# Whether vLLM starts engines as processes of their own.
+OWN_PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"
+
 
 @contextmanager
 def kept_from_trl(args: AAPOConfig) -> Iterator[None]:
     """Settings with a meaning of our own, at their defaults while TRL judges them by what they mean to it.
 
     TRL takes a sequence's ratio for a mistake with the loss types that we set, and a reference model that follows the
-    policy for unused where there is no KL term.
+    policy for unused where there is no KL term. A vLLM that it starts in this process says to all later ones that they
+    stay in it, too; that is taken back.
     """
+    own_process = os.environ.get(OWN_PROCESS)
     level, follows = args.importance_sampling_level, args.sync_ref_model
     args.importance_sampling_level, args.sync_ref_model = None, follows and args.beta != 0
     try:
         yield
     finally:
         args.importance_sampling_level, args.sync_ref_model = level, follows
+        if own_process is None:
+            os.environ.pop(OWN_PROCESS, None)
 
 
 def check_launch(trainer: Any) -> None:

@@ -150,6 +150,8 @@ class AAPOTrainer(ScoringTrainer):
                 **kwargs,
             )
         args.check_judge(self.reward_func_names)
+        if self.use_vllm:
+            self._prepare_sampler()
         check_launch(self)
         check_groups(self)
         check_refill(self)
