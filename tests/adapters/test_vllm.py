@@ -1,4 +1,4 @@
-"""vLLM against Transformers on the same tiny model; CONTRIBUTING.md says how to run them."""
+"""vLLM against Transformers on the same tiny model (`make test-vllm`)."""
 
 import pytest
 import torch
@@ -8,13 +8,13 @@ from aapo.engines import TransformersEngine, VLLMEngine, load_model, load_tokeni
 from aapo.errors import InputError
 from aapo.sampling import SamplingSettings, sample_seed
 from aapo.tasks import encode_prompt
+from vllm_on_cpu import OPTIONS as ON_CPU
 
-pytest.importorskip("vllm")
 pytestmark = pytest.mark.vllm
 
 TEXTS = [f"Calculate {n} + 1." for n in (1, 22, 333, 4, 5)]
 SEEDS = [sample_seed("vllm", i) for i in range(5)]
-OPTIONS = {"dtype": "float32", "enforce_eager": True, "max_num_seqs": 16, "gpu_memory_utilization": 0.3}
+OPTIONS = {**ON_CPU, "max_num_seqs": 16, "gpu_memory_utilization": 0.3}
 
 
 @pytest.fixture(scope="module")
