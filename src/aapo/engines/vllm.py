@@ -16,6 +16,9 @@ from aapo.ranks import num_launched
 from aapo.records import Completion, Engine
 from aapo.sampling import SamplingSettings, as_completion
 
+# Whether vLLM starts engines as processes of their own, and which GPUs those see.
+OWN_PROCESS, VISIBLE_GPUS = "VLLM_ENABLE_V1_MULTIPROCESSING", "CUDA_VISIBLE_DEVICES"
+
 
 class VLLMEngine:
     """Samples completions with vLLM.
@@ -186,23 +189,23 @@ def _beside_others(num_gpus: int) -> Iterator[None]:
             f"tensor_parallel_size is {num_gpus} in a launch of {num_launched()} processes, each on its own GPU; "
             "leave it out, or run one process"
         )
-    own, visible = int(os.environ.get("LOCAL_RANK", "0")), os.environ.get("CUDA_VISIBLE_DEVICES")
+    own, visible = int(os.environ.get("LOCAL_RANK", "0")), os.environ.get(VISIBLE_GPUS)
     gpu = visible.split(",")[own] if visible else str(own)
-    with _environment(CUDA_VISIBLE_DEVICES=gpu, VLLM_ENABLE_V1_MULTIPROCESSING="1"):
+    with kept_environment(VISIBLE_GPUS, OWN_PROCESS):
+        os.environ.update({VISIBLE_GPUS: gpu, OWN_PROCESS: "1"})
         yield
 
 
 @contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """A block in which environment variables have these values."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
+def kept_environment(*names: str) -> Iterator[None]:
+    """A block after which these environment variables are what they were."""
+    before = {name: os.environ.get(name) for name in names}
     try:
         yield
     finally:
         for name, value in before.items():
             if value is None:
-                del os.environ[name]
+                os.environ.pop(name, None)
             else:
                 os.environ[name] = value
 

@@ -185,8 +185,8 @@ def training_options(recipe: Recipe) -> dict[str, Any]:
 
 
 def sampler(recipe: Recipe) -> str:
-    """The engine that samples bank and evaluations: that of the rollouts."""
-    return VLLM if recipe.training.use_vllm else TRANSFORMERS
+    """The engine that samples bank and evaluations: that of the rollouts, where it can load the weights."""
+    return VLLM if recipe.training.use_vllm and quantization(recipe.model) is None else TRANSFORMERS
 
 
 def sampler_options(recipe: Recipe, engine: str) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Whether TRL's trainer, with the engine, the rewards and the data of a run, can do what its settings ask for."""
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,15 +9,13 @@ from peft import PeftModel
 from torch.nn import Module
 
 from aapo.backends.trl.config import AAPOConfig
+from aapo.engines.vllm import OWN_PROCESS, kept_environment
 from aapo.errors import InputError
 from aapo.grading import GRADED, GROUPWISE, reward_name
 from aapo.learning.order import check_number
 from aapo.ranks import launched_spread
 from aapo.scoring import check_columns, check_names
 from aapo.tasks.checks import check_rows
-
-# Whether vLLM starts engines as processes of their own.
-OWN_PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"
 
 
 @contextmanager
@@ -29,15 +26,13 @@ def kept_from_trl(args: AAPOConfig) -> Iterator[None]:
     policy for unused where there is no KL term. A vLLM that it starts in this process says to all later ones that they
     stay in it, too; that is taken back.
     """
-    own_process = os.environ.get(OWN_PROCESS)
     level, follows = args.importance_sampling_level, args.sync_ref_model
     args.importance_sampling_level, args.sync_ref_model = None, follows and args.beta != 0
     try:
-        yield
+        with kept_environment(OWN_PROCESS):
+            yield
     finally:
         args.importance_sampling_level, args.sync_ref_model = level, follows
-        if own_process is None:
-            os.environ.pop(OWN_PROCESS, None)
 
 
 def check_launch(trainer: Any) -> None:
