@@ -85,7 +85,8 @@ def test_an_engine_in_a_launch_is_a_process_that_sees_the_gpu_of_its_own(tiny_fo
         seen.append((os.environ["CUDA_VISIBLE_DEVICES"], os.environ[SWITCH]))
         raise InterruptedError
 
-    imported = vllm._VLLM(engine, lambda **fields: None, ValueError)
+    read = {}
+    imported = vllm._VLLM(engine, lambda **fields: None, ValueError, lambda: read.update(os.environ))
     monkeypatch.setattr(vllm, "_import_vllm", lambda: imported)
     for name, value in {"WORLD_SIZE": "2", "LOCAL_RANK": "1", SWITCH: "0", "CUDA_VISIBLE_DEVICES": visible}.items():
         monkeypatch.delenv(name, raising=False)
@@ -94,7 +95,7 @@ def test_an_engine_in_a_launch_is_a_process_that_sees_the_gpu_of_its_own(tiny_fo
     open_engine = partial(VLLMEngine, str(tiny_folder), load_tokenizer(str(tiny_folder)), SamplingSettings())
     with pytest.raises(InterruptedError):
         open_engine()
-    assert seen == [(expected, "1")]
+    assert seen == [(expected, "1")] and (read["CUDA_VISIBLE_DEVICES"], read[SWITCH]) == (expected, "1")
     assert (os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ[SWITCH]) == (visible, "0")
     with pytest.raises(InputError, match="tensor_parallel_size is 2 in a launch of 2 processes, each on its own GPU"):
         open_engine(tensor_parallel_size=2)

@@ -75,6 +75,7 @@ class VLLMEngine:
         self._fields = {**_sampling_fields(settings), "stop_token_ids": self.eos_token_ids, **renamed}
         self._params()
         with _beside_others(tensor_parallel_size):
+            self._vllm.reread()
             self._llm = self._vllm.llm(
                 model=model,
                 revision=revision,
@@ -150,22 +151,30 @@ class VLLMEngine:
 
 
 class _VLLM(NamedTuple):
-    """What is used of vLLM, and the error by which it refuses sampling parameters."""
+    """What is used of vLLM.
+
+    Attributes:
+        llm: Makes an engine.
+        params: Makes sampling parameters.
+        refusal: The error by which it refuses some.
+        reread: Makes it read the environment again, which it does not once an engine has run in this process.
+    """
 
     llm: Any
     params: Any
     refusal: type[Exception]
+    reread: Callable[[], None]
 
 
 def _import_vllm() -> _VLLM:
     try:
-        from vllm import LLM, SamplingParams  # type: ignore[reportMissingImports]
+        from vllm import LLM, SamplingParams, envs  # type: ignore[reportMissingImports]
         from vllm.exceptions import VLLMValidationError  # type: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         if error.name != "vllm":
             raise
         raise InputError("vLLM is not installed; pip install 'aapo[vllm]'") from error
-    return _VLLM(LLM, SamplingParams, VLLMValidationError)
+    return _VLLM(LLM, SamplingParams, VLLMValidationError, envs.disable_envs_cache)
 
 
 @contextmanager
