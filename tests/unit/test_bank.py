@@ -399,7 +399,9 @@ def test_a_recipes_bank_can_be_sampled_by_vllm(tiny_folder, tmp_path, cache, mon
     )
     command = ["bank", "build", str(tmp_path / "recipe.yaml"), "--output", str(tmp_path / "bank")]
     assert aapo([*command, "--engine", "vllm"]) == 0
-    options = {"revision": "main", "dtype": "float32", "trust_remote_code": False, "batch_size": 1024}
+    options = {
+        "revision": "main", "dtype": "float32", "trust_remote_code": False, "batch_size": 1024, "max_model_len": None,
+    }  # fmt: skip
     assert made == [(str(tiny_folder), options)]
     bank = ReferenceBank.open(tmp_path / "bank")
     assert len(bank) == 2 and bank.identity["model"]["engine"] == "vllm"

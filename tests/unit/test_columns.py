@@ -96,6 +96,11 @@ def test_prompts_that_leave_no_room_in_the_context_are_counted_and_refused(tmp_p
     ):  # fmt: skip
         check_room(made, prompts)
     check_room(made, [prompts[0], prompts[2]])
+    few = len(prompts[0].ids) + 8
+    narrow = recipe(tmp_path, rows, model_name_or_path=str(tiny_folder), use_vllm=True, vllm_max_model_length=few)
+    check_room(narrow, prompts[:1])
+    with pytest.raises(InputError, match=f"^1 of 2 prompts, .* exceed the model's context of {few} tokens; set"):
+        check_room(narrow, [prompts[0], prompts[2]])
     shorter = recipe(tmp_path, rows, model_name_or_path=str(tiny_folder), max_prompt_length=120, drop_long_prompts=True)
     kept = checked_prompts(shorter, tokenizer)
     check_room(shorter, kept.prompts)

@@ -145,7 +145,7 @@ def check_weights(name: str, revision: str | None, options: Mapping[str, Any]) -
 
     if options.get("trust_remote_code") or options.get("quantization_config") is not None:
         return
-    known = {key: value for key, value in options.items() if key != "device_map"}
+    known = {key: value for key, value in options.items() if key not in ("device_map", "attn_implementation")}
     try:
         with _silent_transformers():
             loaded: Any = AutoModelForCausalLM.from_pretrained(

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any, Self
 
-from aapo.engines.spec import TRANSFORMERS, ModelSpec
+from aapo.engines.spec import TRANSFORMERS, VLLM, ModelSpec
 from aapo.errors import InputError, nearest
 from aapo.named import calling, load_named
 from aapo.records import Completion, Engine
@@ -15,9 +15,9 @@ from aapo.sampling import SamplingSettings
 # What makes each engine: a function of the model, its tokenizer, the sampling settings and the sequences at once.
 ENGINES = {
     TRANSFORMERS: "aapo.engines.transformers:open_transformers",
-    "vllm": "aapo.engines.vllm:open_vllm",
+    VLLM: "aapo.engines.vllm:open_vllm",
 }
-BATCH_SIZES = {TRANSFORMERS: 256, "vllm": 1024}
+BATCH_SIZES = {TRANSFORMERS: 256, VLLM: 1024}
 
 
 class OpenedEngine:

@@ -10,7 +10,7 @@ from aapo.engines.identity import Identity, model_identity
 from aapo.engines.loading import load_model, load_tokenizer, not_finite, whole_weights
 from aapo.errors import InputError
 
-TRANSFORMERS = "transformers"
+TRANSFORMERS, VLLM = "transformers", "vllm"
 
 
 @dataclass(frozen=True)

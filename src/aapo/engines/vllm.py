@@ -1,7 +1,9 @@
 """Prompts to completions with vLLM's offline engine, for what is too much for `TransformersEngine`."""
 
+import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from transformers import AutoConfig, GenerationConfig
@@ -10,8 +12,12 @@ from aapo.engines.loading import adapter_base, check_model_folder, load_model
 from aapo.engines.spec import ModelSpec
 from aapo.engines.transformers import check_context, configured_end_tokens
 from aapo.errors import InputError
+from aapo.ranks import num_launched
 from aapo.records import Completion, Engine
 from aapo.sampling import SamplingSettings, as_completion
+
+# Whether vLLM starts engines as processes of their own, and which GPUs those see.
+OWN_PROCESS, VISIBLE_GPUS = "VLLM_ENABLE_V1_MULTIPROCESSING", "CUDA_VISIBLE_DEVICES"
 
 
 class VLLMEngine:
@@ -60,42 +66,28 @@ class VLLMEngine:
         self.tokenizer = tokenizer
         self.settings = settings
         self.batch_size = batch_size
-        mapped = _vllm_fields(settings)
+        renamed = generation_fields(settings)
         check_model_folder(model)
-        llm_type, self._params_type, refusal = _import_vllm()
+        self._vllm = _import_vllm()
         if adapter_base(model) is not None:
             model, revision = self._merge(model, dtype, trust_remote_code), None
         self.eos_token_ids = configured_end_tokens(_generation_config(model, revision, trust_remote_code), tokenizer)
-        self._fields = {
-            "temperature": settings.temperature,
-            "top_p": settings.top_p,
-            "top_k": settings.top_k,  # 0 keeps all here too
-            "min_p": settings.min_p or 0.0,
-            "repetition_penalty": settings.repetition_penalty,
-            "max_tokens": settings.max_completion_length,
-            "stop_token_ids": self.eos_token_ids,
-            "stop": list(settings.stop),
-            "detokenize": bool(settings.stop),  # for the stop strings; texts come from our tokenizer
-            **mapped,
-        }
-        try:
-            self._params_type(**self._fields)
-        except (ValueError, refusal) as error:
-            raise InputError(
-                f"vLLM cannot draw with these sampling settings: {error}; change them, or sample with Transformers"
-            ) from error
-        self._llm = llm_type(
-            model=model,
-            revision=revision,
-            tokenizer_revision=revision,
-            dtype=dtype,
-            tensor_parallel_size=tensor_parallel_size,
-            gpu_memory_utilization=gpu_memory_utilization,
-            max_model_len=max_model_len,
-            trust_remote_code=trust_remote_code,
-            generation_config="vllm",  # the settings say how to draw, not the model's own defaults
-            **options,
-        )
+        self._fields = {**_sampling_fields(settings), "stop_token_ids": self.eos_token_ids, **renamed}
+        self._params()
+        with _beside_others(tensor_parallel_size):
+            self._vllm.reread()
+            self._llm = self._vllm.llm(
+                model=model,
+                revision=revision,
+                tokenizer_revision=revision,
+                dtype=dtype,
+                tensor_parallel_size=tensor_parallel_size,
+                gpu_memory_utilization=gpu_memory_utilization,
+                max_model_len=max_model_len,
+                trust_remote_code=trust_remote_code,
+                generation_config="vllm",  # the settings say how to draw, not the model's own defaults
+                **options,
+            )
 
     def _merge(self, adapter: str, dtype: Any, trust_remote_code: bool) -> str:
         """A temporary folder, kept as long as the engine, with the adapter merged into its base.
@@ -106,6 +98,15 @@ class VLLMEngine:
         load_model(adapter, dtype=dtype, trust_remote_code=trust_remote_code).save_pretrained(self._merged.name)
         self.tokenizer.save_pretrained(self._merged.name)
         return self._merged.name
+
+    def _params(self, **fields: Any) -> Any:
+        """Sampling parameters of vLLM, with these fields beside those that all completions share."""
+        try:
+            return self._vllm.params(**self._fields, **fields)
+        except (ValueError, self._vllm.refusal) as error:
+            raise InputError(
+                f"vLLM cannot draw with these sampling settings: {error}; change them, or sample with Transformers"
+            ) from error
 
     def generate(
         self,
@@ -129,7 +130,7 @@ class VLLMEngine:
             chosen = slice(start, start + self.batch_size)
             outputs = self._llm.generate(
                 [{"prompt_token_ids": list(ids)} for ids in prompt_ids[chosen]],
-                [self._params_type(**self._fields, seed=seed) for seed in seeds[chosen]],
+                [self._params(seed=seed) for seed in seeds[chosen]],
                 use_tqdm=False,
             )
             drawn = [output.outputs[0] for output in outputs]
@@ -150,26 +151,94 @@ class VLLMEngine:
 
 
 class _VLLM(NamedTuple):
-    """What is used of vLLM, and the error by which it refuses sampling parameters."""
+    """What is used of vLLM.
+
+    Attributes:
+        llm: Makes an engine.
+        params: Makes sampling parameters.
+        refusal: The error by which it refuses some.
+        reread: Makes it read the environment again, which it does not once an engine has run in this process.
+    """
 
     llm: Any
     params: Any
     refusal: type[Exception]
+    reread: Callable[[], None]
 
 
 def _import_vllm() -> _VLLM:
     try:
-        from vllm import LLM, SamplingParams  # type: ignore[reportMissingImports]
+        from vllm import LLM, SamplingParams, envs  # type: ignore[reportMissingImports]
         from vllm.exceptions import VLLMValidationError  # type: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         if error.name != "vllm":
             raise
         raise InputError("vLLM is not installed; pip install 'aapo[vllm]'") from error
-    return _VLLM(LLM, SamplingParams, VLLMValidationError)
+    return _VLLM(LLM, SamplingParams, VLLMValidationError, envs.disable_envs_cache)
 
 
-def _vllm_fields(settings: SamplingSettings) -> dict[str, Any]:
-    """`generation_kwargs` in vLLM's words."""
+@contextmanager
+def _beside_others(num_gpus: int) -> Iterator[None]:
+    """A block that starts an engine in one of several processes of a launch.
+
+    In the process itself it would join the others' process group, and end it when it is closed; and wherever it is, it
+    takes the first GPU that it sees. So it gets a process of its own, which sees the GPU of this one.
+
+    Args:
+        num_gpus: That it asks for.
+
+    Raises:
+        InputError: Each process of the launch has but one.
+    """
+    if num_launched() == 1:
+        yield
+        return
+    if num_gpus > 1:
+        raise InputError(
+            f"tensor_parallel_size is {num_gpus} in a launch of {num_launched()} processes, each on its own GPU; "
+            "leave it out, or run one process"
+        )
+    own, visible = int(os.environ.get("LOCAL_RANK", "0")), os.environ.get(VISIBLE_GPUS)
+    gpu = visible.split(",")[own] if visible else str(own)
+    with kept_environment(VISIBLE_GPUS, OWN_PROCESS):
+        os.environ.update({VISIBLE_GPUS: gpu, OWN_PROCESS: "1"})
+        yield
+
+
+@contextmanager
+def kept_environment(*names: str) -> Iterator[None]:
+    """A block after which these environment variables are what they were."""
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _sampling_fields(settings: SamplingSettings) -> dict[str, Any]:
+    """The settings in vLLM's words, but for `generation_kwargs`."""
+    return {
+        "temperature": settings.temperature,
+        "top_p": settings.top_p,
+        "top_k": settings.top_k,  # 0 keeps all here too
+        "min_p": settings.min_p or 0.0,
+        "repetition_penalty": settings.repetition_penalty,
+        "max_tokens": settings.max_completion_length,
+        "stop": list(settings.stop),
+        "detokenize": bool(settings.stop),  # for the stop strings; texts come from our tokenizer
+    }
+
+
+def generation_fields(settings: SamplingSettings) -> dict[str, Any]:
+    """`generation_kwargs` in vLLM's words.
+
+    Raises:
+        InputError: vLLM has no equivalent of one.
+    """
     fields: dict[str, Any] = {}
     for key, value in (settings.generation_kwargs or {}).items():
         if key == "min_new_tokens":

@@ -20,7 +20,7 @@ from aapo.bank import (
 from aapo.bank.store import NUM_SAMPLES
 from aapo.engines.identity import tokenizer_identity
 from aapo.engines.opening import OpenedEngine, open_engine
-from aapo.engines.spec import TRANSFORMERS, ModelSpec
+from aapo.engines.spec import TRANSFORMERS, VLLM, ModelSpec
 from aapo.errors import InputError
 from aapo.grading import RewardFunction
 from aapo.progress import told_progress
@@ -29,9 +29,7 @@ from aapo.recipe import Recipe
 from aapo.recipe.training import TrainingSettings
 from aapo.records import Engine, Prompt
 from aapo.runs import cache_folder
-from aapo.training.models import reference_spec
-
-VLLM = "vllm"
+from aapo.training.models import reference_spec, sampler, sampler_options
 
 
 class RecipeBank:
@@ -67,7 +65,7 @@ class RecipeBank:
             raise InputError(f"reference_bank is {named}, and there is no bank; build it with `aapo bank build RECIPE`")
         if self._is_named and engine is None:
             engine = read_identity(named)["model"].get("engine", TRANSFORMERS)  # type: ignore[arg-type]
-        self.engine = engine or (VLLM if recipe.training.use_vllm else TRANSFORMERS)
+        self.engine = engine or sampler(recipe)
         self.identity = identity_of_bank(recipe, tokenizer, self.engine)
         self.path = output or named or cache_folder() / "banks" / digest(sample_identity(self.identity))
         self._opened: OpenedEngine | None = None
@@ -126,15 +124,14 @@ class RecipeBank:
 
     def _reference(self, beside_trainer: bool) -> OpenedEngine:
         if self._opened is None:
-            training, options = self.recipe.training, {}
+            training, options = self.recipe.training, sampler_options(self.recipe, self.engine)
             if self.engine == VLLM and beside_trainer:
-                options = {"gpu_memory_utilization": training.vllm_gpu_memory_utilization}
+                options["gpu_memory_utilization"] = training.vllm_gpu_memory_utilization
             self._opened = open_engine(
                 reference_spec(self.recipe),
                 training.sampling,
                 self.engine,
                 tokenizer=self.tokenizer,
-                batch_size=self.recipe.run.generation_batch_limit if self.engine == TRANSFORMERS else None,
                 **options,
             )
         return self._opened

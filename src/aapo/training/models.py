@@ -8,7 +8,7 @@ from typing import Any
 from aapo.base.cache import base_path, build_base
 from aapo.engines.folder import check_finite
 from aapo.engines.loading import Base, adapter_base, cannot_load, check_model_folder, check_weights
-from aapo.engines.spec import ModelSpec
+from aapo.engines.spec import TRANSFORMERS, VLLM, ModelSpec
 from aapo.errors import InputError
 from aapo.files import check_folder
 from aapo.progress import progress
@@ -35,7 +35,7 @@ def loaded_weights(recipe: Recipe) -> Base:
 
 
 def check_room(recipe: Recipe, prompts: Sequence[Prompt]) -> None:
-    """Check that the prompts leave room for a completion in the context of the model that is trained.
+    """Check that the prompts leave room for a completion in the context of the model that is trained, or of vLLM.
 
     Raises:
         InputError: Some do not, or the model's configuration cannot be loaded.
@@ -51,7 +51,10 @@ def check_room(recipe: Recipe, prompts: Sequence[Prompt]) -> None:
         )
     except (OSError, ValueError) as error:
         raise InputError(cannot_load("configuration", name, error)) from error
-    limit = getattr(config, "max_position_embeddings", None)
+    limits = [getattr(config, "max_position_embeddings", None)]
+    if recipe.training.use_vllm:
+        limits.append(recipe.trainer.get("vllm_max_model_length"))
+    limit = min((limit for limit in limits if limit is not None), default=None)
     check_context([prompt.ids for prompt in prompts], recipe.training.sampling, limit)
 
 
@@ -204,6 +207,18 @@ def training_options(recipe: Recipe) -> dict[str, Any]:
     """Arguments of `from_pretrained` for the model that is trained."""
     options = model_spec(recipe, model_path(recipe)).from_pretrained()
     return {**options, "dtype": trained_dtype(recipe), "revision": recipe.model.model_revision}
+
+
+def sampler(recipe: Recipe) -> str:
+    """The engine that samples bank and evaluations: that of the rollouts, where it can load the weights."""
+    return VLLM if recipe.training.use_vllm and quantization(recipe.model) is None else TRANSFORMERS
+
+
+def sampler_options(recipe: Recipe, engine: str) -> dict[str, Any]:
+    """What the recipe says of an engine: arguments of its own, and how many sequences it is handed at once."""
+    if engine == VLLM:
+        return {"batch_size": None, "max_model_len": recipe.trainer.get("vllm_max_model_length")}
+    return {"batch_size": recipe.run.generation_batch_limit if engine == TRANSFORMERS else None}
 
 
 def reference_spec(recipe: Recipe) -> ModelSpec:

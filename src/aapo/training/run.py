@@ -30,7 +30,16 @@ from aapo.scoring import as_prompts
 from aapo.training.bank_report import BankReport
 from aapo.training.banks import RecipeBank, cost_line
 from aapo.training.held_out import held_out_task, recipe_protocol
-from aapo.training.models import check_cache, check_room, model_spec, prepare_model, training_options, trains_adapter
+from aapo.training.models import (
+    check_cache,
+    check_room,
+    model_spec,
+    prepare_model,
+    sampler,
+    sampler_options,
+    training_options,
+    trains_adapter,
+)
 from aapo.training.preflight import preflight
 from aapo.training.prompts import CheckedPrompts, by_pass_rate, checked_prompts, loaded_prompts
 from aapo.training.schedule import planned_prompts, planned_rollouts, planned_steps
@@ -190,9 +199,12 @@ def evaluate_run(recipe: Recipe, run: RunDirectory, path: str, task: Task) -> li
     protocol = recipe_protocol(recipe)
     before = model_spec(recipe, path, recipe.model.model_revision, "base")
     after = model_spec(recipe, str(run.model), name="trained")
+    engine = sampler(recipe)
+    options = sampler_options(recipe, engine)
     evaluations = evaluate(
-        [before, after], task, protocol, seed=recipe.run.eval_seed, batch_size=recipe.run.generation_batch_limit
-    )
+        [before, after], task, protocol, engine=engine, seed=recipe.run.eval_seed, batch_size=options.pop("batch_size"),
+        engine_options=options,
+    )  # fmt: skip
     if launched().is_main:
         differences = difference_rows(evaluations[1:], evaluations[:1])
         save_results(run.evaluation, evaluations, result_rows(evaluations), differences, protocol.describe())

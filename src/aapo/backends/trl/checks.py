@@ -9,6 +9,7 @@ from peft import PeftModel
 from torch.nn import Module
 
 from aapo.backends.trl.config import AAPOConfig
+from aapo.engines.vllm import OWN_PROCESS, kept_environment
 from aapo.errors import InputError
 from aapo.grading import GRADED, GROUPWISE, reward_name
 from aapo.learning.order import check_number
@@ -22,12 +23,14 @@ def kept_from_trl(args: AAPOConfig) -> Iterator[None]:
     """Settings with a meaning of our own, at their defaults while TRL judges them by what they mean to it.
 
     TRL takes a sequence's ratio for a mistake with the loss types that we set, and a reference model that follows the
-    policy for unused where there is no KL term.
+    policy for unused where there is no KL term. A vLLM that it starts in this process says to all later ones that they
+    stay in it, too; that is taken back.
     """
     level, follows = args.importance_sampling_level, args.sync_ref_model
     args.importance_sampling_level, args.sync_ref_model = None, follows and args.beta != 0
     try:
-        yield
+        with kept_environment(OWN_PROCESS):
+            yield
     finally:
         args.importance_sampling_level, args.sync_ref_model = level, follows
 

@@ -1,15 +1,18 @@
 """TRL's trainer with rollouts whose noise belongs to the sample, not to the moment it is drawn."""
 
+import gc
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from transformers import set_seed
 from trl.models.utils import unwrap_model_for_generation
 
 from aapo.backends.trl.update import UpdateTrainer
 from aapo.engines import generate_ids
 from aapo.engines.transformers import check_context
+from aapo.engines.vllm import generation_fields
 from aapo.engines.ways import asked_way, choose_way
 from aapo.learning.refill import Rollouts
 from aapo.sampling import sample_seed
@@ -51,6 +54,20 @@ class RolloutTrainer(UpdateTrainer):
         purpose = "rollout" if self.model.training else "eval-rollout"
         with self._generating() as model:
             return self._draw(model, prompt_ids, purpose, positions), None
+
+    def _prepare_sampler(self) -> None:
+        """Tell vLLM what TRL does not: settings by its own names for them, and the run's seed."""
+        self.vllm_generation.generation_kwargs = generation_fields(self.args.sampling)
+        if self.vllm_mode == "colocate":
+            # Its noise is this process's, which TRL starts from the number of the process alone; those that share a
+            # model draw the same.
+            set_seed(self.args.seed + self.accelerator.process_index // self.vllm_tensor_parallel_size)
+
+    def stop_sampler(self) -> None:
+        """Free what vLLM holds in this process; the process group, which it shares with the trainer, stays."""
+        if self.use_vllm and self.vllm_mode == "colocate":
+            self.vllm_generation.llm.llm_engine.model_executor.shutdown()
+            gc.unfreeze()  # vLLM has hidden all that was there at its start from the collector
 
     @contextmanager
     def _generating(self) -> Iterator[Any]:

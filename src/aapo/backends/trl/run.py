@@ -20,6 +20,7 @@ from aapo.backends.trl.trainer import AAPOTrainer
 from aapo.checkpoints import newest_whole, step_of
 from aapo.engines.folder import ANEW
 from aapo.engines.loading import not_finite
+from aapo.engines.vllm import generation_fields
 from aapo.errors import InputError
 from aapo.files import naming_full_disk
 from aapo.progress import console, progress
@@ -41,6 +42,8 @@ def check_recipe(recipe: Recipe) -> None:
     args = trainer_config(recipe)
     if args.use_vllm and not importlib.util.find_spec("vllm"):
         raise InputError("use_vllm is true and needs vllm; pip install 'aapo[vllm]'")
+    if args.use_vllm:
+        generation_fields(args.sampling)
     for name in {*(args.report_to or ())} - {*get_available_reporting_integrations()}:
         package = f"'aapo[{name}]'" if name in REPORTING_EXTRAS else name
         raise InputError(f"report_to is {name}, which is not installed; pip install {package}")
@@ -118,6 +121,7 @@ def train_policy(job: TrainingJob) -> bool:
         partial.replace(run.model)
     ranks.wait()
     # The patched model refers to itself: without a collection its memory would stay taken during the evaluation.
+    trainer.stop_sampler()
     del trainer
     gc.collect()
     torch.cuda.empty_cache()

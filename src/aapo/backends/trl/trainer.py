@@ -142,6 +142,8 @@ class AAPOTrainer(ReferenceTrainer):
                 **kwargs,
             )
         args.check_judge(self.reward_func_names)
+        if self.use_vllm:
+            self._prepare_sampler()
         check_launch(self)
         check_groups(self)
         check_refill(self)
