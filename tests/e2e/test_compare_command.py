@@ -98,6 +98,7 @@ def test_bad_input_is_one_line(capsys, arguments, words):
     assert len(lines) == 1 and words in lines[0], lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["null", "'no'"])
 def test_runs_have_their_curves_whatever_the_recipe_calls_no_evaluation(workplace, capsys, strategy):
     (workplace / "off.yaml").write_text(f"extends: mine.yaml\neval_strategy: {strategy}\neval_steps: null\n")
