@@ -130,21 +130,38 @@ def test_what_trls_configuration_adds_is_trls(tiny_folder, tmp_path, addition, t
                 assert values is None or ours[name] == pytest.approx(values, abs=1e-5), name
 
 
-@pytest.mark.parametrize("rewards", [vowels, lambda completions, **_: [1.0] * len(completions)], ids=["paid", "dead"])
-def test_a_routers_loss_is_of_all_rows_by_their_tokens(tiny_folder, tmp_path, addition, rewards):
-    """With one micro-batch TRL's; rows without an advantage have it, too."""
-    BesideTRL.corrected = False
+def mixture():
+    """A model of experts whose router has a loss, weighed by a half."""
     torch.manual_seed(0)
-    model = Qwen3MoeForCausalLM(Qwen3MoeConfig(
+    return Qwen3MoeForCausalLM(Qwen3MoeConfig(
         hidden_size=16, intermediate_size=16, moe_intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=1, head_dim=8, vocab_size=TINY.vocab_size, num_experts=4, num_experts_per_tok=2,
         output_router_logits=True, router_aux_loss_coef=0.5, pad_token_id=0,
     ))  # fmt: skip
+
+
+@pytest.mark.parametrize("rewards", [vowels, lambda completions, **_: [1.0] * len(completions)], ids=["paid", "dead"])
+def test_a_routers_loss_is_of_all_rows_by_their_tokens(tiny_folder, tmp_path, addition, rewards):
+    """With one micro-batch TRL's; rows without an advantage have it, too."""
+    BesideTRL.corrected = False
     trainer = BesideTRL(
-        model=model, reward_funcs=rewards, args=config(tmp_path, algorithm="grpo", aggregation="token_mean"),
+        model=mixture(), reward_funcs=rewards, args=config(tmp_path, algorithm="grpo", aggregation="token_mean"),
         train_dataset=addition, processing_class=load_tokenizer(str(tiny_folder)),
     )  # fmt: skip
     assert trainer.aux_loss_enabled
     (gradient,) = train(trainer)
     assert_same(gradient, trainer.trls[0], 1e-4)
     assert trainer.state.log_history[0]["update/skipped_frac"] == 0
+
+
+def test_a_routers_loss_is_logged_as_it_is_learnt_from(tiny_folder, tmp_path, addition):
+    """In several micro-batches it is their mean, by tokens."""
+    trainer = Uneven(
+        model=mixture(), reward_funcs=lambda completions, **_: [1.0] * len(completions),
+        args=config(tmp_path, algorithm="grpo", max_tokens_per_microbatch=100), train_dataset=addition,
+        processing_class=load_tokenizer(str(tiny_folder)),
+    )  # fmt: skip
+    train(trainer)
+    logged = trainer.state.log_history[0]
+    assert logged["update/micro_batches"] > 2 and logged["aux_loss"] > 0.5
+    assert logged["loss"] == pytest.approx(0.5 * logged["aux_loss"], rel=1e-4)

@@ -10,7 +10,7 @@ from transformers import AttentionInterface, Trainer
 
 from aapo.backends.trl import AAPOConfig, AAPOTrainer, forward
 from aapo.backends.trl.loss import MicroBatch
-from aapo.backends.trl.packed import token_scores
+from aapo.backends.trl.packed import Row, token_scores
 from aapo.backends.trl.update import UpdateTrainer
 from aapo.engines.attention import ATTENTION, Segments, layout_attention
 from aapo.errors import AapoError, InputError
@@ -30,6 +30,7 @@ class Uneven(AAPOTrainer):
 
     def _draw_window(self, generation_batch):
         window = super()._draw_window(generation_batch)
+        assert self.model.training
         self.windows = [*getattr(self, "windows", []), window]
         return window
 
@@ -111,6 +112,7 @@ CUTS = [
     {"padding_free": False},
     {"skip_zero_advantages": False},
     {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 8, "padding_free": False},
+    {"activation_checkpointing": True},
 ]
 
 
@@ -148,8 +150,8 @@ def test_no_cut_and_no_layout_changes_a_gradient(tiny_folder, tmp_path, addition
 
 def test_rows_that_stand_in_for_others_change_nothing(tiny_folder, tmp_path, addition):
     class WithOneMore(Uneven):
-        def _cut(self, *args):
-            found = super()._cut(*args)
+        def _cut(self, sizes, rows_per_pass, num_processes):
+            found = super()._cut(sizes, rows_per_pass, num_processes)
             return Cut([*found.passes, found.passes[0]], [*found.repeated, [True]])
 
     (expected,), (gradient,) = (
@@ -225,6 +227,36 @@ def test_short_of_memory_a_step_is_taken_again_with_less_at_once(
     said = [record.message for record in caplog.records if "out of memory" in record.message]
     assert said and all("from now on micro-batches have at most" in line for line in said)
     assert len(said) < 6  # remembered: the second step does not try again
+
+
+def test_what_a_step_had_before_memory_was_short_is_forgotten(tiny_folder, tmp_path, addition, monkeypatch):
+    tried, original = [], Trainer.training_step
+
+    def step(self, model, inputs, num_items_in_batch=None):
+        tried.append(len(inputs["advantages"]))
+        if len(tried) == 2:
+            raise torch.OutOfMemoryError("no memory")
+        return original(self, model, inputs, num_items_in_batch)
+
+    settings = {"algorithm": "grpo", "max_tokens_per_microbatch": 60}
+    plain = make(tiny_folder, tmp_path, addition, **settings)
+    (expected,) = train(plain)
+    monkeypatch.setattr(Trainer, "training_step", step)
+    again = make(tiny_folder, tmp_path, addition, **settings)
+    (gradient,) = train(again)
+    assert_same(gradient, expected)
+    before, after = (trainer.state.log_history[0] for trainer in (plain, again))
+    assert after["update/micro_batches"] == len(tried) - 2 > before["update/micro_batches"] > 1
+    for name in ("loss", "entropy", "clip_ratio/region_mean"):
+        assert after[name] == pytest.approx(before[name], abs=1e-6)
+
+
+def test_every_process_scores_in_as_many_passes(monkeypatch):
+    rows = [Row(torch.arange(3), torch.arange(n)) for n in (4, 3, 2)]
+    plan = Cut([[[0]], [[1, 2]]], [[False], [False]])
+    trainer = SimpleNamespace(_cut=lambda sizes, rows_per_pass, num_processes: plan)
+    monkeypatch.setattr(forward, "gather_object", lambda items: [*items, 4])
+    assert forward.ForwardTrainer._parts(trainer, rows, 2) == [[0], [1, 2], [0], [0]]
 
 
 @pytest.mark.parametrize(
