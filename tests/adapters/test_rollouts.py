@@ -44,8 +44,9 @@ def train(folder, path, data, **changes):
         "use_cpu": True, "disable_tqdm": True, "seed": 3, "rollouts_dir": str(path / "samples"),
         "judge_threshold": THRESHOLD,
     }  # fmt: skip
+    reward_funcs = changes.pop("reward_funcs", vowels)
     trainer = Spy(
-        model=load_model(str(folder)), reward_funcs=vowels, args=AAPOConfig(**{**settings, **changes}),
+        model=load_model(str(folder)), reward_funcs=reward_funcs, args=AAPOConfig(**{**settings, **changes}),
         train_dataset=data, processing_class=load_tokenizer(str(folder)),
     )  # fmt: skip
     trainer.train()

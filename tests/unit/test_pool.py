@@ -10,12 +10,14 @@ import textwrap
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from aapo.errors import InputError
-from aapo.grading import answers, grade, grade_many, pool
+from aapo.grading import REWARDS, accuracy, answers, grade, grade_ahead, grade_many, pool, reward_function
+from aapo.grading.custom import guarded
 from aapo.grading.worker import decide
 
 # Those that are known to hang or blow up math-verify in a process without limits, and some of our own.
@@ -177,6 +179,72 @@ def test_a_verdict_is_kept(monkeypatch):
     assert len(started) == 2  # one for each answer
     assert grade("y+x", r"\boxed{x+y}").outcome == "correct"
     assert len(started) == 2
+
+
+GOLD, RIGHT = r"x^2+1", r"\boxed{1+x\cdot x}"
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"evaluated": False}, {"grader": "open_r1"}, {"unfinished_thoughts": True, "convention": "hashes"}]
+)
+def test_a_verdict_that_was_begun_early_is_picked_up(monkeypatch, options):
+    answers.forget_verdicts()
+    expected = [grade(GOLD, text, **options) for text in (RIGHT, r"\boxed{x}", "none")]
+    answers.forget_verdicts()
+    started, item = [], pool.Item
+    monkeypatch.setattr(answers, "Item", lambda *call: started.append(call) or item(*call))
+    function = reward_function("accuracy", options)
+    for text in (RIGHT, r"\boxed{x}", "none"):
+        grade_ahead([function], GOLD, lambda text=text: text)
+    begun = len(started)
+    assert begun >= 2
+    assert [grade(GOLD, text, **options) for text in (RIGHT, r"\boxed{x}", "none")] == expected
+    assert len(started) == begun
+
+
+@pytest.mark.parametrize("gold", ["42", "1.5", r"\frac{2}{3}", "B", "monday", "101_2"])
+def test_what_is_decided_in_this_process_is_not_begun_early(gold):
+    grade_ahead([accuracy], gold, lambda: pytest.fail("the text is not needed"))
+
+
+def test_functions_that_are_not_shipped_are_not_begun_early():
+    def own(completions, **columns):
+        pytest.fail("it is called")
+
+    def text():
+        pytest.fail("the text is not needed")
+
+    grade_ahead(
+        [own, partial(accuracy, evaluated=False), guarded("own", own, {}, "fail"), REWARDS["format"]], GOLD, text
+    )
+
+
+def test_a_limit_that_was_hit_early_says_nothing(monkeypatch):
+    results = []
+
+    class Item:
+        def __init__(self, *call):
+            self.outcome = results.pop(0)
+
+        def result(self):
+            return self.outcome
+
+        def again(self):
+            return Item()
+
+    monkeypatch.setattr(answers, "Item", Item)
+    for early, come, outcome in (
+        (True, [None, "correct"], "correct"),
+        (True, [None, None], "timeout"),
+        (True, ["wrong"], "wrong"),
+        (False, [None], "timeout"),
+    ):
+        answers.forget_verdicts()
+        results[:] = come
+        if early:
+            answers.begin_grading(GOLD, RIGHT)
+        assert grade(GOLD, RIGHT).outcome == outcome and results == []
+    answers.forget_verdicts()
 
 
 def test_settings_are_checked():

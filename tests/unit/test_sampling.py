@@ -417,6 +417,21 @@ def test_sequences_in_places_are_those_of_generate(tiny_folder, monkeypatch, set
     assert settings.get("temperature") == 0 or len(set(map(len, placed))) > 4
 
 
+@pytest.mark.parametrize("num_places", [3, None])
+def test_a_completion_is_told_of_while_others_are_drawn(tiny_folder, monkeypatch, num_places):
+    model, tokenizer = ending_model(tiny_folder, 1 / 4)
+    events, forward = [], model.forward
+    monkeypatch.setattr(model, "forward", lambda **options: events.append("step") or forward(**options))
+    drawn = generate_ids(
+        model, PROMPTS, range(5), SamplingSettings(max_completion_length=40), way="places", num_places=num_places,
+        eos_token_ids=[tokenizer.eos_token_id], pad_token_id=tokenizer.pad_token_id,
+        on_end=lambda sequence, ids: events.append((sequence, ids)),
+    )  # fmt: skip
+    told = [event for event in events if event != "step"]
+    assert sorted(told) == list(enumerate(drawn))
+    assert "step" in events[events.index(told[0]) :]
+
+
 @pytest.mark.parametrize("num_places", [2, 5, None])
 def test_a_prompt_is_computed_once_though_its_samples_enter_in_turns(tiny_folder, monkeypatch, num_places):
     model, tokenizer = ending_model(tiny_folder, 1 / 4)

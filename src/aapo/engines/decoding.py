@@ -9,7 +9,7 @@ Shapes: B sequences, S places, R of them that a step computes; H attention heads
 T tokens, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -27,6 +27,8 @@ COLUMNS, PROMPT_TOKENS = 128, 8192
 REFILL_FRAC, STEP_FRAC = 1 / 8, 1 / 8
 
 Pair = tuple[Tensor, Tensor]
+# Gets each completion's index and tokens as soon as it has ended.
+OnEnd = Callable[[int, list[int]], None]
 
 
 def seen_columns(tokens: int, device_type: str) -> int:
@@ -135,15 +137,16 @@ class Read(NamedTuple):
 class Decoder:
     """Sequences that are drawn in places."""
 
-    def __init__(self, model: Any, batch: Batch, num_places: int) -> None:
+    def __init__(self, model: Any, batch: Batch, num_places: int, on_end: OnEnd = lambda sequence, ids: None) -> None:
         """Take the sequences.
 
         Args:
             model: As it is called, within `attending_by_layout`; its layers are plain causal attention (`is_plain`).
             batch: What is to be drawn, by logits and noise alone.
             num_places: Sequences that are drawn at once.
+            on_end: Called between two steps.
         """
-        self.model, self.warpers = model, warpers(batch.settings)
+        self.model, self.warpers, self.on_end = model, warpers(batch.settings), on_end
         self.limit, self.greedy = batch.settings.max_completion_length, batch.settings.temperature == 0
         self.no_ids: Any = None  # the warpers read logits only
         self.prompts = [tuple(ids) for ids in batch.prompt_ids]
@@ -251,6 +254,7 @@ class Decoder:
         sequences, lengths = torch.stack([self.sequence_S[left], self.done_S[left]]).tolist()
         for sequence, ids, length in zip(sequences, self.drawn_BT[sequences].tolist(), lengths, strict=True):
             self.completions[sequence] = ids[:length]
+            self.on_end(sequence, ids[:length])
         before, self.num_used = self.num_used, self.num_used - len(left)
         source = sorted(set(range(self.num_used, before)).difference(left))
         target = [place for place in left if place < self.num_used]

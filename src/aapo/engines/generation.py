@@ -14,7 +14,7 @@ from typing import Any
 
 from aapo.engines.attention import attending_by_layout
 from aapo.engines.batch import Batch
-from aapo.engines.decoding import Decoder
+from aapo.engines.decoding import Decoder, OnEnd
 from aapo.engines.shedding import generated_ids
 from aapo.engines.ways import Way, choose_way
 from aapo.sampling import SamplingSettings
@@ -33,6 +33,7 @@ def generate_ids(
     way: Way | None = None,
     num_places: int | None = None,
     streamer: Any = None,
+    on_end: OnEnd = lambda sequence, ids: None,
 ) -> list[list[int]]:
     """One completion per prompt, as token ids up to and including the end token or the end of a stop string.
 
@@ -49,6 +50,7 @@ def generate_ids(
             used (`choose_way`). It does not change what is drawn.
         num_places: Sequences that are drawn at once; by default all.
         streamer: Transformers' streamer of a single prompt, which gets its tokens as they are drawn.
+        on_end: Called with the index and the tokens of each completion while others are still drawn; only `places` can.
 
     Raises:
         InputError: The way that is asked for cannot be taken.
@@ -58,7 +60,7 @@ def generate_ids(
     taken = "static" if streamer is not None else choose_way(model, settings, cache_implementation, way).way
     if taken == "places":
         with attending_by_layout(model.get_base_model() if hasattr(model, "get_base_model") else model):
-            return Decoder(model, batch, num_places).run()
+            return Decoder(model, batch, num_places, on_end).run()
     drawn = (
         generated_ids(model, part, shed=taken == "shedding", streamer=streamer) for part in batch.parts(num_places)
     )

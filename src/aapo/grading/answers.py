@@ -3,13 +3,13 @@
 import os
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from aapo.errors import InputError, nearest
 from aapo.grading.conditions import split_condition
 from aapo.grading.equality import equal, is_unevaluated
 from aapo.grading.extraction import CONVENTIONS, Convention, choice_letter, extract_answer, gold_answer
-from aapo.grading.forms import Elements, Expression, Form, Words
+from aapo.grading.forms import Elements, Equation, Expression, Form, Matrix, Words
 from aapo.grading.limits import MAX_CHARACTERS, MAX_NESTING, is_costly, nesting
 from aapo.grading.notation import normalize, squeeze
 from aapo.grading.numbers import Number
@@ -87,12 +87,33 @@ def grade_many(
     """The verdicts on many completions, as `grade` gives them one by one; the workers run side by side."""
     check_options(convention, unfinished_thoughts, grader)
     started = [
-        _start(gold, completion, convention, evaluated, unfinished_thoughts)
-        if grader == "aapo"
-        else _start_upstream(gold, completion, grader)
+        _start(gold, completion, convention, evaluated, unfinished_thoughts, grader)
         for gold, completion in zip(golds, completions, strict=True)
     ]
+    for item in started:
+        if isinstance(item, _Pending):
+            item.retry_if_early()
     return [item if isinstance(item, Verdict) else item.verdict() for item in started]
+
+
+def begin_grading(gold: str, completion: str, **options: Any) -> None:
+    """Hand the workers what `grade` with these arguments will ask of them, so that its verdict is there sooner."""
+    started = _start(gold, completion, **options)
+    if isinstance(started, _Pending):
+        started.early = True
+
+
+def asks_workers(gold: str, grader: Grader = "aapo") -> bool:
+    """Whether workers compare most answers with this gold answer, if they are not written alike."""
+    return grader != "aapo" or _is_mathematics(gold)
+
+
+@lru_cache(maxsize=MAX_KEPT_VERDICTS)
+def _is_mathematics(gold: str) -> bool:
+    text = normalize(gold_answer(gold))
+    if choice_letter(text) or len(text) > MAX_CHARACTERS or nesting(text) > MAX_NESTING:
+        return False
+    return isinstance(read(split_condition(text)[0]), (Elements, Equation, Expression, Matrix))
 
 
 def check_options(convention: str | None, unfinished_thoughts: bool = False, grader: str = "aapo") -> None:
@@ -114,15 +135,26 @@ def check_options(convention: str | None, unfinished_thoughts: bool = False, gra
 
 
 class _Pending:
-    """A verdict that a worker is deciding, then the verdict; the cache keeps many of them."""
+    """A verdict that a worker is deciding, then the verdict; the cache keeps many of them.
 
-    __slots__ = ("_decided", "_extracted", "_item", "_rule")
+    Attributes:
+        early: Whether it was begun before it was asked for, while something else kept the machine busy.
+    """
+
+    __slots__ = ("_decided", "_extracted", "_item", "_rule", "early")
 
     def __init__(self, item: Item, extracted: str | None, rule: str) -> None:
         self._item: Item | None = item
         self._extracted = extracted
         self._rule = rule
         self._decided: Verdict | None = None
+        self.early = False
+
+    def retry_if_early(self) -> None:
+        """Compare once more what hit a limit early, so that no verdict depends on when it was begun."""
+        if self.early and self._item is not None and self._item.result() is None:
+            self._item = self._item.again()
+        self.early = False
 
     def verdict(self) -> Verdict:
         item = self._item  # read once, for another thread may be here too
@@ -137,8 +169,15 @@ class _Pending:
 
 
 def _start(
-    gold: str, completion: str, convention: Convention | None, evaluated: bool, unfinished_thoughts: bool
+    gold: str,
+    completion: str,
+    convention: Convention | None = None,
+    evaluated: bool = True,
+    unfinished_thoughts: bool = False,
+    grader: Grader = "aapo",
 ) -> Verdict | _Pending:
+    if grader != "aapo":
+        return _start_upstream(gold, completion, grader)
     wanted = num_answers(gold) if completion.count(r"box") > 1 else 1
     extracted = extract_answer(completion, convention, wanted=wanted, unfinished_thoughts=unfinished_thoughts)
     if extracted is None:

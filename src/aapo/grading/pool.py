@@ -224,6 +224,11 @@ class Item:
                 self._outcome = (self._wait(),)
             return self._outcome[0]
 
+    def again(self) -> "Item":
+        """The same call, handed to the workers once more."""
+        function, args = self._call
+        return Item(function, *args)
+
     def _wait(self) -> Any:
         for _ in range(MAX_TRIES):
             since = time.monotonic()

@@ -2,7 +2,7 @@
 
 import hashlib
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from aapo.errors import InputError, nearest
 from aapo.grading import rewards
 from aapo.grading.answers import VERSION as ANSWERS_VERSION
+from aapo.grading.answers import asks_workers, begin_grading
 from aapo.grading.custom import FAILURES, RewardFunction, check_parameters, guarded, load_function
 from aapo.grading.sandbox import require_sandbox
 from aapo.grading.scorers import require_scorers
@@ -25,6 +26,8 @@ REWARDS: dict[str, RewardFunction] = {name: getattr(rewards, name) for name in _
 GROUPWISE = frozenset({"len"})
 # These compare the answer in a completion with the gold answer.
 GRADED = ("accuracy", "cosine", "len")
+# Their parameters that a verdict depends on.
+_COMPARING = ("convention", "evaluated", "unfinished_thoughts", "grader")
 # These look for an answer in a completion.
 _LOOKING = (*GRADED, "reasoning_gym")
 _SPEC = "aapo_spec"
@@ -81,6 +84,25 @@ def reward_function(name: str, parameters: Mapping[str, Any] | None = None, fail
     made = guarded(name, function, parameters, failure)
     setattr(made, _SPEC, {"function": name, "parameters": parameters})
     return made
+
+
+def grade_ahead(functions: Iterable[RewardFunction], gold: str, text: Callable[[], str]) -> None:
+    """Have workers begin with what reward functions are going to ask them about a completion.
+
+    Only for shipped functions, of which it is known what they ask. Nothing is done for gold answers that are mostly
+    compared in this process, in less time than it takes to begin early.
+
+    Args:
+        functions: The reward functions; none is called.
+        gold: The gold answer.
+        text: Gives the completion with what the prompt holds of it; called only where workers are asked.
+    """
+    specs = [spec for function in functions if (spec := reward_spec(function)) and spec["function"] in GRADED]
+    kinds = [{key: value for key, value in spec["parameters"].items() if key in _COMPARING} for spec in specs]
+    if asked := [options for options in kinds if asks_workers(gold, options.get("grader", "aapo"))]:
+        completion = text()
+        for options in asked:
+            begin_grading(gold, completion, **options)
 
 
 def _no_samples(function: RewardFunction) -> dict[str, list]:

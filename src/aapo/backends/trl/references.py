@@ -220,6 +220,7 @@ class ReferenceTrainer(ScoringTrainer):
 
     def _live(self, inputs: list[dict[str, Any]], positions: Sequence[int] | None = None) -> Reference:
         """One fresh reference completion per rollout, so K is G: the published sampling, done right."""
+        self._rows = inputs
         prompt_ids = self._tokenize_prompts(copy.deepcopy([row["prompt"] for row in inputs]))[0]
         with self.accelerator.autocast(), as_reference(self._reference_model) as reference:
             token_ids = self._draw(reference, prompt_ids, "reference", positions)

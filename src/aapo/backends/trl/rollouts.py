@@ -3,7 +3,7 @@
 import gc
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from transformers import set_seed
@@ -14,9 +14,11 @@ from aapo.engines import generate_ids
 from aapo.engines.transformers import check_context
 from aapo.engines.vllm import generation_fields
 from aapo.engines.ways import asked_way, choose_way
+from aapo.grading import grade_ahead
+from aapo.grading.rewards.completions import whole_turns
 from aapo.learning.refill import Rollouts
 from aapo.sampling import sample_seed
-from aapo.tasks import encode_prompt
+from aapo.tasks import encode_prompt, prompt_opening
 
 # What draws rollouts where a field of TRL's is true.
 TRL_ENGINES = {"use_vllm": "vllm", "use_transformers_continuous_batching": "continuous"}
@@ -28,8 +30,15 @@ class RolloutTrainer(UpdateTrainer):
     num_generations: int
     rows_at_once: int
     _tokenizer: Any
+    reward_funcs: list[Any]
     _drawn: Rollouts | None
+    _rows: Sequence[dict[str, Any]] = ()  # those whose completions are drawn next
     _generated_tokens: int
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """As TRL does."""
+        self._rows = inputs
+        return super()._generate_and_score_completions(inputs)
 
     def _generate_single_turn(
         self,
@@ -102,7 +111,7 @@ class RolloutTrainer(UpdateTrainer):
 
         Args:
             model: The policy or the reference.
-            prompt_ids: The rows.
+            prompt_ids: The prompts of `_rows`.
             purpose: What they are for.
             positions: Where the rows are in the batch of all processes; by default this process's share of it.
         """
@@ -122,10 +131,31 @@ class RolloutTrainer(UpdateTrainer):
             cache_implementation=self.args.cache_implementation,
             way=asked_way(self.args.engine),
             num_places=self.rows_at_once,
+            on_end=self._grade_ahead,
         )
         if purpose != "eval-rollout":  # an evaluation is no part of the training's cost
             self._generated_tokens += sum(map(len, token_ids))
         return token_ids
+
+    def _grade_ahead(self, place: int, token_ids: list[int]) -> None:
+        """Let workers begin to grade the completion of a row while others are drawn.
+
+        Nothing depends on it: what goes wrong goes wrong again, and is told, when the completion is graded.
+        """
+        with suppress(Exception):
+            row = self._rows[place]
+            grade_ahead(self.reward_funcs, row["answer"], lambda: self._turn(row, token_ids))
+
+    def _turn(self, row: dict[str, Any], token_ids: list[int]) -> str:
+        """The text that shipped reward functions read in a completion."""
+        texts = self._tokenizer.batch_decode([token_ids], skip_special_tokens=True)
+        return whole_turns(texts, [self._with_opening(row).get("prompt_opening", "")])[0]
+
+    def _with_opening(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The row with what its rendered prompt holds of the assistant's turn, where there is a chat template."""
+        if self._is_vlm or self._tokenizer.chat_template is None:
+            return row
+        return {**row, "prompt_opening": prompt_opening(row["prompt"], self._tokenizer, **self.args.template_options)}
 
     def engine(self) -> dict[str, str]:
         """What draws rollouts, and why.

@@ -16,7 +16,6 @@ from aapo.learning.batch import BatchScores, Teacher
 from aapo.learning.held_out import HeldOutBatch, held_out_metrics
 from aapo.records import Notes
 from aapo.scoring import as_notes, check_finite_rewards
-from aapo.tasks import prompt_opening
 
 # A token of less weight, given what the trainer and the sampler say of it, teaches less than half of what it should.
 LOST = 0.5
@@ -55,11 +54,7 @@ class ScoringTrainer(RolloutTrainer):
 
     def _finite_rewards(self, rows: Any, prompts: Any, completions: Any, token_ids: Any) -> Tensor:
         """TRL's rewards of all processes, shape (B, F); NaN where a function could not score."""
-        if not self._is_vlm and self._tokenizer.chat_template is not None:
-            options = self.args.template_options
-            rows = [
-                {**row, "prompt_opening": prompt_opening(row["prompt"], self._tokenizer, **options)} for row in rows
-            ]
+        rows = [self._with_opening(row) for row in rows]
         rewards_BF = super()._calculate_rewards(rows, prompts, completions, token_ids)
         for name, rewards_B in zip(self.reward_func_names, rewards_BF.T, strict=True):
             check_finite_rewards(name, rewards_B.tolist())

@@ -315,7 +315,7 @@ class AAPOTrainer(ReferenceTrainer):
 
     def _roll_out(self, rows: list[dict[str, Any]], positions: Sequence[int]) -> Rollouts:
         """Completions of rows that are at these positions in the batch of all processes, and what they are worth."""
-        prompts = copy.deepcopy([row["prompt"] for row in rows])
+        self._rows, prompts = rows, copy.deepcopy([row["prompt"] for row in rows])
         prompt_ids, images, fields = self._tokenize_prompts(prompts)
         token_ids, logprobs = self._generate_single_turn(
             prompt_ids, images, fields, self.num_generations, positions=positions
