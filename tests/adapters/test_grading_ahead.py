@@ -89,6 +89,23 @@ def test_workers_that_cannot_be_started_are_told_of_where_completions_are_graded
 
 
 def test_a_live_reference_is_graded_ahead_of_its_own_golds(tiny_folder, tmp_path, addition, events):
-    run(tiny_folder, tmp_path, addition, algorithm="aapo", reference="live")
+    run(tiny_folder, tmp_path, addition, algorithm="aapo", reference="live", max_steps=2)
     begun = [event for event in events if event not in (DRAWN, ASKED)]
-    assert len(begun) == len(set(begun)) and events.count(ASKED) == 2
+    # Begun with the gold of another row, a completion would be begun again with its own.
+    assert len(begun) == len(set(begun)) and events.count(ASKED) == 4
+
+
+def test_another_thread_may_decide_what_is_looked_at_for_a_retry():
+    class Decided:
+        looked = 0
+
+        def result(self):
+            self.looked += 1
+            if self.looked == 1:
+                pending.verdict()  # as another thread would meanwhile
+            return None
+
+    pending = answers._Pending(Decided(), "x", "expression")
+    pending.early = True
+    pending.retry_if_early()
+    assert pending.verdict().outcome == "timeout"

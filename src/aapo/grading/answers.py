@@ -152,8 +152,9 @@ class _Pending:
 
     def retry_if_early(self) -> None:
         """Compare once more what hit a limit early, so that no verdict depends on when it was begun."""
-        if self.early and self._item is not None and self._item.result() is None:
-            self._item = self._item.again()
+        item = self._item  # read once, for another thread may be here too
+        if self.early and item is not None and item.result() is None and self._item is item:
+            self._item = item.again()
         self.early = False
 
     def verdict(self) -> Verdict:

@@ -120,8 +120,8 @@ def train_policy(job: TrainingJob) -> bool:
         shutil.rmtree(run.model, ignore_errors=True)
         partial.replace(run.model)
     ranks.wait()
-    # The patched model refers to itself: without a collection its memory would stay taken during the evaluation.
     trainer.stop_sampler()
+    # The patched model refers to itself: without a collection its memory would stay taken during the evaluation.
     del trainer
     gc.collect()
     torch.cuda.empty_cache()
