@@ -103,7 +103,6 @@ def test_another_thread_may_decide_what_is_looked_at_for_a_retry():
             self.looked += 1
             if self.looked == 1:
                 pending.verdict()  # as another thread would meanwhile
-            return None
 
     pending = answers._Pending(Decided(), "x", "expression")
     pending.early = True

@@ -318,6 +318,26 @@ def test_a_layout_that_scores_otherwise_is_given_up(tiny_folder, tmp_path, addit
 
 
 @pytest.mark.parametrize(
+    ("dtype", "shift", "kept"),
+    [
+        (torch.float32, 5e-4, True),
+        (torch.float32, 2e-3, False),
+        (torch.bfloat16, 4 * 0.037, True),  # the mean is what rounding made of SmolLM2-135M
+        (torch.bfloat16, 4 * 0.10, False),  # and what completions one position off made
+    ],
+)
+def test_a_layout_may_differ_by_rounding_and_no_more(tiny_folder, tmp_path, addition, monkeypatch, dtype, shift, kept):
+    trainer = make(tiny_folder, tmp_path, reference_column(addition))
+    trainer.model.to(dtype)
+    monkeypatch.setattr(trainer, "_parts", lambda rows, size: [[0]])
+    scores = torch.tensor([-1.0, -2.0, -3.0, -4.0])
+    shifted = scores + torch.tensor([0, shift, 0, 0])
+    monkeypatch.setattr(trainer, "_token_scores", lambda *_: (shifted if trainer._lays_out else scores, None))
+    trainer._compare_layouts(trainer.model, [None])
+    assert trainer._lays_out is kept
+
+
+@pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"steps_per_generation": 3, "gradient_accumulation_steps": 2}, "steps_per_generation is 3; above"),
