@@ -3,7 +3,7 @@
     python benchmarks/rollout.py --rounds 5
 
 The quickstart's tiny Qwen3 model with random weights; a bias on the end token's logit sets how likely it is at every
-position: never, so that all completions have the same length, or 1 in 16. The arms:
+position: never, so that all completions have the same length, or at 4 of as many as the limit has. The arms:
 
     static       Transformers' `generate`: rows that have ended stay until the longest ends
     shedding     `generate`, entered again: rows that have ended leave the batch
@@ -46,7 +46,7 @@ from aapo.sampling import SamplingSettings, sample_seed
 from step_cost import Clock
 
 YARDSTICK = "static"
-CASES = {"fixed": 0.0, "early stops": 1 / 16}
+CASES = {"fixed": 0.0, "early stops": 4.0}  # of so many ends by the limit
 CONTINUOUS = ContinuousBatchingConfig(page_size=32, num_blocks=192, max_batch_tokens=2048)
 Rates = dict[str, list[float]]  # of rounds, by arm
 Draw = Callable[[], list[list[int]]]
@@ -87,9 +87,9 @@ def set_end_share(bench: Bench, share: float) -> None:
         )
 
 
-def arms(bench: Bench) -> dict[str, Draw]:
-    """A function by arm that samples all completions."""
-    tokens, end, pad = bench.args.tokens, bench.tokenizer.eos_token_id, bench.tokenizer.pad_token_id
+def arms(bench: Bench, tokens: int) -> dict[str, Draw]:
+    """A function by arm that samples all completions, of at most so many tokens."""
+    end, pad = bench.tokenizer.eos_token_id, bench.tokenizer.pad_token_id
     seeds = [sample_seed("benchmark", i) for i in range(len(bench.prompts))]
     settings = SamplingSettings(max_completion_length=tokens)
 
@@ -112,9 +112,9 @@ def arms(bench: Bench) -> dict[str, Draw]:
     }  # fmt: skip
 
 
-def measure(bench: Bench, name: str) -> tuple[Rates, list[float], float]:
+def measure(bench: Bench, tokens: int, name: str) -> tuple[Rates, list[float], float]:
     """By arm and round useful tokens a second, by round what others took of the machine, and the mean length."""
-    draws = arms(bench)
+    draws = arms(bench, tokens)
     names, rates, mean_length = list(draws), {arm: [] for arm in draws}, 0.0
     others: list[float] = []
     for turn in range(bench.args.rounds + 1):
@@ -155,7 +155,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="rounds that count")
     parser.add_argument("--sequences", type=int, nargs="+", default=[64, 256], help="completions of a batch")
-    parser.add_argument("--tokens", type=int, default=64, help="most tokens of a completion")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[64, 256], help="most tokens of a completion")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "rollout.json")
     return parser.parse_args()
 
@@ -164,13 +164,14 @@ def main(args: argparse.Namespace) -> None:
     """Measure, print and store."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
     bench, cases = prepare(args), {}
-    for sequences, (kind, share) in itertools.product(args.sequences, CASES.items()):
-        name = f"{sequences}, {kind}"
-        set_end_share(bench, share)
-        rates, others, mean_length = measure(with_prompts(bench, sequences), name)
+    for sequences, tokens, (kind, ends) in itertools.product(args.sequences, args.tokens, CASES.items()):
+        name = f"{sequences} x {tokens}, {kind}"
+        set_end_share(bench, ends / tokens)
+        rates, others, mean_length = measure(with_prompts(bench, sequences), tokens, name)
         cases[name] = {
             "sequences": sequences,
-            "end_probability": share,
+            "tokens": tokens,
+            "end_probability": ends / tokens,
             "mean_tokens": mean_length,
             "others_cpu_frac": others,
             "summary": summarize(rates),
@@ -178,7 +179,7 @@ def main(args: argparse.Namespace) -> None:
         }
         for arm, row in cases[name]["summary"].items():
             ratio = f"{row['ratio']:.2f} ({row['ratio_min']:.2f} - {row['ratio_max']:.2f})"
-            print(f"{name:<18}{arm:<12}{row['useful_tokens_per_second']:>8.0f} tokens/s  {ratio}")
+            print(f"{name:<24}{arm:<12}{row['useful_tokens_per_second']:>8.0f} tokens/s  {ratio}")
     results = {
         **environment(),
         "command": ["python", "benchmarks/rollout.py", *sys.argv[1:]],

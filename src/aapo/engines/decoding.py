@@ -19,7 +19,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from aapo.engines.attention import Segment, Segments
 from aapo.engines.batch import Batch, warpers
-from aapo.engines.noise import keyed_gumbel
+from aapo.engines.noise import gumbel, row_hashes
 
 # The cache grows by so many columns; prompts are computed by at most so many tokens at once.
 COLUMNS, PROMPT_TOKENS = 128, 8192
@@ -150,7 +150,6 @@ class Decoder:
         self.limit, self.greedy = batch.settings.max_completion_length, batch.settings.temperature == 0
         self.no_ids: Any = None  # the warpers read logits only
         self.prompts = [tuple(ids) for ids in batch.prompt_ids]
-        self.seeds = batch.seeds
         self.completions: list[list[int]] = [[] for _ in self.prompts]
         self.waiting = list(range(len(self.prompts)))[::-1]
         self.num_places = min(num_places, len(self.prompts))
@@ -160,9 +159,12 @@ class Decoder:
         self.cache = Places(self.num_places, device)
         self.eos_tokens = torch.tensor(sorted(batch.eos_token_ids), device=device)
         self.drawn_BT = torch.zeros(len(self.prompts), self.limit, dtype=torch.long, device=device)
-        # By place: its sequence and that one's seed, last token, tokens drawn, tokens in the cache.
-        self.state = torch.zeros(5, self.num_places, dtype=torch.long, device=device)
-        self.sequence_S, self.seeds_S, self.tokens_S, self.done_S, self.lengths_S = self.state
+        seeds_B = torch.tensor(batch.seeds, dtype=torch.long, device=device)
+        positions_T = torch.arange(0 if self.greedy else self.limit, device=device)
+        self.rows_BT = row_hashes(seeds_B[:, None], positions_T)  # a step's noise needs no hash but its own
+        # By place: its sequence and that one's last token, tokens drawn, tokens in the cache.
+        self.state = torch.zeros(4, self.num_places, dtype=torch.long, device=device)
+        self.sequence_S, self.tokens_S, self.done_S, self.lengths_S = self.state
 
     @torch.no_grad()
     def run(self) -> list[list[int]]:
@@ -215,8 +217,7 @@ class Decoder:
         """Put sequences whose prompts are in the cache into the first free places, and draw their first tokens."""
         first, self.num_used = self.num_used, self.num_used + len(sequences)
         none = [0] * len(sequences)
-        begun = [sequences, [self.seeds[sequence] for sequence in sequences], none, none, lengths]
-        self.state[:, first : self.num_used] = torch.tensor(begun, device=self.device)
+        self.state[:, first : self.num_used] = torch.tensor([sequences, none, none, lengths], device=self.device)
         self.columns = max(self.columns, *lengths)
         self._draw(first, logits_SV)
 
@@ -238,14 +239,15 @@ class Decoder:
     def _draw(self, first: int, logits_SV: Tensor) -> None:
         """Draw the next tokens of the sequences in the places from the first on; those that end leave."""
         places = slice(first, self.num_used)
+        now = self.sequence_S[places], self.done_S[places]
         scores_SV: Any = self.warpers(self.no_ids, logits_SV.float())  # type: ignore[arg-type]
         if not self.greedy:
-            scores_SV = scores_SV + keyed_gumbel(self.seeds_S[places], self.done_S[places], scores_SV.shape[1])
+            scores_SV = scores_SV + gumbel(self.rows_BT[now], scores_SV.shape[1])
         tokens_S = scores_SV.argmax(-1)
-        self.drawn_BT[self.sequence_S[places], self.done_S[places]] = tokens_S
+        self.drawn_BT[now] = tokens_S
         self.tokens_S[places] = tokens_S
         self.done_S[places] += 1
-        ended_S = torch.isin(tokens_S, self.eos_tokens) | (self.done_S[places] == self.limit)
+        ended_S = (tokens_S[:, None] == self.eos_tokens).any(1) | (self.done_S[places] == self.limit)
         if left := [first + place for place in ended_S.nonzero().flatten().tolist()]:
             self._leave(left)
 

@@ -35,6 +35,26 @@ def _tokens(vocabulary: int, device: torch.device) -> Tensor:
     return _mix(torch.arange(1, vocabulary + 1, dtype=torch.int32, device=device))
 
 
+def row_hashes(seeds: Tensor, positions: int | Tensor) -> Tensor:
+    """The hash of each sample's seed and a position in its completion, int32, of their common shape.
+
+    Args:
+        seeds: Sample seeds, int64 in [0, 2**63).
+        positions: Indices of tokens within the completions, from 0; one for all, or what broadcasts with the seeds.
+    """
+    high, low = (seeds >> 32).int(), seeds.int()
+    places = torch.as_tensor(positions, device=seeds.device).int() + 1
+    return _mix(low ^ _mix(high ^ _mix(places)))
+
+
+def gumbel(rows_B: Tensor, vocabulary: int) -> Tensor:
+    """Standard Gumbel noise of shape (B, V), float32, by `row_hashes` of shape (B,)."""
+    row_B1 = rows_B.unsqueeze(1)
+    bits_BV = _mix(_mix(row_B1 ^ _tokens(vocabulary, rows_B.device)) ^ row_B1)
+    uniform_BV = (bits_BV.long() & 0xFFFFFFFF).float().add_(0.5).mul_(2.0**-32)
+    return uniform_BV.neg_().log1p_().neg_().log_().neg_()
+
+
 def keyed_gumbel(seeds_B: Tensor, position: int | Tensor, vocabulary: int) -> Tensor:
     """Standard Gumbel noise of shape (B, V), float32, a function of its arguments alone.
 
@@ -43,11 +63,7 @@ def keyed_gumbel(seeds_B: Tensor, position: int | Tensor, vocabulary: int) -> Te
         position: Index of the token within the completion, from 0; or of each sequence, shape (B,).
         vocabulary: V.
     """
-    high_B, low_B = (seeds_B >> 32).int(), seeds_B.int()
-    row_B1 = _mix(low_B ^ _mix(high_B ^ _mix((torch.zeros_like(seeds_B) + position + 1).int()))).unsqueeze(1)
-    bits_BV = _mix(_mix(row_B1 ^ _tokens(vocabulary, seeds_B.device)) ^ row_B1)
-    uniform_BV = (bits_BV.long() & 0xFFFFFFFF).float().add_(0.5).mul_(2.0**-32)
-    return uniform_BV.neg_().log1p_().neg_().log_().neg_()
+    return gumbel(row_hashes(seeds_B, position), vocabulary)
 
 
 class KeyedGumbel(LogitsProcessor):
