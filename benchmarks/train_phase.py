@@ -17,9 +17,14 @@ Cases, 64 rows in groups of 8:
 `ideal` is the ratio of tokens: those that TRL's padded batches hold to those that must be computed. What would be
 unfair: other programs on the machine, which do not always slow both sides alike; lengths that are less spread; a model
 so small that a call costs more than its work. Generation, rewards and the optimizer are not in the times.
+
+Memory is what the process holds at most during a step, gradients included, over what it held before, by Linux; on the
+step that is thrown away and the two first rounds, of which the greatest counts.
 """
 
 import argparse
+import ctypes
+import gc
 import json
 import statistics
 import tempfile
@@ -198,11 +203,28 @@ def seconds(trainer: Any, step: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
+def peak_mib(trainer: Any, step: Callable[[], None]) -> float:
+    """How much more memory the process holds at a step's peak than before it."""
+    trainer.model.zero_grad()
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed is still held otherwise, and would be taken for nothing
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is held now
+    before = _status_mib("VmRSS")
+    step()
+    return _status_mib("VmHWM") - before
+
+
+def _status_mib(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
+
+
 def measure(phases: Phases, name: str, rounds: int) -> dict[str, Any]:
     """The ratios of a case."""
     case = CASES[name]
     ratios: dict[str, list[float]] = {"trl": [], "unshared": []}
     ideals, ours_s, error = [], [], 0.0
+    peaks: dict[str, list[float]] = {"trl": [], "ours": []}
     for index in range(rounds + 1):
         rollouts = drawn(case, index, len(phases.tokenizer))
         steps = {
@@ -210,6 +232,9 @@ def measure(phases: Phases, name: str, rounds: int) -> dict[str, Any]:
             "ours": (phases.ours, lambda rollouts=rollouts: phases.our_step(phases.ours, rollouts)),
             "unshared": (phases.unshared, lambda rollouts=rollouts: phases.our_step(phases.unshared, rollouts)),
         }
+        if index < 3:
+            for key, values in peaks.items():
+                values.append(peak_mib(*steps[key]))
         if index == 0:  # a step that is thrown away, and the check that all compute the same
             expected = gradient(*steps["trl"])
             error = max(
@@ -229,6 +254,7 @@ def measure(phases: Phases, name: str, rounds: int) -> dict[str, Any]:
         "ratio": middle(ratios["trl"]), "least": min(ratios["trl"]), "greatest": max(ratios["trl"]),
         "ratio_to_unshared": middle(ratios["unshared"]), "ideal": middle(ideals),
         "of_ideal": middle(ratios["trl"]) / middle(ideals), "seconds": middle(ours_s), "gradient_error": error,
+        "peak_mib": max(peaks["ours"]), "peak_mib_trl": max(peaks["trl"]),
         "workload": {**case._asdict(), "rows": NUM_ROWS, "group": GROUP, "micro_batch": MICRO_BATCH},
     }  # fmt: skip
 
@@ -248,11 +274,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         phases = Phases(folder)
         found = {name: measure(phases, name, args.rounds) for name in args.cases}
-    print(f"{'case':14} {'ratio':>6} {'least':>6} {'most':>6} {'ideal':>6} {'of it':>6} {'unshared':>9} {'error':>9}")
+    print(f"{'case':14} {'ratio':>6} {'least':>6} {'most':>6} {'ideal':>6} {'of it':>6} {'unshared':>9} {'error':>9} {'MiB':>11}")
     for name, row in found.items():
         print(
             f"{name:14} {row['ratio']:6.2f} {row['least']:6.2f} {row['greatest']:6.2f} {row['ideal']:6.2f} "
-            f"{row['of_ideal']:6.2f} {row['ratio_to_unshared']:9.2f} {row['gradient_error']:9.1e}"
+            f"{row['of_ideal']:6.2f} {row['ratio_to_unshared']:9.2f} {row['gradient_error']:9.1e} "
+            f"{row['peak_mib']:5.0f}/{row['peak_mib_trl']:.0f}"
         )
     if args.output:
         report = {
