@@ -274,7 +274,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         phases = Phases(folder)
         found = {name: measure(phases, name, args.rounds) for name in args.cases}
-    print(f"{'case':14} {'ratio':>6} {'least':>6} {'most':>6} {'ideal':>6} {'of it':>6} {'unshared':>9} {'error':>9} {'MiB':>11}")
+    print(
+        f"{'case':14} {'ratio':>6} {'least':>6} {'most':>6} {'ideal':>6} {'of it':>6} {'unshared':>9} {'error':>9} "
+        f"{'MiB':>11}"
+    )
     for name, row in found.items():
         print(
             f"{name:14} {row['ratio']:6.2f} {row['least']:6.2f} {row['greatest']:6.2f} {row['ideal']:6.2f} "
