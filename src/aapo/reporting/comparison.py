@@ -227,12 +227,12 @@ def _failures(summary: Summary) -> list[PageTable]:
 
 
 def _swept_algorithms(summary: Summary) -> list[str]:
-    """Algorithms with two or more variants that differ in one or two settings."""
-    swept: dict[str, list[dict[str, Any]]] = {}
+    """Algorithms with two or more variants that all differ in the same one or two settings."""
+    swept: dict[str, list[tuple[str, ...]]] = {}
     for variant in summary["variants"]:
-        if 1 <= len(variant["settings"]) <= 2:
-            swept.setdefault(variant["algorithm"], []).append(variant)
-    return [algorithm for algorithm, variants in swept.items() if len(variants) > 1]
+        if variant["settings"]:
+            swept.setdefault(variant["algorithm"], []).append(tuple(variant["settings"]))
+    return [algorithm for algorithm, of in swept.items() if len(of) > 1 and len(set(of)) == 1 and len(of[0]) <= 2]
 
 
 def _reading(summary: Summary) -> list[str]:
