@@ -399,6 +399,17 @@ def test_heat_map_of_a_sweep(recipe, tmp_path):
     assert "one seed says nothing about others" in page
 
 
+def test_variants_that_differ_in_different_settings_have_no_heat_map(recipe, tmp_path):
+    entries = ["aapo", {"algorithm": "aapo", "margin_high": 1.0}, {"algorithm": "aapo", "margin": "scaled"}]
+    plan = plan_of(recipe, tmp_path, entries, [0])
+    write_plan(plan)
+    for place, run in enumerate(plan.runs):
+        finish(run.path, np.full(8, place / 4))
+    write_summary(tmp_path / "out")
+    page = write_report([tmp_path / "out"]).read_text(encoding="utf-8")
+    assert "aapo margin_high=1.0" in page and "aapo margin=scaled" in page and "Heat map" not in page
+
+
 def test_no_finished_run_is_no_summary(recipe, tmp_path):
     with pytest.raises(InputError, match="holds no comparison"):
         write_summary(tmp_path)

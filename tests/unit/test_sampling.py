@@ -451,6 +451,24 @@ def test_a_prompt_is_computed_once_though_its_samples_enter_in_turns(tiny_folder
     assert len({tuple(ids) for ids in drawn}) > 10
 
 
+@pytest.mark.parametrize("way", ["places", "static"])
+def test_any_of_several_end_tokens_ends_a_completion(tiny_folder, way):
+    model, tokenizer = ending_model(tiny_folder, 1 / 1000)
+    settings, seeds = SamplingSettings(max_completion_length=40), range(len(PROMPTS))
+
+    def drawn(ends):
+        return generate_ids(
+            model, PROMPTS, seeds, settings, way=way, eos_token_ids=ends, pad_token_id=tokenizer.pad_token_id
+        )
+
+    whole = drawn([tokenizer.eos_token_id])
+    others = [ids[3] for ids in whole[:2]]  # tokens that end nothing by themselves
+    ends = {tokenizer.eos_token_id, *others}
+    expected = [ids[: next((i for i, token in enumerate(ids) if token in ends), len(ids)) + 1] for ids in whole]
+    assert expected != whole
+    assert drawn(sorted(ends)) == expected
+
+
 @pytest.mark.parametrize("field", ["repetition_penalty", "stop", "generation_kwargs"])
 def test_what_depends_on_earlier_tokens_is_left_to_generate(tiny_folder, monkeypatch, field):
     model, tokenizer = ending_model(tiny_folder, 1 / 16)
