@@ -400,8 +400,8 @@ def test_heat_map_of_a_sweep(recipe, tmp_path):
 
 
 def test_variants_that_differ_in_different_settings_have_no_heat_map(recipe, tmp_path):
-    entries = ["aapo", {"algorithm": "aapo", "margin_high": 1.0}, {"algorithm": "aapo", "margin": "scaled"}]
-    plan = plan_of(recipe, tmp_path, entries, [0])
+    variants = ["aapo", Variant("aapo", {"margin_high": 1.0}), Variant("aapo", {"margin": "scaled"})]
+    plan = plan_of(recipe, tmp_path, variants, [0])
     write_plan(plan)
     for place, run in enumerate(plan.runs):
         finish(run.path, np.full(8, place / 4))
