@@ -162,11 +162,12 @@ def augmented_advantages(
     shaped_PG = rewards_PG
     if objective.overlong_buffer and lengths_PG is not None:
         assert max_completion_length is not None, "an overlong buffer needs the token limit"
-        penalty_PG = overlong_penalty(lengths_PG, max_completion_length, objective.overlong_buffer)
-        shaped_PG = rewards_PG + penalty_PG.to(rewards_PG.dtype)
-        if values_PGF is not None and weights_F is not None:  # the penalty is one function more
-            paid_PG1 = penalty_PG.to(rewards_PG.dtype).masked_fill(rewards_PG.isnan(), torch.nan).unsqueeze(2)
-            values_PGF, weights_F = torch.cat([values_PGF, paid_PG1], 2), torch.cat([weights_F, weights_F.new_ones(1)])
+        penalty_PG = overlong_penalty(lengths_PG, max_completion_length, objective.overlong_buffer).to(rewards_PG.dtype)
+        shaped_PG = rewards_PG + penalty_PG
+        if values_PGF is not None and weights_F is not None:
+            values_PGF, weights_F = _with_function(
+                values_PGF, weights_F, penalty_PG.masked_fill(rewards_PG.isnan(), torch.nan)
+            )
     if objective.advantage is not None:
         groups = Groups(
             shaped_PG, reference_rewards_PK, correct_PG, lengths_PG, truncated_PG, max_completion_length, values_PGF,
@@ -183,6 +184,11 @@ def augmented_advantages(
     if objective.rescale_dead_groups and num_pushing:
         alpha = len(sum_PG) / num_pushing
     return Advantages(sum_PG * alpha, advantage_PG, margin_PG, clipped_PG, dead_groups(shaped_PG), alpha)
+
+
+def _with_function(values_PGF: Tensor, weights_F: Tensor, paid_PG: Tensor) -> tuple[Tensor, Tensor]:
+    """The values and weights of reward functions with one function more, of weight 1."""
+    return torch.cat([values_PGF, paid_PG.unsqueeze(2)], 2), torch.cat([weights_F, weights_F.new_ones(1)])
 
 
 def _own_advantage(function: AdvantageFunction, groups: Groups) -> Tensor:

@@ -110,15 +110,7 @@ def train_policy(job: TrainingJob) -> bool:
         return True
     if stop.asked is not None:  # after the last step, where the others need not have seen it
         raise KeyboardInterrupt(stop.asked)
-    partial = run.path / ".model.tmp"
-    with naming_full_disk(run.model):
-        trainer.save_model(str(partial))
-        if ranks.is_main:
-            job.tokenizer.save_pretrained(partial)
-    if ranks.is_main:
-        shutil.rmtree(partial / REFERENCE_ADAPTER, ignore_errors=True)  # which PEFT saves beside the trained one
-        shutil.rmtree(run.model, ignore_errors=True)
-        partial.replace(run.model)
+    _save(trainer, job)
     ranks.wait()
     trainer.stop_sampler()
     # The patched model refers to itself: without a collection its memory would stay taken during the evaluation.
@@ -126,6 +118,20 @@ def train_policy(job: TrainingJob) -> bool:
     gc.collect()
     torch.cuda.empty_cache()
     return False
+
+
+def _save(trainer: AAPOTrainer, job: TrainingJob) -> None:
+    """Save the trained model and its tokenizer, whole or not at all; called by all processes."""
+    run, is_main = job.run, launched().is_main
+    partial = run.path / ".model.tmp"
+    with naming_full_disk(run.model):
+        trainer.save_model(str(partial))
+        if is_main:
+            job.tokenizer.save_pretrained(partial)
+    if is_main:
+        shutil.rmtree(partial / REFERENCE_ADAPTER, ignore_errors=True)  # which PEFT saves beside the trained one
+        shutil.rmtree(run.model, ignore_errors=True)
+        partial.replace(run.model)
 
 
 def _tell_stop(signal: str) -> None:
