@@ -158,7 +158,7 @@ RANGES: dict[str, Allowed] = {
     "min_live_frac": Number(0, 1, note="a share of the groups; DAPO uses 1, GPG 0.5"),
     "generations_factor": whole(1, 64),
     "max_refill_rounds": whole(1, 1000, note="for no refill set min_live_frac to 0"),
-    **_each("rescale_dead_groups reads_reference weighted_sample sync_ref_model", Flag()),
+    **_each("rescale_dead_groups reads_reference reads_verdicts weighted_sample sync_ref_model", Flag()),
     "ref_model_sync_steps": COUNT,
     "ref_model_mixup_alpha": Number(0, 1, above=True, note="1 makes it a copy of the policy"),
     "beta": NOT_NEGATIVE,

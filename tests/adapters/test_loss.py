@@ -23,7 +23,7 @@ def test_clipped_shares_are_of_what_counts(level, shares):
         ratios_BT = torch.tensor([[0.5], [1.5], [1.0], [0.1]]).expand(4, 2)
     mask_BT = torch.tensor([[1, 1], [1, 1], [1, 0], [0, 0]])
     trainer = SimpleNamespace(objective=Objective(loss="clipped_surrogate", ratio_level=level), _tally=Tally())
-    LossTrainer._count_clipped(trainer, ratios_BT, torch.tensor([-1.0, 1.0, -1.0, -1.0]), mask_BT)
+    LossTrainer._count_clipped(trainer, ratios_BT, torch.tensor([[-1.0], [1.0], [-1.0], [-1.0]]), mask_BT)
     means = trainer._tally.means(ALONE)
     found = [means[f"clip_ratio/{name}_mean"] for name in ("low", "high", "region")]
     assert found == pytest.approx(shares)
@@ -32,11 +32,11 @@ def test_clipped_shares_are_of_what_counts(level, shares):
 def test_limits_are_of_rows_that_have_a_token():
     trainer = SimpleNamespace(objective=Objective(loss="clipped_surrogate"), _tally=Tally())
     mask_BT = torch.tensor([[1, 1], [1, 1], [0, 0]])
-    LossTrainer._count_clipped(trainer, torch.tensor([[0.5, 0.5], [0.5, 1.0], [9.0, 9.0]]), -torch.ones(3), mask_BT)
+    LossTrainer._count_clipped(trainer, torch.tensor([[0.5, 0.5], [0.5, 1.0], [9.0, 9.0]]), -torch.ones(3, 1), mask_BT)
     # of the first row's tokens all are clipped, of the second's one of two
     assert trainer._tally.limits(ALONE) == {"clip_ratio/low_min": 0.5, "clip_ratio/high_max": 0.0}
     trainer._tally = Tally()
-    LossTrainer._count_clipped(trainer, torch.ones(3, 2), torch.ones(3), 0 * mask_BT)
+    LossTrainer._count_clipped(trainer, torch.ones(3, 2), torch.ones(3, 1), 0 * mask_BT)
     assert trainer._tally.limits(ALONE) == {}
 
 

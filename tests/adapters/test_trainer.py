@@ -22,7 +22,15 @@ from aapo.backends.trl.recorder import Recorder
 from aapo.bank import ReferenceBank, bank_identity
 from aapo.engines import TransformersEngine, load_model, load_tokenizer, model_identity, tokenizer_identity
 from aapo.errors import InputError
-from aapo.objective import ALGORITHMS, augmented_advantages, completion_weights, policy_loss
+from aapo.objective import (
+    ALGORITHMS,
+    Tokens,
+    augmented_advantages,
+    completion_weights,
+    policy_loss,
+    token_advantages,
+    verdicts,
+)
 from aapo.runs import RunDirectory
 from aapo.sampling import SamplingSettings
 from aapo.scoring import as_prompt
@@ -122,18 +130,27 @@ def make(cls, folder, path, dataset, rewards=vowels, **changes):
     )  # fmt: skip
 
 
-def pure_gradient(trainer, model, batch, advantages_B):
+def pure_gradient(trainer, model, batch, advantages_B, verdicts_B=None):
     """The gradient of the pure loss on a generation batch, and the completions' log-probabilities."""
     _, output, _ = batch
     ids = torch.cat([output["prompt_ids"], output["completion_ids"]], 1)
     mask = torch.cat([output["prompt_mask"], output["completion_mask"]], 1)
     logits = model(input_ids=ids, attention_mask=mask).logits[:, -output["completion_ids"].shape[1] - 1 : -1]
     logprobs = logits.log_softmax(-1).gather(2, output["completion_ids"].unsqueeze(2)).squeeze(2)
+    if verdicts_B is not None:
+        entropies = -(logits.softmax(-1) * logits.log_softmax(-1)).sum(-1).detach()
+        given = Tokens(advantages_B, entropies, output["completion_mask"], verdicts_B)
+        advantages_B = token_advantages(trainer.objective, given)
     policy_loss(
         trainer.objective, logprobs, advantages_B, output["completion_mask"], max_completion_length=MAX_TOKENS,
         old_logprobs_BT=output.get("old_per_token_logps"),
     ).backward()  # fmt: skip
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]), logprobs.detach()
+
+
+def correct(trainer, batch):
+    """1 for right completions of a generation batch, 0 for wrong ones, shape (P, G)."""
+    return (batch[2].rewards_BF[:, 0] >= 0.5).float().view(-1, trainer.num_generations)
 
 
 def expected_advantages(trainer, batch):
@@ -145,7 +162,7 @@ def expected_advantages(trainer, batch):
         captured.rewards_BF.sum(1).view(groups),
         torch.tensor([row["reference_rewards"] for row in rows[:: trainer.num_generations]]),
         shift=0,
-        correct_PG=(captured.rewards_BF[:, 0] >= 0.5).float().view(groups),
+        correct_PG=correct(trainer, batch),
         lengths_PG=captured.tokens_B.view(groups),
         truncated_PG=captured.truncated_B.view(groups),
         max_completion_length=MAX_TOKENS,
@@ -181,7 +198,8 @@ def test_what_reaches_the_loss_is_the_objective(tiny_folder, tmp_path, addition,
     if ":" in algorithm:
         (tmp_path / "own.py").write_text(OWN)
         algorithm = str(tmp_path / algorithm)
-    trainer = make(Spy, tiny_folder, tmp_path, reference_column(addition), algorithm=algorithm, margin=margin)
+    changes = {"algorithm": algorithm, "margin": margin, "judge_threshold": 0.5}
+    trainer = make(Spy, tiny_folder, tmp_path, reference_column(addition), **changes)
     (gradient,) = train(trainer)
     (batch,) = trainer.batches
     _, output, _ = batch
@@ -194,8 +212,48 @@ def test_what_reaches_the_loss_is_the_objective(tiny_folder, tmp_path, addition,
 
     # The gradient of the whole step is that of the pure loss on the same rollouts.
     model = load_model(str(tiny_folder)).train()
-    pure, _ = pure_gradient(trainer, model, batch, expected.augmented_PG.flatten())
+    verdicts_B = verdicts(expected.dead_P, correct(trainer, batch)).flatten()
+    pure, _ = pure_gradient(trainer, model, batch, expected.augmented_PG.flatten(), verdicts_B)
     torch.testing.assert_close(gradient, pure, atol=float(1e-4 * pure.abs().max()), rtol=0)
+
+
+def right_wrong_or_vowels(prompts, completions, **columns):
+    """A third of the groups are all right, a third all wrong."""
+    numbers = [int(prompt[0]["content"].split()[1]) % 3 for prompt in prompts]
+    return [(1.0, 0.0, value or 0.0)[n] for n, value in zip(numbers, vowels(completions), strict=True)]
+
+
+@pytest.mark.parametrize("changes", [{}, {"margin": "expected", "aggregation": "sequence_mean"}])
+def test_groups_without_contrast_are_learnt_from_by_the_entropies_of_tokens(tiny_folder, tmp_path, addition, changes):
+    data = reference_column(addition)
+    changes = {"algorithm": "rl_zvp", "judge_threshold": 0.5, "max_tokens_per_microbatch": 60, **changes}
+    trainer = make(Spy, tiny_folder, tmp_path, data, rewards=right_wrong_or_vowels, **changes)
+    (gradient,) = train(trainer)
+    (batch,) = trainer.batches
+    expected = expected_advantages(trainer, batch)
+    verdicts_B = verdicts(expected.dead_P, correct(trainer, batch)).flatten()
+    assert verdicts_B.unique().tolist() == [-1, 0, 1]
+    model = load_model(str(tiny_folder)).train()
+    pure, _ = pure_gradient(trainer, model, batch, expected.augmented_PG.flatten(), verdicts_B)
+    torch.testing.assert_close(gradient, pure, atol=float(1e-4 * pure.abs().max()), rtol=0)
+    assert len(trainer._window.columns["verdicts"]) == 16
+
+
+def test_a_step_of_dead_groups_alone_is_not_called_silent_where_their_tokens_push(
+    tiny_folder, tmp_path, addition, caplog
+):
+    for algorithm, zero in (("rl_zvp", 0), ("grpo", 1)):
+        trainer = make(
+            Spy, tiny_folder, tmp_path / algorithm, addition, rewards=lambda prompts, **columns: [1.0] * len(prompts),
+            algorithm=algorithm, judge_threshold=0.5,
+        )  # fmt: skip
+        (gradient,) = train(trainer)
+        assert bool(gradient.abs().max() == 0) is bool(zero)
+        logged = [
+            entry["signal/zero_gradient"] for entry in trainer.state.log_history if "signal/zero_gradient" in entry
+        ]
+        assert logged == [zero]
+        assert ("every augmented advantage is zero" in caplog.text) is bool(zero)
 
 
 CLIPPED = ("clip_ratio/region_mean", "cispo_clip_ratio")

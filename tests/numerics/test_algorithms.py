@@ -71,6 +71,8 @@ AUGMENTED = {
     "opo": [[0.75, -0.25, -0.25, -0.25], [0] * 4],  # lengths are not given, so all count as equal
     # In units of the deviation of all eight, whose mean is 0.
     "gdpo": [[value / (math.sqrt((RIGHT**2 + 3 * WRONG**2) / 7) + 1e-4) for value in GROUP_RELATIVE[0]], [0] * 4],
+    "rl_zvp": GROUP_RELATIVE,
+    "grpo-entropy": GROUP_RELATIVE,
 }
 
 
@@ -139,6 +141,9 @@ LOSSES = {
     "a2po": CROSS_ENTROPY / (3 * 4),
     "opo": CROSS_ENTROPY / (3 * 4),
     "gdpo": (-1.2 - 1 + 0.8 + 3 + 1) / 5,
+    # Of advantages that tokens share; tests/numerics/test_tokens.py has those of their own.
+    "rl_zvp": (-1.2 - 1 + 0.8 + 3 + 1) / 5,
+    "grpo-entropy": (-1.2 - 1 + 0.8 + 3 + 1) / 5,
 }
 # By log pi of each token. The loss of a clipped token, or completion, does not change.
 GRADIENTS = {
@@ -159,6 +164,8 @@ GRADIENTS = {
     "a2po": [[-1.5 / 12, -1 / 12], [0.5 / 12, 0], [2 / 12, 1 / 12]],
     "opo": [[-1.5 / 12, -1 / 12], [0.5 / 12, 0], [2 / 12, 1 / 12]],
     "gdpo": [[0, -1 / 5], [0, 0], [3 / 5, 1 / 5]],
+    "rl_zvp": [[0, -1 / 5], [0, 0], [3 / 5, 1 / 5]],
+    "grpo-entropy": [[0, -1 / 5], [0, 0], [3 / 5, 1 / 5]],
 }
 
 
@@ -227,9 +234,14 @@ def test_no_shipped_algorithm_sets_a_field_that_does_nothing():
         ({"generations_factor": 0}, "generations_factor is 0; it must be a whole number from 1 to 64"),
         ({"generations_factor": 1.5}, "generations_factor is 1.5; it must be a whole number from 1 to 64"),
         ({"advantage": "mine"}, "advantage is 'mine'; it must be a function of Groups, or None"),
+        ({"token_advantage": "mine"}, "token_advantage is 'mine'; it must be a function of Tokens, or None"),
         (
             {"reads_reference": True},
             "reads_reference is true but there is no advantage function to read them; remove it",
+        ),
+        (
+            {"reads_verdicts": True},
+            "reads_verdicts is true but there is no token_advantage to read them; remove it",
         ),
         ({"rescale_dead_groups": 1}, "rescale_dead_groups is 1; it must be true or false"),
         ({"rescale_dead_groups": "false"}, "rescale_dead_groups is 'false'; it must be true or false"),
@@ -294,7 +306,7 @@ def test_objective_replaces_fields_and_takes_none_for_unchanged():
 
 def test_objective_refuses_an_unknown_name_and_names_the_nearest():
     allowed = "aapo, aapo-paired, grpo, grpo-2g, dr_grpo, dapo, gpg, rloo, reinforce++, gspo, cispo, "
-    allowed += "ngrpo, maxrl, a2po, opo, gdpo"
+    allowed += "ngrpo, maxrl, a2po, opo, gdpo, rl_zvp, grpo-entropy"
     own = ", or your own as path/to/file.py:NAME or package.module:NAME"
     with pytest.raises(InputError) as near:
         objective("drgrpo")

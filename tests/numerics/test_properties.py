@@ -223,7 +223,7 @@ def batches(draw):
     )
     inputs = {
         "logprobs_BT": draw(logprobs),
-        "advantages_B": f64(draw(st.lists(st.floats(-2, 2), min_size=num_sequences, max_size=num_sequences))),
+        "advantages": f64(draw(st.lists(st.floats(-2, 2), min_size=num_sequences, max_size=num_sequences))),
         "mask_BT": f64([[1] * length + [0] * (num_tokens - length) for length in lengths]),
         "max_completion_length": num_tokens,
         "old_logprobs_BT": draw(st.one_of(st.none(), logprobs)),

@@ -11,7 +11,16 @@ from aapo import objective
 from aapo.backends.trl import AAPOConfig
 from aapo.errors import InputError
 from aapo.experiments.plan import make_plan
-from aapo.objective import ALGORITHMS, COLLECTION_FIELDS, OBJECTIVE_FIELDS, Algorithm, Collection, Groups, Objective
+from aapo.objective import (
+    ALGORITHMS,
+    COLLECTION_FIELDS,
+    OBJECTIVE_FIELDS,
+    Algorithm,
+    Collection,
+    Groups,
+    Objective,
+    Tokens,
+)
 from aapo.recipe import load_recipe, resolve
 from aapo.recipe.training import AXIS_FIELDS, TrainingSettings
 from aapo.runs import RunDirectory
@@ -47,8 +56,9 @@ def test_the_page_has_a_section_and_a_row_for_every_algorithm_and_no_other():
 def test_the_pages_own_algorithm_is_the_example():
     example = (ROOT / "examples" / "my_algorithm.py").read_text(encoding="utf-8")
     assert example in fences(PAGE, "python")
-    fields = re.findall(r"^\| `(\w+)` \|", PAGE[PAGE.index("| field of `Groups` |") :], re.MULTILINE)
-    assert fields == list(Groups._fields)
+    of_groups, of_tokens = PAGE[PAGE.index("| field of `Groups` |") :].split("| field of `Tokens` |")
+    for table, known in ((of_groups, Groups), (of_tokens, Tokens)):
+        assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(known._fields)
 
 
 def test_gspo_takes_the_margin_in_one_line():
@@ -57,8 +67,23 @@ def test_gspo_takes_the_margin_in_one_line():
     assert recipe.training.objective == replace(ALGORITHMS["gspo"].objective, margin="expected") and recipe.uses_bank
 
 
+def test_what_reads_verdicts_needs_a_judge():
+    settings = BASICS | {"algorithm": "rl_zvp", "reward_funcs": ["format"]}
+    with pytest.raises(
+        InputError, match="^the algorithm reads what is right, and none of the reward functions, format"
+    ):
+        resolve("r", settings)
+    resolve("r", settings | {"judge_threshold": 0.5})
+    resolve("r", settings | {"algorithm": "grpo-entropy"})
+
+
 def test_every_axis_can_be_set_in_a_recipe_or_is_a_declarations_own():
-    assert set(AXIS_FIELDS) == set(OBJECTIVE_FIELDS) - {"advantage", "reads_reference"}
+    assert set(AXIS_FIELDS) == set(OBJECTIVE_FIELDS) - {
+        "advantage",
+        "token_advantage",
+        "reads_reference",
+        "reads_verdicts",
+    }
     assert {*AXIS_FIELDS.values(), *COLLECTION_FIELDS} <= {item.name for item in fields(TrainingSettings)}
     changes = {
         "algorithm": "grpo", "importance_sampling_level": "sequence", "overlong_buffer": 0.1, "min_live_frac": 0.75,

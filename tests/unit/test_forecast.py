@@ -67,6 +67,7 @@ def test_one_reward_everywhere_teaches_nothing_with_or_without_a_margin(reward):
         found = forecast_groups(point, bank, 4)
         assert (found.dead_frac, found.dead_after_margin_frac, found.learnable) == (1.0, 1.0, False)
     assert found.all_right_frac == reward and found.all_wrong_frac == 1 - reward
+    assert forecast_groups(objective("rl_zvp", margin="expected"), bank, 4).learnable
 
 
 def test_one_right_sample_anywhere_can_be_learnt_from():

@@ -276,13 +276,21 @@ def test_opposite_advantages_disagree_in_sign(tmp_path):
 def test_a_run_without_reference_rewards_replays_what_needs_none(tmp_path):
     run = make_run(tmp_path, "grpo", TWO_STEPS)
     found = replay_run(run)
-    assert set(found.refused) == {name for name, point in ALGORITHMS.items() if point.objective.needs_reference}
+    points = {name: declared.objective for name, declared in ALGORITHMS.items()}
+    reference = {name for name, point in points.items() if point.needs_reference}
+    entropies = {name for name, point in points.items() if point.token_advantage}
+    assert entropies == {"rl_zvp", "grpo-entropy"} and set(found.refused) == reference | entropies
     assert [item.name for item in found.algorithms] == [name for name in ALGORITHMS if name not in found.refused]
     assert found.num_reference_samples == 0 and "aapo" in found.refused and found.algorithms
     with pytest.raises(
         InputError, match="aapo cannot be replayed, because reference rewards are missing: the run stored none"
     ):
         replay_run(run, ["aapo"])
+    with pytest.raises(
+        InputError,
+        match="rl_zvp cannot be replayed, because it reads the entropies of tokens, which a run does not store",
+    ):
+        replay_run(run, ["rl_zvp"])
 
 
 # -- banks -------------------------------------------------------------------------------------------------------------

@@ -139,10 +139,13 @@ def test_the_loss_of_each_algorithm(algorithm, loss, aggregation, clip):
     assert found[f"{ROLLOUT}.n"] == (16 if algorithm == "grpo-2g" else 8)
 
 
-def test_all_algorithms_are_mapped_but_gpg_whose_refill_verl_cannot_do():
+def test_all_algorithms_are_mapped_but_what_verl_cannot_do():
     assert refusal("--algorithm", "gpg").startswith("min_live_frac is 0.5, and verl draws all dead groups")
     assert settings("--algorithm", "gpg", "--min_live_frac", "0")[f"{ACTOR}.policy_loss.loss_mode"] == "cispo"
-    for name in {*ALGORITHMS} - {"gpg"}:
+    by_entropy = {name for name, point in ALGORITHMS.items() if point.objective.token_advantage is not None}
+    for name in by_entropy:
+        assert refusal("--algorithm", name).startswith(f"algorithm is '{name}', and it reads the entropies of tokens")
+    for name in {*ALGORITHMS} - {"gpg"} - by_entropy:
         assert settings("--algorithm", name)["trainer.v1.trainer_mode"] == "aapo_sync"
 
 

@@ -25,6 +25,7 @@ from aapo.experiments.stored import (
 from aapo.objective import ALGORITHMS, Objective, augmented_advantages, objective
 from aapo.runs import RunDirectory
 
+NO_ENTROPIES = "it reads the entropies of tokens, which a run does not store"
 NO_REFERENCE = "reference rewards are missing: the run stored none, so name a bank of its prompts with --bank"
 
 Tell = Callable[[int, int], None]
@@ -122,11 +123,13 @@ def replay_run(
     if bank is None and first.reference_PK is None:
         bank = manifest_bank(run)
     references = None if bank is None else read_references(run, bank)
-    refused: dict[str, str] = {}
+    refused = {name: NO_ENTROPIES for name, point in points.items() if point.token_advantage is not None}
     if references is None and first.reference_PK is None:
-        refused = {name: NO_REFERENCE for name, point in points.items() if point.needs_reference}
+        refused |= {name: NO_REFERENCE for name, point in points.items() if point.needs_reference}
     if refused.keys() == points.keys():
-        raise InputError(f"{', '.join(points)} cannot be replayed, because {NO_REFERENCE}")
+        raise InputError(
+            f"{', '.join(points)} cannot be replayed, because {'; '.join(dict.fromkeys(refused.values()))}"
+        )
     replayed = {name: point for name, point in points.items() if name not in refused}
     known = next(read_step(run, steps[0], references)).reference_PK
     stored = run.recipe("objective")["objective"]

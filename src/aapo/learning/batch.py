@@ -23,6 +23,7 @@ from aapo.objective import (
     rollout_diagnostics,
     signal_diagnostics,
     silent_groups,
+    verdicts,
 )
 from aapo.records import Notes
 from aapo.scoring import grading_shares
@@ -74,15 +75,17 @@ class Lesson(NamedTuple):
     Attributes:
         advantages: Of the objective.
         total_B: The weighted sum of the reward functions; NaN where none could score.
-        weighted_B: What multiplies the log-probability of every token of a completion where the loss is a mean over the
-            tokens of all; the objective's aggregation is in it.
+        columns: What the loss reads of each completion, shape (B,). `advantages` multiplies the log-probability of each
+            of its tokens where the loss is a mean over the tokens of all; the objective's aggregation is in it. Where
+            tokens have advantages of their own, `augmented` is that without the aggregation, `weights` the aggregation
+            and `verdicts` what `Tokens` has where the objective reads it.
         metrics: As `aapo.metrics` declares them.
-        is_silent: Whether no completion has a gradient.
+        is_silent: Whether no completion has a gradient, as far as is known before the tokens' own advantages.
     """
 
     advantages: Advantages
     total_B: Tensor
-    weighted_B: Tensor
+    columns: dict[str, Tensor]
     metrics: dict[str, float]
     is_silent: bool
 
@@ -148,12 +151,18 @@ class Teacher:
             shift: As in `advantages`.
         """
         result, total_B = self.advantages(scores, shift), self.total(scores.rewards_BF)
-        weights_B = completion_weights(loss_tokens_B, self.objective.aggregation, self.max_completion_length)
+        shares_B = completion_weights(loss_tokens_B, self.objective.aggregation, self.max_completion_length)
         # The loss divides by the tokens of the step, which is the token mean; other aggregations are relative to it.
-        weighted_B = result.augmented_PG.flatten() * (weights_B * loss_tokens_B.sum().clamp(min=1))
-        is_silent = bool(silent_groups(result.augmented_PG).all())
-        metrics = self._metrics(scores, result, total_B, weights_B * loss_tokens_B, notes, shift)
-        return Lesson(result, total_B, weighted_B, {**metrics, "signal/zero_gradient": float(is_silent)}, is_silent)
+        weights_B = shares_B * loss_tokens_B.sum().clamp(min=1)
+        augmented_B = result.augmented_PG.flatten()
+        columns, is_silent = {"advantages": augmented_B * weights_B}, bool(silent_groups(result.augmented_PG).all())
+        if self.objective.token_advantage is not None:
+            columns |= {"augmented": augmented_B, "weights": weights_B}
+        if self.objective.reads_verdicts:
+            columns["verdicts"] = verdicts(result.dead_P, scores.correct_B.view(-1, self.num_generations)).flatten()
+            is_silent = is_silent and not columns["verdicts"].any()
+        metrics = self._metrics(scores, result, total_B, shares_B * loss_tokens_B, notes, shift)
+        return Lesson(result, total_B, columns, {**metrics, "signal/zero_gradient": float(is_silent)}, is_silent)
 
     def _metrics(
         self, scores: BatchScores, result: Advantages, total_B: Tensor, weights_B: Tensor, notes: Notes, shift: int

@@ -42,8 +42,8 @@ class GroupForecast(NamedTuple):
         dead_after_margin_frac: Groups without a gradient, the margin counted.
         all_right_frac: Groups of which every completion is right.
         all_wrong_frac: Groups of which every completion is wrong.
-        learnable: Whether any group can have a gradient: false where all samples have one reward and the margin of that
-            reward is zero, too.
+        learnable: Whether any group can have a gradient: false where all samples have one reward, the margin of that
+            reward is zero, too, and no token is pushed by what is right.
     """
 
     dead_frac: float
@@ -101,7 +101,7 @@ def forecast_groups(
         dead_after_margin_frac=float(silent_N.double().mean()),
         all_right_frac=float((correct_NG == 1).all(1).double().mean()),
         all_wrong_frac=float((correct_NG == 0).all(1).double().mean()),
-        learnable=len(np.unique(rewards)) > 1 or not bool(silent_N.all()),
+        learnable=len(np.unique(rewards)) > 1 or not bool(silent_N.all()) or objective.reads_verdicts,
     )
 
 

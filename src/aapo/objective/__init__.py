@@ -36,7 +36,15 @@ from aapo.objective.estimators import (
 )
 from aapo.objective.losses import completion_weights, importance_ratios, policy_loss, token_losses
 from aapo.objective.margins import MARGINS, Margin, MarginFunction, expected_margin, paired_margin, register_margin
-from aapo.objective.space import OBJECTIVE_FIELDS, AdvantageFunction, Groups, Objective
+from aapo.objective.space import (
+    OBJECTIVE_FIELDS,
+    AdvantageFunction,
+    Groups,
+    Objective,
+    TokenAdvantageFunction,
+    Tokens,
+)
+from aapo.objective.tokens import by_entropy_without_contrast, token_advantages, verdicts, with_entropy
 
 __all__ = [
     "ALGORITHMS",
@@ -53,8 +61,11 @@ __all__ = [
     "Margin",
     "MarginFunction",
     "Objective",
+    "TokenAdvantageFunction",
+    "Tokens",
     "algorithm",
     "augmented_advantages",
+    "by_entropy_without_contrast",
     "clipped_shares",
     "completion_weights",
     "dead_groups",
@@ -77,6 +88,9 @@ __all__ = [
     "signal_diagnostics",
     "silent_groups",
     "subtract_baseline",
+    "token_advantages",
     "token_losses",
+    "verdicts",
+    "with_entropy",
     "with_virtual_best",
 ]

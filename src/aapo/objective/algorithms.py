@@ -18,6 +18,7 @@ from aapo.objective.estimators import (
     with_virtual_best,
 )
 from aapo.objective.space import OBJECTIVE_FIELDS, Objective
+from aapo.objective.tokens import by_entropy_without_contrast, with_entropy
 from aapo.ranges import check
 
 
@@ -137,6 +138,12 @@ ALGORITHMS: dict[str, Algorithm] = {
     "opo": Algorithm(Objective(advantage=over_the_length_weighted_mean, aggregation="constant")),
     # arXiv 2601.05242
     "gdpo": Algorithm(Objective(advantage=over_each_function, loss="clipped_surrogate")),
+    # arXiv 2509.21880
+    "rl_zvp": Algorithm(
+        Objective(token_advantage=by_entropy_without_contrast, reads_verdicts=True, loss="clipped_surrogate")
+    ),
+    # arXiv 2506.14758
+    "grpo-entropy": Algorithm(Objective(token_advantage=with_entropy, loss="clipped_surrogate")),
 }
 
 

@@ -43,7 +43,7 @@ def importance_ratios(
 def token_losses(
     objective: Objective,
     logprobs_BT: Tensor,
-    advantages_B: Tensor,
+    advantages: Tensor,
     old_logprobs_BT: Tensor | None = None,
     mask_BT: Tensor | None = None,
 ) -> Tensor:
@@ -65,24 +65,24 @@ def token_losses(
     Args:
         objective: Gives the loss and its bounds.
         logprobs_BT: log pi of the sampled tokens under the policy being trained.
-        advantages_B: Augmented advantages.
+        advantages: Augmented advantages, shape (B,), or (B, T) where tokens have their own (`token_advantages`).
         old_logprobs_BT: log pi of the same tokens at rollout time; None when that is the current policy.
         mask_BT: 1 on completion tokens, whose ratios a sequence's ratio is of; None when all are.
     """
     old_BT = logprobs_BT.detach() if old_logprobs_BT is None else old_logprobs_BT
     ratio_BT = importance_ratios(objective, logprobs_BT, old_BT, mask_BT)
-    advantages_B1 = advantages_B.unsqueeze(1)
+    advantages_BT = advantages.unsqueeze(1) if advantages.dim() == 1 else advantages
     if objective.loss == "cross_entropy":
         weight_BT = ratio_BT.detach().clamp(max=objective.max_importance_weight)
-        return -weight_BT * advantages_B1 * logprobs_BT
+        return -weight_BT * advantages_BT * logprobs_BT
     clipped_BT = ratio_BT.clamp(1 - objective.clip_low, 1 + objective.clip_high)
-    return -torch.minimum(ratio_BT * advantages_B1, clipped_BT * advantages_B1)
+    return -torch.minimum(ratio_BT * advantages_BT, clipped_BT * advantages_BT)
 
 
 def policy_loss(
     objective: Objective,
     logprobs_BT: Tensor,
-    advantages_B: Tensor,
+    advantages: Tensor,
     mask_BT: Tensor,
     *,
     max_completion_length: int,
@@ -94,7 +94,7 @@ def policy_loss(
     Args:
         objective: Gives loss and aggregation.
         logprobs_BT: log pi of the sampled tokens; values outside the mask are ignored.
-        advantages_B: Augmented advantages.
+        advantages: As in `token_losses`.
         mask_BT: 1 on completion tokens, 0 elsewhere.
         max_completion_length: Token limit of a completion, used by the `constant` aggregation.
         weights_B: `completion_weights` of these rows when they are only a part of the optimizer step; None when they
@@ -110,6 +110,6 @@ def policy_loss(
     logprobs_BT = logprobs_BT.masked_fill(padding_BT, 0.0)
     if old_logprobs_BT is not None:
         old_logprobs_BT = old_logprobs_BT.masked_fill(padding_BT, 0.0)
-    losses_BT = token_losses(objective, logprobs_BT, advantages_B, old_logprobs_BT, mask_BT)
+    losses_BT = token_losses(objective, logprobs_BT, advantages, old_logprobs_BT, mask_BT)
     losses_BT = losses_BT.masked_fill(padding_BT, 0.0)
     return (weights_B.to(losses_BT.dtype) * losses_BT.sum(1)).sum()

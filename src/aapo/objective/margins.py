@@ -20,6 +20,7 @@ from aapo.objective.statistics import EPSILON, best_reward, deviation
 SAME = 1e-6
 # The strongest surprise that four reference samples can show, log 9, is then 0.27, about the published upper bound.
 SURPRISE_SCALE = 1 / 8
+SCORED = "scored rollout (rewards_PG is NaN where a rollout has no score)"
 
 
 class Margin(NamedTuple):
@@ -192,25 +193,32 @@ def margin_of(
     return Margin(values_PG.masked_fill(rewards_PG.isnan(), 0.0), clipped_PG)
 
 
-def check_values(what: str, function: Callable[..., Any], values: Any, rewards_PG: Tensor) -> Tensor:
-    """The values of an advantage or margin function, detached and of the rewards' type, after checking them.
+def check_values(
+    what: str, function: Callable[..., Any], values: Any, like: Tensor, of: str = "rollout", counts: str = SCORED
+) -> Tensor:
+    """The values of an advantage or margin function, detached and of the type of `like`, after checking them.
+
+    Args:
+        what: A value is.
+        function: It, for the message.
+        values: That it returned.
+        like: A tensor of their shape that is NaN where no value counts, as rewards are.
+        of: What has a value.
+        counts: Which of them must have one.
 
     Raises:
-        InputError: They are no tensor, their shape is not that of the rewards, or one is not finite where there is a
-            reward.
+        InputError: They are no tensor, their shape is not that of `like`, or one is not finite where that is not NaN.
     """
     what_it_is = f"the {what} function {own_name(function)}"
     if not isinstance(values, Tensor):
         raise InputError(f"{what_it_is} returned a {type(values).__name__}; it must return tensors")
-    values_PG = values.detach().to(rewards_PG)
-    if values_PG.shape != rewards_PG.shape:
+    values = values.detach().to(like)
+    if values.shape != like.shape:
         raise InputError(
-            f"{what_it_is} returned shape {tuple(values_PG.shape)}; it must return one {what} a rollout, "
-            f"{tuple(rewards_PG.shape)}"
+            f"{what_it_is} returned shape {tuple(values.shape)}; it must return one {what} a {of}, {tuple(like.shape)}"
         )
-    if not values_PG[~rewards_PG.isnan()].isfinite().all():
+    if not values[~like.isnan()].isfinite().all():
         raise InputError(
-            f"{what_it_is} returned values that are not finite; it must return a number for every scored "
-            "rollout (rewards_PG is NaN where a rollout has no score)"
+            f"{what_it_is} returned values that are not finite; it must return a number for every {counts}"
         )
-    return values_PG
+    return values

@@ -1,6 +1,6 @@
 """The space of objectives: a choice along independent axes, each of which changes what one equation says.
 
-Shapes: P prompts, G rollouts per prompt, K reference samples per prompt, F reward functions.
+Shapes: P prompts, G rollouts per prompt, K reference samples per prompt, F reward functions; B completions, T tokens.
 """
 
 from collections.abc import Callable
@@ -51,6 +51,26 @@ class Groups(NamedTuple):
 AdvantageFunction = Callable[[Groups], Tensor]
 
 
+class Tokens(NamedTuple):
+    """What a token advantage function gets: completions in a forward pass of the policy, all without a gradient.
+
+    Attributes:
+        advantages_B: Augmented advantages of the completions, before the aggregation weighs them.
+        entropies_BT: Entropy of the distribution that each token was drawn from, in nats, under the policy in training.
+        mask_BT: 1 on the tokens that the loss counts, 0 elsewhere.
+        verdicts_B: 1 for a completion of a dead group whose scored completions all are right, -1 of one whose all are
+            wrong, 0 else; None unless the objective `reads_verdicts`.
+    """
+
+    advantages_B: Tensor
+    entropies_BT: Tensor
+    mask_BT: Tensor
+    verdicts_B: Tensor | None = None
+
+
+TokenAdvantageFunction = Callable[[Tokens], Tensor]
+
+
 @dataclass(frozen=True)
 class Objective:
     """One point in the space of objectives.
@@ -60,7 +80,10 @@ class Objective:
             of the whole batch, nothing.
         scale: What the difference is divided by: sample standard deviation of the group or of the batch, nothing.
         advantage: A function from `Groups` to advantages of shape (P, G) that takes the place of baseline and scale.
+        token_advantage: A function from `Tokens` to advantages of shape (B, T), by which the tokens of a completion
+            differ; without one all have the completion's.
         reads_reference: Whether `advantage` reads reference rewards where there is no margin.
+        reads_verdicts: Whether `token_advantage` reads which dead groups are right.
         margin: How the clipped difference to the reference rewards is added: averaged over all K reference samples
             (`expected`), against one of them (`paired`, the published form), not at all (`none`), by another name of
             `MARGINS` or a function of your own, given or named by path/to/file.py:NAME or package.module:NAME.
@@ -83,7 +106,9 @@ class Objective:
     baseline: Baseline = "group_mean"
     scale: Scale = "group"
     advantage: AdvantageFunction | None = None
+    token_advantage: TokenAdvantageFunction | None = None
     reads_reference: bool = False
+    reads_verdicts: bool = False
     margin: str | MarginFunction = "none"
     margin_low: float = -0.2
     margin_high: float = 0.28
@@ -113,8 +138,12 @@ class Objective:
             margin_function(self.margin)
         if self.advantage is not None and not callable(self.advantage):
             raise InputError(f"advantage is {self.advantage!r}; it must be a function of Groups, or None")
+        if self.token_advantage is not None and not callable(self.token_advantage):
+            raise InputError(f"token_advantage is {self.token_advantage!r}; it must be a function of Tokens, or None")
         if self.reads_reference and self.advantage is None:
             raise InputError("reads_reference is true but there is no advantage function to read them; remove it")
+        if self.reads_verdicts and self.token_advantage is None:
+            raise InputError("reads_verdicts is true but there is no token_advantage to read them; remove it")
         self._check_together()
 
     def _check_together(self) -> None:
@@ -137,7 +166,7 @@ class Objective:
     def describe(self) -> dict[str, Any]:
         """The fields by name, for YAML and JSON; functions are named by `module:function`."""
         values = {name: getattr(self, name) for name in OBJECTIVE_FIELDS}
-        for name in ("advantage", "margin"):
+        for name in ("advantage", "token_advantage", "margin"):
             if callable(function := values[name]):
                 place = getattr(function, "__qualname__", type(function).__qualname__)
                 values[name] = f"{function.__module__}:{place}"
@@ -146,7 +175,7 @@ class Objective:
 
 _RANGED = (
     "margin_low", "margin_high", "clip_low", "clip_high", "max_importance_weight", "overlong_buffer",
-    "rescale_dead_groups", "reads_reference",
+    "rescale_dead_groups", "reads_reference", "reads_verdicts",
 )  # fmt: skip
 _AXES = {
     "baseline": Baseline, "scale": Scale, "loss": Loss, "ratio_level": RatioLevel, "aggregation": Aggregation,

@@ -333,15 +333,18 @@ class TrainingSettings:
             filters: Whether prompts are chosen by how often the reference model solves them.
 
         Raises:
-            InputError: They cannot, or nothing says which completions are right where prompts are chosen by it.
+            InputError: They cannot, or nothing says which completions are right where prompts are chosen by it or the
+                algorithm reads it.
         """
         self.judgement.check(names)
         chooses = filters or self.curriculum is not None or self.sample_strategy not in (None, "uniform")
-        if chooses and not self.judgement.known(names):
+        if (chooses or self.objective.reads_verdicts) and not self.judgement.known(names):
+            reason = (
+                "prompts are chosen by how often they are solved" if chooses else "the algorithm reads what is right"
+            )
             raise InputError(
-                "prompts are chosen by how often they are solved, and none of the reward functions, "
-                f"{', '.join(names)}, is known to say so; set judge to the one that logs verdicts, or judge and "
-                "judge_threshold"
+                f"{reason}, and none of the reward functions, {', '.join(names)}, is known to say so; set judge to the "
+                "one that logs verdicts, or judge and judge_threshold"
             )
 
     @property

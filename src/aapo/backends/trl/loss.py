@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from aapo.backends.trl.forward import ForwardTrainer
-from aapo.objective import Objective, importance_ratios, token_losses
+from aapo.objective import Objective, Tokens, importance_ratios, token_advantages, token_losses
 
 # Of the tokens that an entropy bonus acts on, by which an adaptive one is steered; it is not logged.
 CHOSEN_ENTROPY = "chosen_entropy"
 
 
 class MicroBatch(dict[str, Any]):
-    """Some rows of a step, padded: ids and masks as TRL has them, `advantages`, and what is known of the sampler.
+    """Some rows of a step, padded: ids and masks as TRL has them, a lesson's columns, and what is known of the sampler.
 
     `tool_mask` has the tokens that the loss counts, `step_tokens` their number in the whole step, over all processes.
     """
@@ -62,7 +62,7 @@ class LossTrainer(ForwardTrainer):
         """The loss of a micro-batch, times the number of processes, over which gradients are averaged; TRL's else."""
         if not isinstance(inputs, MicroBatch):
             return super()._compute_loss(model, inputs)
-        mask_BT, advantages_B = inputs["tool_mask"], inputs["advantages"]
+        mask_BT = inputs["tool_mask"]
         logprobs_BT, entropies_BT, router_loss = self._get_per_token_logps_and_entropies(
             model,
             torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1),
@@ -72,12 +72,13 @@ class LossTrainer(ForwardTrainer):
             compute_aux_loss=self.aux_loss_enabled,
         )
         assert entropies_BT is not None
+        advantages_BT = self._advantages(inputs, entropies_BT)
         old_BT = inputs.get("old_per_token_logps", logprobs_BT.detach())
         ratios_BT = importance_ratios(self.objective, logprobs_BT, old_BT, mask_BT)
         chosen_BT = mask_BT
         if self.top_entropy_quantile < 1.0:
             chosen_BT = mask_BT * self.get_high_entropy_mask(entropies_BT, mask_BT, 1 - self.top_entropy_quantile)
-        losses_BT = token_losses(self.objective, logprobs_BT, advantages_B, old_BT, mask_BT) * chosen_BT
+        losses_BT = token_losses(self.objective, logprobs_BT, advantages_BT, old_BT, mask_BT) * chosen_BT
         if self.off_policy_mask_threshold is not None:
             losses_BT = losses_BT * self._is_fresh(inputs, logprobs_BT, old_BT)
         if "importance_sampling_ratio" in inputs:
@@ -88,7 +89,7 @@ class LossTrainer(ForwardTrainer):
         self._tally.add("entropy", entropies_BT, mask_BT)
         if self.use_adaptive_entropy:
             self._tally.add(CHOSEN_ENTROPY, entropies_BT, chosen_BT)
-        self._count_clipped(ratios_BT, advantages_B, mask_BT)
+        self._count_clipped(ratios_BT, advantages_BT, mask_BT)
         if self._entropy_bonus_enabled:
             self._tally.add("policy_loss", losses_BT, mask_BT)
             # The bonus is a mean over the tokens that are chosen, a known share of all.
@@ -98,11 +99,22 @@ class LossTrainer(ForwardTrainer):
             loss = loss + self.router_aux_loss_coef * router_loss * mask_BT.sum() * part
         return loss
 
+    def _advantages(self, inputs: MicroBatch, entropies_BT: Tensor) -> Tensor:
+        """What pushes each token, the aggregation in it, shape (B, T), or (B, 1) where those of a row are alike."""
+        if self.objective.token_advantage is None:
+            return inputs["advantages"].unsqueeze(1)
+        tokens = Tokens(inputs["augmented"], entropies_BT.detach(), inputs["tool_mask"], inputs.get("verdicts"))
+        return token_advantages(self.objective, tokens) * inputs["weights"].unsqueeze(1)
+
     @property
     def _learns_beside_advantages(self) -> bool:
-        """Whether a row without an advantage has a gradient: of a KL term, an entropy bonus or a router's loss."""
+        """Whether a row without an advantage has a gradient: of its tokens, a KL term, an entropy bonus or a router."""
         return bool(
-            self.beta or self._entropy_bonus_enabled or self.aux_loss_enabled or self.top_entropy_quantile < 1.0
+            self.objective.token_advantage is not None
+            or self.beta
+            or self._entropy_bonus_enabled
+            or self.aux_loss_enabled
+            or self.top_entropy_quantile < 1.0
         )
 
     @property
@@ -134,17 +146,17 @@ class LossTrainer(ForwardTrainer):
         self._tally.add("kl", kl_BT, inputs["tool_mask"])
         return self.beta * kl_BT
 
-    def _count_clipped(self, ratios_BT: Tensor, advantages_B: Tensor, mask_BT: Tensor) -> None:
+    def _count_clipped(self, ratios_BT: Tensor, advantages_BT: Tensor, mask_BT: Tensor) -> None:
         """Shares of the tokens, or of the sequences where each has one ratio, whose ratio is clipped."""
-        point, advantages_B1 = self.objective, advantages_B.unsqueeze(1)
+        point = self.objective
         counted_BT = mask_BT.any(1, keepdim=True) if point.ratio_level == "sequence" else mask_BT.bool()
-        ratios_BT = ratios_BT.detach()[:, : counted_BT.shape[1]]
+        ratios_BT, advantages_BT = (values.detach()[:, : counted_BT.shape[1]] for values in (ratios_BT, advantages_BT))
         if point.loss == "cross_entropy":
-            clipped_BT = (ratios_BT > point.max_importance_weight) & (advantages_B1 > 0)
+            clipped_BT = (ratios_BT > point.max_importance_weight) & (advantages_BT > 0)
             self._tally.add("cispo_clip_ratio", clipped_BT, counted_BT)
             return
-        low_BT = (ratios_BT < 1 - point.clip_low) & (advantages_B1 < 0)
-        high_BT = (ratios_BT > 1 + point.clip_high) & (advantages_B1 > 0)
+        low_BT = (ratios_BT < 1 - point.clip_low) & (advantages_BT < 0)
+        high_BT = (ratios_BT > 1 + point.clip_high) & (advantages_BT > 0)
         for name, clipped_BT in (("low_mean", low_BT), ("high_mean", high_BT), ("region_mean", low_BT | high_BT)):
             self._tally.add(f"clip_ratio/{name}", clipped_BT, counted_BT)
         for name, clipped_BT in (("low_min", low_BT), ("high_max", high_BT)):

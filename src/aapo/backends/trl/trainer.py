@@ -256,7 +256,8 @@ class AAPOTrainer(ReferenceTrainer):
             self._log_lost_tokens(output["importance_sampling_ratio"], mask_bT)
         lessons = self._teach(inputs, scores, loss_tokens_B, notes)
         first = self.accelerator.process_index * len(inputs)
-        output["advantages"] = torch.cat([lesson.weighted_B for lesson in lessons])[first : first + len(inputs)]
+        for name in lessons[0].columns:
+            output[name] = torch.cat([lesson.columns[name] for lesson in lessons])[first : first + len(inputs)]
         output["metrics"] = [lesson.metrics for lesson in lessons]
         output["lengths"] = scores.tokens_B[first : first + len(inputs)]
         return output

@@ -30,7 +30,8 @@ from aapo.learning.window import Window
 logger = logging.getLogger(__name__)
 
 Step = dict[str, list[Tensor]]
-# The columns of a step that the loss reads beside the tokens.
+# The columns of a step that the loss reads beside the tokens: one number a row, and one a token.
+ROW_COLUMNS = ("advantages", "augmented", "weights", "verdicts")
 LOSS_COLUMNS = (
     "old_per_token_logps", "ref_per_token_logps", "sampling_per_token_logps", "importance_sampling_ratio",
 )  # fmt: skip
@@ -213,7 +214,7 @@ class UpdateTrainer(LossTrainer):
             "completion_ids": padded(step["completion_ids"]),
             "completion_mask": padded(step["completion_ids"], there=True),
             "tool_mask": padded(step["tool_mask"]) * (0 if repeated else 1),
-            "advantages": torch.stack([step["advantages"][place] for place in places]),
+            **{name: torch.stack([step[name][place] for place in places]) for name in ROW_COLUMNS if name in step},
             **{name: padded(step[name]) for name in LOSS_COLUMNS if name in step},
         }
         on_device = {name: value.to(self.accelerator.device) for name, value in batch.items()}
@@ -233,7 +234,7 @@ def window_rows(output: Mapping[str, Any]) -> list[dict[str, Tensor]]:
     for i, length in enumerate(batch["lengths"].tolist()):
         row = {
             "prompt_ids": batch["prompt_ids"][i][batch["prompt_mask"][i].bool()],
-            "advantages": batch["advantages"][i],
+            **{name: batch[name][i] for name in ROW_COLUMNS if name in batch},
         }
         for name in ("completion_ids", "tool_mask", *(name for name in LOSS_COLUMNS if name in batch)):
             values = batch[name][i]

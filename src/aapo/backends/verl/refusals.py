@@ -68,6 +68,13 @@ REFUSED: tuple[Rule, ...] = (
     ),
     Rule(("min_live_frac",), _refill),
     Rule(
+        ("algorithm",),
+        _unless(
+            lambda recipe: recipe.training.objective.token_advantage is None,
+            "it reads the entropies of tokens, which verl gives no estimator; choose another",
+        ),
+    ),
+    Rule(
         ("importance_sampling_level",),
         _unless(
             lambda recipe: (recipe.training.objective.loss, recipe.training.objective.ratio_level) in LOSSES,
