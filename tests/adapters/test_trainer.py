@@ -971,6 +971,7 @@ finish()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_that_resume_train_as_one_that_does_not(tiny_folder, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
