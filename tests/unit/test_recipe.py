@@ -86,6 +86,7 @@ def test_a_run_directory_is_a_recipe(tmp_path):
             {"loss_type": "grpo"},
             "loss_type is 'grpo' but has no effect, because the objective decides it; choose an algorithm",
         ),
+        ({"vespo_k_pos": 3.0}, "vespo_k_pos is 3.0 but has no effect, because no loss here reads it; remove it"),
         ({"num_generations": 3}, "the batch of 8 completions .* is not divisible by num_generations 3"),
         (
             {"reward_kwargs": {"accurcy": {"evaluated": False}}},

@@ -25,6 +25,11 @@ LORA_FIELDS = (
     "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_target_parameters", "lora_modules_to_save",
     "lora_task_type", "use_rslora", "use_dora",
 )  # fmt: skip
+# Of TRL's losses that are not here.
+OTHER_LOSS_FIELDS = (
+    "sapo_temperature_neg", "sapo_temperature_pos", "vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg",
+    "vespo_lambda_neg",
+)  # fmt: skip
 EVAL_FIELDS = ("eval_num_samples", "eval_seed", "eval_temperature")
 
 
@@ -52,6 +57,7 @@ TRAINING_RULES = (
     ),
     Rule(("delta",), lambda _: "the objective decides it", "choose an algorithm"),
     Rule(("use_liger_kernel",), lambda _: "the losses here have no such kernel"),
+    Rule(OTHER_LOSS_FIELDS, lambda _: "no loss here reads it"),
     Rule(
         ("reference",),
         lambda training: _unless(training.objective.needs_reference, f"{training.algorithm} has no margin here"),
@@ -109,6 +115,7 @@ RECIPE_RULES = (
 def without_effect(recipe: "Recipe") -> dict[str, str]:
     """The fields that a recipe sets, to other values than their defaults, and that do nothing; each with the reason."""
     names = [name for part in (recipe.training, recipe.run, recipe.model) for name in changed(part, recipe.given)]
+    names += [name for name, value in recipe.trainer.items() if value is not None]
     return inert(TRAINING_RULES, recipe.training, names) | inert(RECIPE_RULES, recipe, names)
 
 
