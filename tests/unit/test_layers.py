@@ -23,7 +23,8 @@ def in_process(code, *arguments, blocked=FRAMEWORKS):
 
 @pytest.mark.parametrize(
     "module", ["objective", "records", "grading", "tasks", "bank", "learning.batch", "learning.refill",
-               "learning.rollouts", "learning.curriculum", "recipe", "recipe.importing", "reporting", "runs"],
+               "learning.redraw", "learning.rollouts", "learning.curriculum", "recipe", "recipe.importing", "reporting",
+               "runs"],
 )  # fmt: skip
 def test_layers_that_need_no_framework_import_without_any(module):
     done = in_process(f"import aapo.{module}")

@@ -139,10 +139,12 @@ def test_the_loss_of_each_algorithm(algorithm, loss, aggregation, clip):
     assert found[f"{ROLLOUT}.n"] == (16 if algorithm == "grpo-2g" else 8)
 
 
-def test_all_algorithms_are_mapped_but_gpg_whose_refill_verl_cannot_do():
+def test_all_algorithms_are_mapped_but_those_whose_rounds_verl_cannot_do():
     assert refusal("--algorithm", "gpg").startswith("min_live_frac is 0.5, and verl draws all dead groups")
     assert settings("--algorithm", "gpg", "--min_live_frac", "0")[f"{ACTOR}.policy_loss.loss_mode"] == "cispo"
-    for name in {*ALGORITHMS} - {"gpg"}:
+    assert refusal("--algorithm", "reinforce-ada").startswith("redraw is 'balanced', and verl draws a prompt once")
+    assert settings("--algorithm", "reinforce-ada", "--redraw", "none")[f"{ACTOR}.clip_ratio_high"] == 0.28
+    for name in {*ALGORITHMS} - {"gpg", "reinforce-ada"}:
         assert settings("--algorithm", name)["trainer.v1.trainer_mode"] == "aapo_sync"
 
 
