@@ -581,21 +581,22 @@ def test_prompts_are_drawn_again_until_some_rollouts_are_right(tiny_folder, tmp_
 def test_a_run_that_drew_prompts_again_replays_as_it_learnt(tiny_folder, tmp_path):
     trainer = make(
         Spy, tiny_folder, tmp_path, sums(60), rollouts_dir=str(tmp_path / "samples"), max_steps=4, overlong_buffer=0.5,
-        per_device_train_batch_size=8, steps_per_generation=2, max_completion_length=MAX_TOKENS, **ADA,
+        per_device_train_batch_size=8, steps_per_generation=2, **ADA,
     )  # fmt: skip
+    trainer.eos_token_ids = [*trainer.eos_token_ids, *range(0, 300, 5)]  # so that lengths differ
     train(trainer)
     assert len(trainer.batches) == 2, "each draw serves two steps"
     run = RunDirectory(tmp_path)
     run.write_recipe({"fields": {"max_completion_length": MAX_TOKENS}})
-    spared = []
+    spared, differ = [], []
     for step in (1, 2, 3, 4):
         (batch,) = read_step(run, step)
         spared.append(0 if batch.spare_PX is None else int((~batch.spare_PX.isnan()).sum()))
         again = pushes(trainer.objective, batch, MAX_TOKENS)
         torch.testing.assert_close(again.augmented_PG, batch.augmented_PG, atol=1e-6, rtol=0)
-        alone = pushes(trainer.objective, batch._replace(spare_PX=None), MAX_TOKENS)
-        assert not torch.allclose(alone.augmented_PG, batch.augmented_PG)
-    assert sum(spared) + 2 * 16 == trainer.num_drawn
+        alone = pushes(trainer.objective, batch._replace(spare_PX=None), MAX_TOKENS).augmented_PG
+        differ.append(not torch.allclose(alone, batch.augmented_PG))
+    assert any(differ) and sum(spared) + 2 * 16 == trainer.num_drawn
 
 
 @pytest.mark.parametrize("live", [False, True])
@@ -615,18 +616,22 @@ def test_a_prompt_that_is_drawn_again_keeps_its_reference_rewards(tiny_folder, t
 
 def test_a_resumed_run_draws_again_what_the_uninterrupted_one_does(tiny_folder, tmp_path):
     settings = {
-        **ADA, "max_steps": 4, "save_strategy": "steps", "save_steps": 3, "optim": "adamw_torch", "learning_rate": 1e-3,
+        **ADA, "max_steps": 6, "save_strategy": "steps", "save_steps": 3, "optim": "adamw_torch", "learning_rate": 1e-3,
         "per_device_train_batch_size": 8, "steps_per_generation": 2, "weighted_sample": True, "sample_strategy": "hard",
     }  # fmt: skip
     whole = make(Spy, tiny_folder, tmp_path, sums(30), **settings)
     whole.train()
     resumed = make(Spy, tiny_folder, tmp_path, sums(30), **settings)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
-    assert not hasattr(resumed, "batches"), "the last step learns from what was drawn before the checkpoint"
+    # Step 4 learns from what was drawn before the checkpoint.
+    assert [len(trainer.batches) for trainer in (whole, resumed)] == [3, 1]
+    assert groups_of(resumed.batches[0]) == groups_of(whole.batches[2])
     for name, parameter in whole.model.named_parameters():
         torch.testing.assert_close(parameter, dict(resumed.model.named_parameters())[name], atol=1e-6, rtol=0)
-    for key in ("rollout/generated_tokens", "rollout/accuracy", "signal/bias"):
-        assert resumed.state.log_history[-2][key] == whole.state.log_history[-2][key]
+    before, log, again = (trainer.state.log_history[i] for trainer, i in ((whole, 2), (whole, 4), (resumed, 4)))
+    assert again["rollout/accuracy"] == log["rollout/accuracy"] and again["signal/bias"] == log["signal/bias"]
+    generated = log["rollout/generated_tokens"] - before["rollout/generated_tokens"]
+    assert again["rollout/generated_tokens"] == generated > 16 * 5 + 4 * 5
 
 
 def test_the_curriculum_learns_from_what_a_prompt_was_first_drawn_with(tiny_folder, tmp_path):
