@@ -18,12 +18,12 @@ def seldom(completion_ids, **columns):
 @pytest.fixture
 def recipe(tiny_folder, tmp_path, monkeypatch, cache):
     monkeypatch.chdir(tmp_path)
-    Path("my_reward.py").write_text(REWARD)
+    Path("seldom_reward.py").write_text(REWARD)
     rows = [{"prompt": [{"role": "user", "content": f"{n} + {n}"}], "answer": str(2 * n)} for n in range(8)]
     Path("data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     fields = {
         "model_name_or_path": str(tiny_folder), "dataset_name": "data.jsonl", "num_eval_prompts": 0,
-        "reward_funcs": ["my_reward.py:seldom"], "judge_threshold": 1.0, "algorithm": "reinforce-ada",
+        "reward_funcs": ["seldom_reward.py:seldom"], "judge_threshold": 1.0, "algorithm": "reinforce-ada",
         "num_generations": 4, "per_device_train_batch_size": 16, "max_completion_length": 6, "max_steps": 2,
         "save_strategy": "no", "activation_checkpointing": False, "bf16": False, "use_cpu": True, "seed": 1,
     }  # fmt: skip
