@@ -37,8 +37,7 @@ def redraw(
             a prompt keeps those that it has.
         ranks: This process and the others.
     """
-    first_correct_PG = rollouts.scores.correct_B.view(-1, num_generations)
-    num_prompts, num_rounds = len(first_correct_PG), 0
+    num_prompts, num_rounds = len(rollouts.scores.correct_B) // num_generations, 0
     pools = [list(range(i * num_generations, (i + 1) * num_generations)) for i in range(num_prompts)]
     drawn = _of_all(rollouts, ranks)
     while num_rounds < max_rounds:
@@ -56,20 +55,15 @@ def redraw(
             start = len(drawn.token_ids) + place * num_generations
             pools[i] += range(start, start + num_generations)
         drawn = _joined(drawn, more)
-    correct = drawn.scores.correct_B.cpu()
-    kept = [[pool[k] for k in keep(correct[pool], num_generations)] for pool in pools]
-    spare = [[place for place in pool if place not in group] for pool, group in zip(pools, kept, strict=True)]
-    places = [place for group in kept for place in group]
+    picked = _picked(drawn, pools, num_generations)
     first = ranks.index * len(rollouts.rows)
-    mine = places[first : first + len(rollouts.rows)]
-    scores = drawn.scores.mapped(lambda values: values[places], lambda values: values)
-    picked = Rollouts(
-        rollouts.rows,
-        [drawn.token_ids[place] for place in mine],
-        None if drawn.logprobs is None else [drawn.logprobs[place] for place in mine],
-        scores._replace(spare=_spare(drawn.scores, spare, first_correct_PG)),
+    mine = slice(first, first + len(rollouts.rows))
+    logprobs = None if picked.logprobs is None else picked.logprobs[mine]
+    return Collected(
+        Rollouts(rollouts.rows, picked.token_ids[mine], logprobs, picked.scores),
+        num_rounds,
+        sum(len(pool) > num_generations for pool in pools),
     )
-    return Collected(picked, num_rounds, sum(len(pool) > num_generations for pool in pools))
 
 
 def resolved(correct_D: Tensor, num_generations: int, until: str) -> bool:
@@ -112,6 +106,22 @@ def _joined(drawn: Rollouts, more: Rollouts) -> Rollouts:
         drawn.token_ids + more.token_ids,
         logprobs,
         BatchScores(*(torch.cat(pair) for pair in pairs), reference=drawn.scores.reference),
+    )
+
+
+def _picked(drawn: Rollouts, pools: Sequence[Sequence[int]], num_generations: int) -> Rollouts:
+    """The group that each prompt keeps, of its rollouts at the places of its pool, with what the others are worth."""
+    correct = drawn.scores.correct_B.cpu()
+    kept = [[pool[k] for k in keep(correct[pool], num_generations)] for pool in pools]
+    places = [place for group in kept for place in group]
+    scores = drawn.scores.mapped(lambda values: values[places], lambda values: values)
+    others = [[place for place in pool if place not in group] for pool, group in zip(pools, kept, strict=True)]
+    first_correct_PG = drawn.scores.correct_B[: len(places)].view(-1, num_generations)
+    return Rollouts(
+        [drawn.rows[place] for place in places],
+        [drawn.token_ids[place] for place in places],
+        None if drawn.logprobs is None else [drawn.logprobs[place] for place in places],
+        scores._replace(spare=_spare(drawn.scores, others, first_correct_PG)),
     )
 
 
