@@ -18,7 +18,8 @@ SHARE_OF_DIFFERENCES = "share of differences"
 METRICS: dict[str, Metric] = {
     "rollout/accuracy": Metric(
         SHARE_OF_COMPLETIONS,
-        "Judged completions that are right; absent where none is judged.",
+        "Judged completions that are right, where prompts are drawn again (`redraw`) of those that they were first "
+        "drawn with, since those that are trained on are picked; absent where none is judged.",
     ),
     "rollout/truncated_frac": Metric(SHARE_OF_COMPLETIONS, "Completions cut at the token limit."),
     "rollout/unscored_frac": Metric(
@@ -61,10 +62,14 @@ METRICS: dict[str, Metric] = {
         "tokens / s", "Prompt and completion tokens rolled out and trained on, per second."
     ),
     "rollout/refill_rounds": Metric(
-        "rounds", "How often groups without a gradient were drawn again with fresh prompts; absent without a refill."
+        "rounds",
+        "How often groups without a gradient were drawn again with fresh prompts, or prompts were drawn again "
+        "(`redraw`); absent without either.",
     ),
     "rollout/refilled_group_frac": Metric(
-        SHARE_OF_GROUPS, "Groups that hold a fresh prompt in the place of one without a gradient; absent likewise."
+        SHARE_OF_GROUPS,
+        "Groups that hold a fresh prompt in the place of one without a gradient, or whose prompt was drawn again; "
+        "absent likewise.",
     ),
     "rollout/overlong_penalty": Metric(
         "reward", "Mean soft overlong penalty, which the other reward metrics leave out; absent without one."

@@ -22,6 +22,8 @@ from aapo.backends.trl.recorder import Recorder
 from aapo.bank import ReferenceBank, bank_identity
 from aapo.engines import TransformersEngine, load_model, load_tokenizer, model_identity, tokenizer_identity
 from aapo.errors import InputError
+from aapo.experiments.replay import pushes
+from aapo.experiments.stored import read_step
 from aapo.objective import (
     ALGORITHMS,
     Tokens,
@@ -91,6 +93,10 @@ class Spy(AAPOTrainer):
         scored = super()._take_scored()
         self.taken = scored[0]
         return scored
+
+    def _teach(self, inputs, scores, *args):
+        self.taught = scores
+        return super()._teach(inputs, scores, *args)
 
     def _draw(self, model, prompt_ids, purpose, positions=None):
         self.num_drawn += len(prompt_ids)
@@ -168,6 +174,7 @@ def expected_advantages(trainer, batch):
         max_completion_length=MAX_TOKENS,
         values_PGF=captured.rewards_BF.unflatten(0, groups),
         weights_F=torch.ones(captured.rewards_BF.shape[1]),
+        spare_PX=None if trainer.taught.spare is None else trainer.taught.spare.rewards_PXF.sum(2),
     )
 
 
@@ -201,6 +208,7 @@ def test_what_reaches_the_loss_is_the_objective(tiny_folder, tmp_path, addition,
     changes = {"algorithm": algorithm, "margin": margin, "judge_threshold": 0.5}
     trainer = make(Spy, tiny_folder, tmp_path, reference_column(addition), **changes)
     (gradient,) = train(trainer)
+    assert (trainer.taught.spare is not None) == (algorithm == "reinforce-ada")
     (batch,) = trainer.batches
     _, output, _ = batch
     assert len(output["advantages"]) == (32 if algorithm == "grpo-2g" else 16)
@@ -560,6 +568,139 @@ def test_a_refill_judges_each_step_of_a_window_as_it_is_taught(tiny_folder, tmp_
     first, second = trainer.state.log_history[:2]
     assert first["rollout/refilled_group_frac"] == 0.5 and trainer.num_drawn == 16 + 2 * 8
     assert (first["signal/zero_gradient"], second["signal/zero_gradient"]) == (1.0, 0.0)
+
+
+def seldom(prompts, completion_ids, **columns):
+    """1 where the token ids sum to a multiple of 6; on prompts about multiples of 3 nothing is ever right."""
+    numbers = [number_of({"prompt": prompt}) for prompt in prompts]
+    return [float(number % 3 > 0 and sum(ids) % 6 == 0) for number, ids in zip(numbers, completion_ids, strict=True)]
+
+
+ADA = {"algorithm": "reinforce-ada", "judge_threshold": 1.0, "rewards": seldom}
+
+
+def groups_of(batch):
+    """Numbers, rewards and completions of each group of a batch."""
+    rows, output, captured = batch
+    ids = [
+        tuple(row[mask.bool()].tolist())
+        for row, mask in zip(output["completion_ids"], output["completion_mask"], strict=True)
+    ]
+    rewards = captured.rewards_BF[:, 0].tolist()
+    return [(number_of(rows[i]), rewards[i : i + 4], ids[i : i + 4]) for i in range(0, len(rows), 4)]
+
+
+def test_prompts_are_drawn_again_until_some_rollouts_are_right(tiny_folder, tmp_path):
+    trainers = [
+        make(Spy, tiny_folder, tmp_path / name, sums(30), rollouts_dir=str(tmp_path / name), max_refill_rounds=8,
+             **{**ADA, "redraw": name})
+        for name in ("none", "balanced", "right")
+        if name != "none"
+    ]  # fmt: skip
+    plain = make(Spy, tiny_folder, tmp_path / "none", sums(30), **{**ADA, "redraw": "none"})
+    for trainer in (plain, *trainers):
+        train(trainer)
+    firsts = groups_of(plain.batches[0])
+    assert {number % 3 == 0 for number, *_ in firsts} == {True, False}
+    for trainer, needed in zip(trainers, (2, 1), strict=True):
+        found, logged, spare = groups_of(trainer.batches[0]), trainer.state.log_history[0], trainer.taught.spare
+        num_rounds = []
+        for (number, first, ids), (again, rewards, kept), spare_X in zip(
+            firsts, found, spare.rewards_PXF[:, :, 0], strict=True
+        ):
+            beside = spare_X[~spare_X.isnan()].tolist()
+            rounds = len(beside) // 4
+            num_rounds.append(rounds)
+            assert number == again and len(rewards) + len(beside) == 4 * (1 + rounds)
+            # Nothing is drawn for a prompt that has enough, and one that never does is drawn to the bound.
+            assert (rounds == 0) == (sum(first) >= needed and (needed == 1 or sum(first) <= 2))
+            assert rounds == 8 or sum(rewards + beside) >= needed
+            if number % 3 == 0:
+                assert rounds == 8 and sum(rewards) == 0
+            assert sum(rewards) == min(2, sum(rewards + beside)), "half of the group, or all that are right"
+            # The first rollouts are those without further rounds, and the others are new ones.
+            assert len(set(kept)) == 4 and (rounds > 0 or kept == ids)
+            mean = sum(rewards + beside) / (4 + len(beside))
+            place = 4 * (len(num_rounds) - 1)
+            expected = torch.tensor(rewards) - mean
+            torch.testing.assert_close(trainer.batches[0][1]["advantages"][place : place + 4], expected)
+        assert trainer.num_drawn == 16 + 4 * sum(num_rounds) and max(num_rounds) == 8 > min(num_rounds)
+        assert logged["rollout/refill_rounds"] == 8
+        assert logged["rollout/refilled_group_frac"] == sum(rounds > 0 for rounds in num_rounds) / 4
+        assert 5 * trainer.num_drawn < logged["rollout/generated_tokens"] <= 6 * trainer.num_drawn
+        assert (
+            logged["rollout/accuracy"]
+            == plain.state.log_history[0]["rollout/accuracy"]
+            == pytest.approx(sum(sum(first) for _, first, _ in firsts) / 16)
+        )
+
+
+def test_a_run_that_drew_prompts_again_replays_as_it_learnt(tiny_folder, tmp_path):
+    trainer = make(
+        Spy, tiny_folder, tmp_path, sums(60), rollouts_dir=str(tmp_path / "samples"), max_steps=4, overlong_buffer=0.5,
+        per_device_train_batch_size=8, steps_per_generation=2, **ADA,
+    )  # fmt: skip
+    trainer.eos_token_ids = [*trainer.eos_token_ids, *range(0, 300, 5)]  # so that lengths differ
+    train(trainer)
+    assert len(trainer.batches) == 2, "each draw serves two steps"
+    run = RunDirectory(tmp_path)
+    run.write_recipe({"fields": {"max_completion_length": MAX_TOKENS}})
+    spared, differ = [], []
+    for step in (1, 2, 3, 4):
+        (batch,) = read_step(run, step)
+        spared.append(0 if batch.spare_PX is None else int((~batch.spare_PX.isnan()).sum()))
+        again = pushes(trainer.objective, batch, MAX_TOKENS)
+        torch.testing.assert_close(again.augmented_PG, batch.augmented_PG, atol=1e-6, rtol=0)
+        alone = pushes(trainer.objective, batch._replace(spare_PX=None), MAX_TOKENS).augmented_PG
+        differ.append(not torch.allclose(alone, batch.augmented_PG))
+    assert any(differ) and sum(spared) + 2 * 16 == trainer.num_drawn
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_prompt_that_is_drawn_again_keeps_its_reference_rewards(tiny_folder, tmp_path, live):
+    data, changes = sums(30).add_column("reference_rewards", [[n / 30, 0.0] for n in range(30)]), {}
+    if live:
+        data, changes = sums(30), {"reference": "live"}
+    trainer = make(Spy, tiny_folder, tmp_path, data, margin="expected", **changes, **ADA)
+    train(trainer)
+    reference_PK, spare = trainer.taught.reference.rewards_PK, trainer.taught.spare
+    drawn_again = int((~spare.rewards_PXF.isnan()).sum())
+    assert trainer.num_drawn == 16 + drawn_again + 16 * live and drawn_again >= 4
+    if not live:
+        numbers = [number for number, *_ in groups_of(trainer.batches[0])]
+        torch.testing.assert_close(reference_PK, torch.tensor([[number / 30, 0.0] for number in numbers]))
+
+
+def test_a_resumed_run_draws_again_what_the_uninterrupted_one_does(tiny_folder, tmp_path):
+    settings = {
+        **ADA, "max_steps": 6, "save_strategy": "steps", "save_steps": 3, "optim": "adamw_torch", "learning_rate": 1e-3,
+        "per_device_train_batch_size": 8, "steps_per_generation": 2, "weighted_sample": True, "sample_strategy": "hard",
+    }  # fmt: skip
+    whole = make(Spy, tiny_folder, tmp_path, sums(30), **settings)
+    whole.train()
+    resumed = make(Spy, tiny_folder, tmp_path, sums(30), **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    # Step 4 learns from what was drawn before the checkpoint.
+    assert [len(trainer.batches) for trainer in (whole, resumed)] == [3, 1]
+    assert groups_of(resumed.batches[0]) == groups_of(whole.batches[2])
+    for name, parameter in whole.model.named_parameters():
+        torch.testing.assert_close(parameter, dict(resumed.model.named_parameters())[name], atol=1e-6, rtol=0)
+    before, log, again = (trainer.state.log_history[i] for trainer, i in ((whole, 2), (whole, 4), (resumed, 4)))
+    assert again["rollout/accuracy"] == log["rollout/accuracy"] and again["signal/bias"] == log["signal/bias"]
+    generated = log["rollout/generated_tokens"] - before["rollout/generated_tokens"]
+    assert again["rollout/generated_tokens"] == generated > 16 * 5 + 4 * 5
+
+
+def test_the_curriculum_learns_from_what_a_prompt_was_first_drawn_with(tiny_folder, tmp_path):
+    settings = {**ADA, "weighted_sample": True, "sample_strategy": "hard"}
+    trainers = [make(Spy, tiny_folder, tmp_path, sums(30), **settings, redraw=until) for until in ("none", "balanced")]
+    for trainer in trainers:
+        train(trainer)
+    assert groups_of(trainers[0].batches[0]) != groups_of(trainers[1].batches[0])
+    rows = trainers[0].batches[0][0]
+    keys = list(dict.fromkeys(trainers[0]._key(row) for row in rows))
+    means = [trainer._choice.metrics(keys)["prompts/mean_accuracy"] for trainer in trainers]
+    assert means[0] == means[1] == trainers[1].state.log_history[0]["rollout/accuracy"]
 
 
 def test_dapo_counts_the_overlong_penalty_in_the_advantage_only(tiny_folder, tmp_path):
@@ -1008,6 +1149,7 @@ from aapo.ranks import finish
 from test_trainer import Spy, config, even_sum_or_dead, flat, load_model, load_tokenizer, sums
 results = []
 for name, changes in (("dapo", {{"algorithm": "dapo", "max_refill_rounds": 4}}),
+                      ("ada", {{"algorithm": "reinforce-ada", "judge_threshold": 1.0}}),
                       ("live", {{"reference": "live", "min_live_frac": 1.0, "sync_ref_model": True,
                                  "ref_model_sync_steps": 1, "ref_model_mixup_alpha": 0.5}})):
     args = config({out!r}, per_device_train_batch_size=12 // int(sys.argv[1]), max_steps=2, ddp_backend="gloo",
@@ -1044,7 +1186,9 @@ def test_two_processes_refill_as_one_does(tiny_folder, tmp_path):
             env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-    for name, one, two in zip(("dapo", "live"), *(torch.load(path, weights_only=False) for path in saved), strict=True):
+    for name, one, two in zip(
+        ("dapo", "ada", "live"), *(torch.load(path, weights_only=False) for path in saved), strict=True
+    ):
         torch.testing.assert_close(one[0], two[0], atol=1e-5, rtol=0)
         if name == "live":
             torch.testing.assert_close(one[1], two[1], atol=1e-5, rtol=0)

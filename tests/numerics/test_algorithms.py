@@ -73,6 +73,7 @@ AUGMENTED = {
     "gdpo": [[value / (math.sqrt((RIGHT**2 + 3 * WRONG**2) / 7) + 1e-4) for value in GROUP_RELATIVE[0]], [0] * 4],
     "rl_zvp": GROUP_RELATIVE,
     "grpo-entropy": GROUP_RELATIVE,
+    "reinforce-ada": [[0.75, -0.25, -0.25, -0.25], [0] * 4],  # nothing but the group was drawn
 }
 
 
@@ -80,6 +81,52 @@ AUGMENTED = {
 def test_augmented_advantages_of_the_named_algorithms(name):
     result = augmented_advantages(objective(name), REWARDS_PG, REFERENCE_PK)
     torch.testing.assert_close(result.augmented_PG, f64(AUGMENTED[name]), rtol=0, atol=1e-12)
+
+
+# Beside the first group four wrong ones were drawn, of which one could not be scored: once of seven right, mean 1/7,
+# squared deviations 36/49 + 6 * 1/49 = 6/7, over 7 - 1. Beside the second a wrong one: 4/5, 4 * 1/25 + 16/25, over 4.
+# Of all twelve: 5/12, squared deviations 5 * 49/144 + 7 * 25/144 = 35/12, over 12 - 1.
+SPARE_PX = f64([[0, 0, math.nan, 0], [0, math.nan, math.nan, math.nan]])
+ALL_STD = [math.sqrt(1 / 7) + 1e-4, math.sqrt(1 / 5) + 1e-4, math.sqrt(35 / 12 / 11) + 1e-4]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("reinforce-ada", [[6 / 7, *[-1 / 7] * 3], [1 / 5] * 4]),
+        ("grpo", [[6 / 7 / ALL_STD[0], *[-1 / 7 / ALL_STD[0]] * 3], [1 / 5 / ALL_STD[1]] * 4]),
+        ("rloo", [[1, *[-1 / 6] * 3], [1 / 4] * 4]),
+        ("reinforce++", [[7 / 12 / ALL_STD[2], *[-5 / 12 / ALL_STD[2]] * 3], [7 / 12 / ALL_STD[2]] * 4]),
+        ("opo", AUGMENTED["opo"]),  # a function of its own sees what is trained on
+    ],
+)
+def test_means_and_deviations_are_of_all_that_was_drawn(name, expected):
+    result = augmented_advantages(objective(name), REWARDS_PG, spare_PX=SPARE_PX)
+    torch.testing.assert_close(result.augmented_PG, f64(expected), rtol=0, atol=1e-12)
+    assert result.dead_P.tolist() == [False, False]
+    # Padding is nothing.
+    padded_PX = torch.cat([SPARE_PX, f64([[math.nan] * 3] * 2)], 1)
+    padded = augmented_advantages(objective(name), REWARDS_PG, spare_PX=padded_PX)
+    torch.testing.assert_close(padded.augmented_PG, result.augmented_PG)
+
+
+def test_the_overlong_penalty_counts_in_the_rewards_of_what_is_spare():
+    # The last fifth of 20 tokens is 4: 18 cost a half, 20 one. Drawn for the first: 1, 0, 0, 0, -1/2, -1: mean -1/12.
+    spare = {"spare_PX": f64([[0, 0], [1, math.nan]]), "spare_lengths_PX": torch.tensor([[18, 20], [5, 0]])}
+    point, lengths_PG = objective("reinforce-ada", overlong_buffer=0.2), torch.full((2, 4), 5)
+    result = augmented_advantages(point, REWARDS_PG, lengths_PG=lengths_PG, max_completion_length=20, **spare)
+    torch.testing.assert_close(result.augmented_PG, f64([[13 / 12, *[1 / 12] * 3], [0] * 4]), rtol=0, atol=1e-7)
+    assert result.dead_P.tolist() == [False, True]
+
+
+def test_an_advantage_function_may_read_what_is_spare():
+    def over_the_highest(groups):
+        drawn_PD = torch.cat([groups.rewards_PG, groups.spare_PX], 1)
+        return groups.rewards_PG - drawn_PD.nan_to_num(-torch.inf).amax(1, keepdim=True)
+
+    rewards_PG, spare_PX = f64([[1, 0], [0, 1]]), f64([[3, math.nan], [0, 0.5]])
+    result = augmented_advantages(Objective(advantage=over_the_highest), rewards_PG, spare_PX=spare_PX)
+    assert result.augmented_PG.tolist() == [[-2, -3], [-1, 0]]
 
 
 MARGIN = [[0.21, -0.05, -0.05, -0.05], [0.07] * 4]
@@ -144,6 +191,7 @@ LOSSES = {
     # Of advantages that tokens share; tests/numerics/test_tokens.py has those of their own.
     "rl_zvp": (-1.2 - 1 + 0.8 + 3 + 1) / 5,
     "grpo-entropy": (-1.2 - 1 + 0.8 + 3 + 1) / 5,
+    "reinforce-ada": (-1.28 - 1 + 0.8 + 3 + 1) / 5,
 }
 # By log pi of each token. The loss of a clipped token, or completion, does not change.
 GRADIENTS = {
@@ -166,6 +214,7 @@ GRADIENTS = {
     "gdpo": [[0, -1 / 5], [0, 0], [3 / 5, 1 / 5]],
     "rl_zvp": [[0, -1 / 5], [0, 0], [3 / 5, 1 / 5]],
     "grpo-entropy": [[0, -1 / 5], [0, 0], [3 / 5, 1 / 5]],
+    "reinforce-ada": [[0, -1 / 5], [0, 0], [3 / 5, 1 / 5]],
 }
 
 
@@ -306,7 +355,7 @@ def test_objective_replaces_fields_and_takes_none_for_unchanged():
 
 def test_objective_refuses_an_unknown_name_and_names_the_nearest():
     allowed = "aapo, aapo-paired, grpo, grpo-2g, dr_grpo, dapo, gpg, rloo, reinforce++, gspo, cispo, "
-    allowed += "ngrpo, maxrl, a2po, opo, gdpo, rl_zvp, grpo-entropy"
+    allowed += "ngrpo, maxrl, a2po, opo, gdpo, rl_zvp, grpo-entropy, reinforce-ada"
     own = ", or your own as path/to/file.py:NAME or package.module:NAME"
     with pytest.raises(InputError) as near:
         objective("drgrpo")

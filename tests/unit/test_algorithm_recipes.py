@@ -144,9 +144,9 @@ def test_an_own_algorithm_resolves_and_its_run_directory_is_a_recipe(tmp_path):
 
 
 def test_refill_has_a_bound_where_there_is_a_refill():
-    for name, point in ALGORITHMS.items():
+    for name in ALGORITHMS:
         rounds = AAPOConfig(output_dir="x", algorithm=name, bf16=False).max_refill_rounds
-        assert rounds == (3 if point.collection.min_live_frac else None)
+        assert rounds == (3 if name in ("dapo", "gpg", "reinforce-ada") else None)
     assert AAPOConfig(output_dir="x", algorithm="dapo", min_live_frac=0.0, bf16=False).max_refill_rounds is None
 
 
@@ -159,11 +159,26 @@ def test_refill_has_a_bound_where_there_is_a_refill():
         ),
         (
             {"max_refill_rounds": 5},
-            "max_refill_rounds is 5 but has no effect, because min_live_frac is 0; set min_live_frac, or remove it",
+            "max_refill_rounds is 5 but has no effect, because min_live_frac is 0 and redraw none; set one of them, or "
+            "remove it",
         ),
         (
             {"algorithm": "dapo", "max_refill_rounds": 0},
-            "max_refill_rounds is 0; it must be a whole number from 1 to 1,000 (for no refill set min_live_frac to 0)",
+            "max_refill_rounds is 0; it must be a whole number from 1 to 1,000 (for no refill set min_live_frac to 0 "
+            "and redraw to none)",
+        ),
+        (
+            {"redraw": "balance"},
+            "redraw is 'balance' (did you mean balanced?); it must be one of none, right, balanced",
+        ),
+        (
+            {"algorithm": "reinforce-ada", "min_live_frac": 1.0},
+            "redraw is balanced and min_live_frac 1.0; a prompt is drawn again or gives way to a fresh one, so set "
+            "redraw to none or min_live_frac to 0",
+        ),
+        (
+            {"algorithm": "reinforce-ada", "reward_funcs": "accuracy,len"},
+            "redraw is balanced, and reward function 'len' compares completions that are drawn together",
         ),
         (
             {"overlong_buffer": 1.0},

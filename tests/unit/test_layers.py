@@ -22,8 +22,8 @@ def in_process(code, *arguments, blocked=FRAMEWORKS):
 
 
 FREE = (
-    "objective", "records", "grading", "tasks", "bank", "learning.batch", "learning.refill", "learning.rollouts",
-    "learning.curriculum", "recipe", "recipe.importing", "reporting", "runs",
+    "objective", "records", "grading", "tasks", "bank", "learning.batch", "learning.redraw", "learning.refill",
+    "learning.rollouts", "learning.curriculum", "recipe", "recipe.importing", "reporting", "runs",
 )  # fmt: skip
 
 

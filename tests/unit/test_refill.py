@@ -3,6 +3,7 @@
 Shapes: P prompts, G rollouts per prompt, B = P * G completions.
 """
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,8 @@ from aapo.backends.trl.checks import check_refill
 from aapo.errors import InputError
 from aapo.grading import Judge
 from aapo.learning.batch import BatchScores, Reference, Teacher
-from aapo.learning.refill import FreshPrompts, Rollouts, _share, refill
+from aapo.learning.refill import FreshPrompts, refill
+from aapo.learning.rounds import Rollouts, share
 from aapo.objective import Collection, objective
 from aapo.ranks import Ranks
 
@@ -100,11 +102,10 @@ def test_when_fresh_prompts_run_out_the_first_dead_groups_get_them():
 
 @pytest.mark.parametrize(("num_groups", "num_processes"), [(4, 1), (4, 2), (3, 2), (4, 3), (1, 3)])
 def test_a_round_is_split_into_equal_numbers_of_whole_groups(num_groups, num_processes):
-    shares = [_share(num_groups, G, Ranks(index, num_processes)) for index in range(num_processes)]
-    assert len({len(share) for share in shares}) == 1
-    together = [i for share in shares for i in share]
-    assert together[: num_groups * G] == list(range(num_groups * G))
-    assert all(share[::G] == [i - i % G for i in share[::G]] for share in shares)
+    shares = [share(num_groups, Ranks(index, num_processes)) for index in range(num_processes)]
+    assert len({len(part) for part in shares}) == 1
+    together = [group for part in shares for group in part]
+    assert together[:num_groups] == list(range(num_groups)) and set(together) == set(range(num_groups))
 
 
 def test_a_group_is_judged_as_its_own_step_is_taught():
@@ -158,8 +159,13 @@ def test_a_refill_is_refused_where_completions_are_not_one_turn_of_text(addition
     trainer = SimpleNamespace(args=args, train_dataset=addition, **fields)
     check_refill(trainer)
     vars(trainer).update(changes)
-    message = f"^min_live_frac is 0.5, and dead groups cannot be drawn again with {reason}; set min_live_frac to 0$"
+    message = f"^min_live_frac is 0.5, and groups cannot be drawn again with {reason}; set min_live_frac to 0$"
     with pytest.raises(InputError, match=message):
+        check_refill(trainer)
+    args.collection = Collection(redraw="right")
+    message = f"^redraw is right, and groups cannot be drawn again with {reason}; set redraw to none$"
+    streamed = "train_dataset" in changes  # the prompts that are drawn again are at hand
+    with nullcontext() if streamed else pytest.raises(InputError, match=message):
         check_refill(trainer)
     args.collection = Collection()
     check_refill(trainer)

@@ -142,10 +142,12 @@ def test_the_loss_of_each_algorithm(algorithm, loss, aggregation, clip):
 def test_all_algorithms_are_mapped_but_what_verl_cannot_do():
     assert refusal("--algorithm", "gpg").startswith("min_live_frac is 0.5, and verl draws all dead groups")
     assert settings("--algorithm", "gpg", "--min_live_frac", "0")[f"{ACTOR}.policy_loss.loss_mode"] == "cispo"
+    assert refusal("--algorithm", "reinforce-ada").startswith("redraw is 'balanced', and verl draws a prompt once")
+    assert settings("--algorithm", "reinforce-ada", "--redraw", "none")[f"{ACTOR}.clip_ratio_high"] == 0.28
     by_entropy = {name for name, point in ALGORITHMS.items() if point.objective.token_advantage is not None}
     for name in by_entropy:
         assert refusal("--algorithm", name).startswith(f"algorithm is '{name}', and it reads the entropies of tokens")
-    for name in {*ALGORITHMS} - {"gpg"} - by_entropy:
+    for name in {*ALGORITHMS} - {"gpg", "reinforce-ada"} - by_entropy:
         assert settings("--algorithm", name)["trainer.v1.trainer_mode"] == "aapo_sync"
 
 

@@ -105,8 +105,8 @@ def replay_run(
     """Replay algorithms on a run's rollouts.
 
     Each generation batch goes through `augmented_advantages` as in training. Groups, rewards and reference rewards are
-    the run's, so what an algorithm would have sampled is not replayed: other rollouts of another policy, or the groups
-    that one draws in place of dead ones.
+    the run's, so what an algorithm would have sampled is not replayed: other rollouts of another policy, the groups
+    that one draws in place of dead ones, or further rollouts of a prompt.
 
     Args:
         run: With stored rollouts.
@@ -173,6 +173,8 @@ def pushes(point: Objective, batch: StoredBatch, max_completion_length: int) -> 
         max_completion_length=max_completion_length,
         values_PGF=batch.values_PGF,
         weights_F=batch.weights_F,
+        spare_PX=batch.spare_PX,
+        spare_lengths_PX=batch.spare_tokens_PX,
     )
     return Pushes(result.advantage_PG, result.augmented_PG, point.aggregation)
 

@@ -1,6 +1,7 @@
 """A run's stored rollouts as groups of rewards, and the reference rewards of their prompts.
 
-Shapes: P prompts of a generation batch, G rollouts per prompt, K reference samples per prompt, F reward functions.
+Shapes: P prompts of a generation batch, G rollouts per prompt, K reference samples per prompt, F reward functions, X
+spare rollouts per prompt.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from aapo.bank import ReferenceBank, bank_identity, reward_versions
 from aapo.errors import InputError
@@ -26,6 +28,7 @@ COLUMNS = (
     "truncated",
 )  # fmt: skip
 REFERENCE, REWARD = "reference_rewards", "reward/"
+SPARE_REWARDS, SPARE_TOKENS = "spare_rewards", "spare_tokens"
 
 
 class References(NamedTuple):
@@ -51,6 +54,8 @@ class StoredBatch(NamedTuple):
         truncated_PG: True where the completion was cut at the token limit.
         values_PGF: What each reward function paid; NaN where it could not score.
         weights_F: The functions' weights.
+        spare_PX: Rewards of what was drawn for a prompt and not trained on, NaN where it has fewer; None without any.
+        spare_tokens_PX: Their completion tokens.
     """
 
     step: int
@@ -65,6 +70,8 @@ class StoredBatch(NamedTuple):
     truncated_PG: Tensor
     values_PGF: Tensor
     weights_F: Tensor
+    spare_PX: Tensor | None = None
+    spare_tokens_PX: Tensor | None = None
 
 
 def stored_steps(run: RunDirectory) -> list[int]:
@@ -92,7 +99,7 @@ def read_step(run: RunDirectory, step: int, references: References | None = None
     with reading(file, LEFT_OUT):
         functions = [name for name in pq.read_schema(file).names if name.startswith(REWARD)]
     weights_F = torch.tensor(run.recipe()["fields"].get("reward_weights") or [1.0] * len(functions))
-    table = read_parquet(file, LEFT_OUT, COLUMNS, {*COLUMNS, REFERENCE, *functions})
+    table = read_parquet(file, LEFT_OUT, COLUMNS, {*COLUMNS, REFERENCE, SPARE_REWARDS, SPARE_TOKENS, *functions})
     index = table["batch"].to_numpy()
     for batch in range(int(index.max()) + 1):
         found = _batch(step, table.filter(pa.array(index == batch)), functions, weights_F)
@@ -108,6 +115,13 @@ def _batch(step: int, table: pa.Table, functions: Sequence[str], weights_F: Tens
 
     first = table.take(list(range(0, table.num_rows, size)))
     has_reference = REFERENCE in table.column_names and not first[REFERENCE].null_count
+
+    def spare(name: str, missing: float) -> Tensor | None:
+        if name not in table.column_names:
+            return None
+        rows = [torch.tensor(values, dtype=torch.float32) for values in first[name].to_pylist()]
+        return pad_sequence(rows, batch_first=True, padding_value=missing)
+
     return StoredBatch(
         step=step,
         keys_P=first["prompt_key"].to_pylist(),
@@ -121,6 +135,8 @@ def _batch(step: int, table: pa.Table, functions: Sequence[str], weights_F: Tens
         truncated_PG=tensor("truncated", torch.bool),
         values_PGF=torch.stack([tensor(name) for name in functions], 2),
         weights_F=weights_F,
+        spare_PX=spare(SPARE_REWARDS, torch.nan),
+        spare_tokens_PX=spare(SPARE_TOKENS, 0),
     )
 
 

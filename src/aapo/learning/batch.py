@@ -1,9 +1,10 @@
 """What a batch of scored rollouts teaches by an objective, whatever framework drew it and will train on it.
 
 Shapes: P prompts, G rollouts per prompt, K reference samples per prompt, F reward functions, B = P * G completions of
-all processes.
+all processes, X spare rollouts per prompt.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -41,6 +42,21 @@ class Reference(NamedTuple):
     correct_PK: Tensor
 
 
+class Spare(NamedTuple):
+    """What the rollouts are worth that were drawn for prompts and are not trained on.
+
+    Attributes:
+        rewards_PXF: Each reward function's values; NaN where it could not score, and where a prompt has fewer than X.
+        tokens_PX: Completion tokens; 0 where a prompt has fewer.
+        first_correct_PG: `correct_B` of the rollouts that prompts were first drawn with: a fair sample of the policy,
+            where those that are trained on are picked.
+    """
+
+    rewards_PXF: Tensor
+    tokens_PX: Tensor
+    first_correct_PG: Tensor
+
+
 class BatchScores(NamedTuple):
     """What rollouts are worth, of all processes in their order.
 
@@ -50,6 +66,7 @@ class BatchScores(NamedTuple):
         tokens_B: Completion tokens.
         truncated_B: Whether the completion was cut at the token limit.
         reference: Of the prompts; None where the objective reads none.
+        spare: Of the prompts; None where all that was drawn is here.
     """
 
     rewards_BF: Tensor
@@ -57,6 +74,12 @@ class BatchScores(NamedTuple):
     tokens_B: Tensor
     truncated_B: Tensor
     reference: Reference | None = None
+    spare: Spare | None = None
+
+    @property
+    def first_correct_B(self) -> Tensor:
+        """`correct_B` of as many rollouts that nothing was picked by."""
+        return self.correct_B if self.spare is None else self.spare.first_correct_PG.flatten()
 
     def part(self, index: int, count: int) -> "BatchScores":
         """One of `count` equal parts, of whole groups."""
@@ -64,9 +87,14 @@ class BatchScores(NamedTuple):
         def of(values: Tensor) -> Tensor:
             return values.chunk(count)[index]
 
-        reference = None if self.reference is None else Reference(*map(of, self.reference))
-        rewards_BF, correct_B, tokens_B, truncated_B = map(of, self[:4])
-        return BatchScores(rewards_BF, correct_B, tokens_B, truncated_B, reference)
+        return self.mapped(of, of)
+
+    def mapped(self, completions: Callable[[Tensor], Tensor], groups: Callable[[Tensor], Tensor]) -> "BatchScores":
+        """The scores after a function of what each completion has, and one of what each group has."""
+        reference = None if self.reference is None else Reference(*map(groups, self.reference))
+        spare = None if self.spare is None else Spare(*map(groups, self.spare))
+        rewards_BF, correct_B, tokens_B, truncated_B = map(completions, self[:4])
+        return BatchScores(rewards_BF, correct_B, tokens_B, truncated_B, reference, spare)
 
 
 class Lesson(NamedTuple):
@@ -116,9 +144,9 @@ class Teacher:
         return self.judge.correct(rewards, notes)
 
     def total(self, rewards_BF: Tensor) -> Tensor:
-        """Weighted sum over the reward functions, shape (B,); NaN where no function could score."""
-        total_B = (rewards_BF * self.reward_weights_F.to(rewards_BF.device)).nansum(1)
-        return total_B.masked_fill(rewards_BF.isnan().all(1), torch.nan)
+        """Weighted sum over the reward functions, the last dimension; NaN where no function could score."""
+        total_B = (rewards_BF * self.reward_weights_F.to(rewards_BF.device)).nansum(-1)
+        return total_B.masked_fill(rewards_BF.isnan().all(-1), torch.nan)
 
     def advantages(self, scores: BatchScores, shift: int) -> Advantages:
         """What the objective makes of the scores; `shift` advances a paired margin from step to step."""
@@ -134,6 +162,8 @@ class Teacher:
             max_completion_length=self.max_completion_length,
             values_PGF=scores.rewards_BF.view(-1, self.num_generations, len(self.reward_names)),
             weights_F=self.reward_weights_F.to(scores.rewards_BF),
+            spare_PX=None if scores.spare is None else self.total(scores.spare.rewards_PXF),
+            spare_lengths_PX=None if scores.spare is None else scores.spare.tokens_PX,
         )
 
     def silent(self, scores: BatchScores, shift: int, num_steps: int = 1) -> Tensor:
@@ -170,17 +200,18 @@ class Teacher:
         rewards_PG = total_B.view(-1, self.num_generations)
         groups, reference = rewards_PG.shape, scores.reference
         reference_PK, correct_PG = None if reference is None else reference.rewards_PK, scores.correct_B.view(groups)
+        first_PG = scores.first_correct_B.view(groups)
         clipped = clipped_shares(self.objective, rewards_PG, reference_PK, shift=shift)
         shares = grading_shares(self.judge, self.reward_names, notes)
         values = {
-            **rollout_diagnostics(correct_PG, scores.tokens_B.view(groups)),
+            **rollout_diagnostics(correct_PG, scores.tokens_B.view(groups), first_PG),
             "rollout/truncated_frac": scores.truncated_B.float().mean().item(),
             **{f"grading/{name}": share for name, share in (shares._asdict() if shares else {}).items()},
             **signal_diagnostics(result, rewards_PG, correct_PG, reference_PK),
             **margin_diagnostics(result, weights_B.view(groups), clipped, reference_PK),
         }
         if reference is not None and not reference.correct_PK.isnan().all():
-            values |= difficulty_diagnostics(result, rewards_PG, correct_PG, reference.correct_PK)
+            values |= difficulty_diagnostics(result, rewards_PG, first_PG, reference.correct_PK)
         if buffer := self.objective.overlong_buffer:
             penalty_B = overlong_penalty(scores.tokens_B, self.max_completion_length, buffer)
             values["rollout/overlong_penalty"] = penalty_B.mean().item()

@@ -5,42 +5,16 @@ completions over all processes, b those of this process.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from math import ceil
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from datasets import Dataset
 from torch import Tensor
 
 from aapo.learning.batch import BatchScores, Reference
+from aapo.learning.rounds import Collected, RollOut, Rollouts, Row, draw_round
 from aapo.ranks import ALONE, Ranks
 from aapo.sampling import sample_seed
-
-Row = dict[str, Any]
-
-
-class Rollouts(NamedTuple):
-    """This process's rows with their completions, and the scores of those of all processes.
-
-    Attributes:
-        rows: The data set's rows, G equal ones a group.
-        token_ids: A completion a row.
-        logprobs: What the engine gives beside each completion; None where it gives nothing.
-        scores: Of all processes.
-    """
-
-    rows: list[Row]
-    token_ids: list[list[int]]
-    logprobs: list[Any] | None
-    scores: BatchScores
-
-
-class Refilled(NamedTuple):
-    """A batch after its refill, the rounds that it took, and the groups whose prompt is a fresh one."""
-
-    rollouts: Rollouts
-    num_rounds: int
-    num_refilled: int
 
 
 def refill(
@@ -51,16 +25,15 @@ def refill(
     max_rounds: int,
     silent: Callable[[BatchScores], Tensor],
     fresh: Callable[[int], Sequence[Row]],
-    roll_out: Callable[[list[Row], list[int]], Rollouts],
+    roll_out: RollOut,
     num_steps: int = 1,
     ranks: Ranks = ALONE,
-) -> Refilled:
+) -> Collected:
     """The batch with fresh prompts in the place of its silent groups.
 
     While fewer than `min_live_frac` of a step's groups have a gradient, all of it that have none are drawn again, at
-    most `max_rounds` times; a group that is then still silent stays. Each round is split evenly over the processes, by
-    whole groups; where they do not divide, some draw the last group once more, which is thrown away. All processes take
-    the same decisions, because they see the same scores.
+    most `max_rounds` times; a group that is then still silent stays. All processes take the same decisions, because
+    they see the same scores.
 
     Args:
         rollouts: The batch as it was first drawn.
@@ -90,33 +63,22 @@ def refill(
         num_rounds += 1
         groups = dead[: len(prompts)]
         refilled |= set(groups)
+        drawn = draw_round(prompts, groups, num_generations=num_generations, roll_out=roll_out, ranks=ranks)
         positions = [group * num_generations + i for group in groups for i in range(num_generations)]
-        mine = _share(len(groups), num_generations, ranks)
-        drawn = roll_out([dict(prompts[i // num_generations]) for i in mine], [positions[i] for i in mine])
         scores = _replaced(scores, drawn.scores, positions, groups)
-        drawn_ids = ranks.gather(drawn.token_ids)
-        drawn_logprobs = None if drawn.logprobs is None else ranks.gather(drawn.logprobs)
         for i, position in enumerate(positions):
             if first <= position < first + len(rows):
-                rows[position - first] = dict(prompts[i // num_generations])
-                token_ids[position - first] = drawn_ids[i]
-                if logprobs is not None and drawn_logprobs is not None:
-                    logprobs[position - first] = drawn_logprobs[i]
-    return Refilled(Rollouts(rows, token_ids, logprobs, scores), num_rounds, len(refilled))
-
-
-def _share(num_groups: int, num_generations: int, ranks: Ranks) -> list[int]:
-    """Which rollouts of a round this process draws: an equal number of whole groups on each."""
-    size = ceil(num_groups / ranks.count)
-    groups = [min(ranks.index * size + i, num_groups - 1) for i in range(size)]
-    return [group * num_generations + i for group in groups for i in range(num_generations)]
+                rows[position - first], token_ids[position - first] = drawn.rows[i], drawn.token_ids[i]
+                if logprobs is not None and drawn.logprobs is not None:
+                    logprobs[position - first] = drawn.logprobs[i]
+    return Collected(Rollouts(rows, token_ids, logprobs, scores), num_rounds, len(refilled))
 
 
 def _replaced(scores: BatchScores, drawn: BatchScores, positions: list[int], groups: list[int]) -> BatchScores:
-    """The scores with those of the groups drawn again; what `drawn` has beyond them was drawn to fill a process."""
+    """The scores with those of the groups drawn again."""
 
     def put(old: Tensor, new: Tensor, index: list[int]) -> Tensor:
-        return old.index_copy(0, torch.tensor(index, device=old.device), new[: len(index)])
+        return old.index_copy(0, torch.tensor(index, device=old.device), new)
 
     reference = None
     if scores.reference is not None and drawn.reference is not None:

@@ -1,6 +1,7 @@
 """Every rollout of a step as a Parquet file: what happened, and what it was worth.
 
-Shapes: P prompts, G rollouts per prompt, K reference samples, F reward functions, B = P * G completions.
+Shapes: P prompts, G rollouts per prompt, K reference samples, F reward functions, B = P * G completions, X spare
+rollouts per prompt.
 """
 
 from collections.abc import Sequence
@@ -43,7 +44,9 @@ class RolloutWriter:
     its group), prompt_key, prompt (the question), gold, completion, completion_tokens, loss_tokens (those that the loss
     counts, none of a truncated completion that is masked), truncated, correct (1 or 0, by the judge), reward
     (the weighted sum), reward/NAME for each function, advantage, margin, augmented, reference_rewards (K floats) when
-    there are any, and as text what the reward functions logged, such as verdict/NAME. NaN rewards are stored as null.
+    there are any, spare_rewards and spare_tokens (of the scored rollouts of the prompt that are not trained on, on each
+    of its rows) when there are any, and as text what the reward functions logged, such as verdict/NAME. NaN rewards are
+    stored as null.
     """
 
     def __init__(self, folder: Path, teacher: Teacher) -> None:
@@ -94,12 +97,31 @@ class RolloutWriter:
         }
         if reference is not None:
             columns["reference_rewards"] = reference.rewards_PK.repeat_interleave(num_generations, 0).tolist()
+        if scores.spare is not None:
+            columns |= _spare(self.teacher.total(scores.spare.rewards_PXF), scores.spare.tokens_PX, num_generations)
         columns |= {name: pa.array(values, pa.string()) for name, values in beside(notes, columns).items()}
         write_parquet(self.folder / f"step-{step:06d}.parquet", pa.table(columns))
 
 
 def _read(file: Path, columns: list[str] | None = None) -> pa.Table:
     return read_parquet(file, LEFT_OUT, ("prompt_key",), columns)
+
+
+def _spare(rewards_PX: Tensor, tokens_PX: Tensor, num_generations: int) -> dict[str, pa.Array]:
+    """Rewards and lengths of what was drawn for each prompt beside its group, on each row of the group."""
+    scored_PX = ~rewards_PX.isnan()
+    parts = {"spare_rewards": (rewards_PX.double(), pa.float64()), "spare_tokens": (tokens_PX, pa.int64())}
+    return {
+        name: pa.array(
+            [
+                values_X[scored_X].tolist()
+                for values_X, scored_X in zip(values_PX, scored_PX, strict=True)
+                for _ in range(num_generations)
+            ],
+            pa.list_(kind),
+        )
+        for name, (values_PX, kind) in parts.items()
+    }
 
 
 def _nullable(values_B: Tensor) -> pa.Array:

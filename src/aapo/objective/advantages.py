@@ -1,6 +1,7 @@
 """Rewards to augmented advantages.
 
-Shapes: P prompts, G rollouts per prompt, K reference samples per prompt, F reward functions.
+Shapes: P prompts, G rollouts per prompt, K reference samples per prompt, F reward functions, X spare rollouts per
+prompt, D = G + X drawn ones.
 """
 
 from typing import NamedTuple
@@ -25,8 +26,8 @@ class Advantages(NamedTuple):
         advantage_PG: The group-relative advantage, or that of the objective's own function, before the margin.
         margin_PG: The clipped margin over the reference; 0 without one.
         clipped_PG: Share in [0, 1] of the differences behind a margin that met a clip bound.
-        dead_P: True where the group's scored rewards, the overlong penalty included, are all equal, so that comparing
-            them says nothing.
+        dead_P: True where the group's scored rewards, the overlong penalty and spare rollouts included, are all equal,
+            so that comparing them says nothing.
         alpha: The dead-group rescale, 1 where the objective has none.
     """
 
@@ -122,10 +123,15 @@ def augmented_advantages(
     max_completion_length: int | None = None,
     values_PGF: Tensor | None = None,
     weights_F: Tensor | None = None,
+    spare_PX: Tensor | None = None,
+    spare_lengths_PX: Tensor | None = None,
 ) -> Advantages:
     """Advantage, margin and their sum for groups of rewards.
 
         A_i = ((r_i + penalty_i - b_i) / s + margin_i) * alpha
+
+    b and s are of all rollouts that were drawn for a prompt, those that are not trained on included. Margins, and an
+    advantage function unless it reads them, are of those that are.
 
     The margin compares rewards as they were paid, without the overlong penalty, because the reference rewards are
     stored without one.
@@ -143,6 +149,8 @@ def augmented_advantages(
         values_PGF: What each reward function pays, for an advantage function that reads it; NaN where it could not
             score.
         weights_F: The weights of the functions, of whose values `rewards_PG` is the sum.
+        spare_PX: Rewards of the rollouts that were drawn for a prompt and are not trained on; NaN where it has fewer.
+        spare_lengths_PX: Their completion tokens; needed with an overlong buffer.
 
     Raises:
         InputError: The objective's own advantage or margin function returned another shape, or values that are not
@@ -162,28 +170,33 @@ def augmented_advantages(
     shaped_PG = rewards_PG
     if objective.overlong_buffer and lengths_PG is not None:
         assert max_completion_length is not None, "an overlong buffer needs the token limit"
-        penalty_PG = overlong_penalty(lengths_PG, max_completion_length, objective.overlong_buffer).to(rewards_PG.dtype)
+        limits = max_completion_length, objective.overlong_buffer
+        penalty_PG = overlong_penalty(lengths_PG, *limits).to(rewards_PG.dtype)
         shaped_PG = rewards_PG + penalty_PG
         if values_PGF is not None and weights_F is not None:
             values_PGF, weights_F = _with_function(
                 values_PGF, weights_F, penalty_PG.masked_fill(rewards_PG.isnan(), torch.nan)
             )
+        if spare_PX is not None:
+            assert spare_lengths_PX is not None, "an overlong buffer needs the lengths of spare rollouts"
+            spare_PX = spare_PX + overlong_penalty(spare_lengths_PX, *limits).to(spare_PX.dtype)
+    drawn_PD = shaped_PG if spare_PX is None else torch.cat([shaped_PG, spare_PX], 1)
     if objective.advantage is not None:
         groups = Groups(
             shaped_PG, reference_rewards_PK, correct_PG, lengths_PG, truncated_PG, max_completion_length, values_PGF,
-            weights_F,
+            weights_F, spare_PX,
         )  # fmt: skip
         advantage_PG = _own_advantage(objective.advantage, groups)
     else:
-        centred_PG = subtract_baseline(shaped_PG, objective.baseline)
-        advantage_PG = centred_PG / reward_scale(shaped_PG, objective.scale)
+        centred_PD = subtract_baseline(drawn_PD, objective.baseline)
+        advantage_PG = centred_PD[:, : shaped_PG.shape[1]] / reward_scale(drawn_PD, objective.scale)
     advantage_PG = advantage_PG.masked_fill(rewards_PG.isnan(), 0.0)
 
     sum_PG = advantage_PG + margin_PG
     alpha, num_pushing = 1.0, int((~silent_groups(sum_PG)).sum())
     if objective.rescale_dead_groups and num_pushing:
         alpha = len(sum_PG) / num_pushing
-    return Advantages(sum_PG * alpha, advantage_PG, margin_PG, clipped_PG, dead_groups(shaped_PG), alpha)
+    return Advantages(sum_PG * alpha, advantage_PG, margin_PG, clipped_PG, dead_groups(drawn_PD), alpha)
 
 
 def _with_function(values_PGF: Tensor, weights_F: Tensor, paid_PG: Tensor) -> tuple[Tensor, Tensor]:

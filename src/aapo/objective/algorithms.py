@@ -24,26 +24,45 @@ from aapo.ranges import check
 
 @dataclass(frozen=True)
 class Collection:
-    """How an algorithm collects the rollouts of a batch, which none of its equations reads.
+    """How an algorithm collects the rollouts of a batch.
 
     Attributes:
         min_live_frac: Share in [0, 1] of the groups of a batch that must have a gradient, the margin counted; while
             fewer have, the others are drawn again with fresh prompts, for a bounded number of rounds. 0 is never.
+        redraw: Until when a prompt is drawn again, for as many rounds at most: until a rollout is right (`right`), or
+            half of its group could be right and half wrong (`balanced`); `none` is never. Of all that was drawn for it
+            a group is kept, half right and half wrong where there are as many; means and deviations are of all.
         generations_factor: The recipe's rollouts per prompt are multiplied by this, and the batch with them, so that a
             step sees as many prompts.
     """
 
     min_live_frac: float = 0.0
+    redraw: str = "none"
     generations_factor: int = 1
 
     def __post_init__(self) -> None:
-        """Check the ranges.
+        """Check the values.
 
         Raises:
-            InputError: A number is not finite or out of range.
+            InputError: One is not allowed, or prompts would be both drawn again and replaced.
         """
         for name, value in vars(self).items():
             check(name, value)
+        if self.redraws and self.min_live_frac:
+            raise InputError(
+                f"redraw is {self.redraw} and min_live_frac {self.min_live_frac}; a prompt is drawn again or gives way "
+                "to a fresh one, so set redraw to none or min_live_frac to 0"
+            )
+
+    @property
+    def redraws(self) -> bool:
+        """Whether prompts are drawn again."""
+        return self.redraw != "none"
+
+    @property
+    def draws_rounds(self) -> bool:
+        """Whether rollouts are drawn beyond the batch, in rounds."""
+        return self.redraws or self.min_live_frac > 0
 
 
 COLLECTION_FIELDS = tuple(item.name for item in fields(Collection))
@@ -144,6 +163,10 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
     # arXiv 2506.14758
     "grpo-entropy": Algorithm(Objective(token_advantage=with_entropy, loss="clipped_surrogate")),
+    # arXiv 2510.04996, Algorithm 1 with its balanced exit, and Eq. 3
+    "reinforce-ada": Algorithm(
+        Objective(scale="none", loss="clipped_surrogate", clip_high=0.28), Collection(redraw="balanced")
+    ),
 }
 
 

@@ -88,15 +88,19 @@ def margin_diagnostics(
     return values
 
 
-def rollout_diagnostics(correct_PG: Tensor, lengths_PG: Tensor) -> dict[str, float]:
+def rollout_diagnostics(
+    correct_PG: Tensor, lengths_PG: Tensor, first_correct_PG: Tensor | None = None
+) -> dict[str, float]:
     """The `rollout/*` metrics of one batch that compare right and wrong completions.
 
     Args:
         correct_PG: 1 for a right completion, 0 for a wrong one, NaN for one that could not be scored.
         lengths_PG: Completion tokens.
+        first_correct_PG: Of the rollouts that the accuracy is of, where those of the batch were picked by it.
     """
+    first_correct_PG = correct_PG if first_correct_PG is None else first_correct_PG
     return (
-        _mean("rollout/accuracy", correct_PG, ~correct_PG.isnan())
+        _mean("rollout/accuracy", first_correct_PG, ~first_correct_PG.isnan())
         | {"rollout/unscored_frac": _share(correct_PG.isnan())}
         | _mean("rollout/right_length", lengths_PG.float(), correct_PG == 1)
         | _mean("rollout/wrong_length", lengths_PG.float(), correct_PG == 0)
@@ -114,7 +118,8 @@ def difficulty_diagnostics(
     Args:
         advantages: The batch, P groups of G.
         rewards_PG: NaN marks a completion without a reward, which has no margin.
-        correct_PG: 1 for a right completion, 0 for a wrong one, NaN for one that could not be scored.
+        correct_PG: 1 for a right completion, 0 for a wrong one, NaN for one that could not be scored; where those of
+            the batch were picked by it, of as many that were not.
         reference_correct_PK: The same of the reference samples.
     """
     num_right_P, num_scored_P = reference_correct_PK.nansum(1), (~reference_correct_PK.isnan()).sum(1)

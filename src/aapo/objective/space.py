@@ -1,6 +1,7 @@
 """The space of objectives: a choice along independent axes, each of which changes what one equation says.
 
-Shapes: P prompts, G rollouts per prompt, K reference samples per prompt, F reward functions; B completions, T tokens.
+Shapes: P prompts, G rollouts per prompt, K reference samples per prompt, F reward functions, X spare rollouts per
+prompt; B completions, T tokens.
 """
 
 from collections.abc import Callable
@@ -23,8 +24,8 @@ Aggregation = Literal["token_mean", "sequence_mean", "constant"]
 class Groups(NamedTuple):
     """What an advantage function gets: the scored rollouts of a step, over all processes.
 
-    In training all fields are set but `reference_rewards_PK`, which needs a margin or `reads_reference`. Where
-    advantages are computed from rewards alone, the others are None.
+    In training all fields are set but `reference_rewards_PK`, which needs a margin or `reads_reference`, and
+    `spare_PX`. Where advantages are computed from rewards alone, the others are None.
 
     Attributes:
         rewards_PG: The weighted sum of the reward functions, the overlong penalty included; NaN where none could score.
@@ -36,6 +37,8 @@ class Groups(NamedTuple):
         values_PGF: What each reward function pays, the overlong penalty as the last of them where there is one; NaN
             where it could not score.
         weights_F: Their weights; `rewards_PG` is the weighted sum.
+        spare_PX: Rewards, as `rewards_PG`, of the rollouts that were drawn for a prompt and are not trained on; NaN
+            where it has fewer than X. None where all that was drawn is trained on.
     """
 
     rewards_PG: Tensor
@@ -46,6 +49,7 @@ class Groups(NamedTuple):
     max_completion_length: int | None = None
     values_PGF: Tensor | None = None
     weights_F: Tensor | None = None
+    spare_PX: Tensor | None = None
 
 
 AdvantageFunction = Callable[[Groups], Tensor]
@@ -77,7 +81,7 @@ class Objective:
 
     Attributes:
         baseline: What is subtracted from a reward: the mean of its group, the mean of the others in its group, the mean
-            of the whole batch, nothing.
+            of the whole batch, nothing. Spare rollouts count in means and deviations.
         scale: What the difference is divided by: sample standard deviation of the group or of the batch, nothing.
         advantage: A function from `Groups` to advantages of shape (P, G) that takes the place of baseline and scale.
         token_advantage: A function from `Tokens` to advantages of shape (B, T), by which the tokens of a completion

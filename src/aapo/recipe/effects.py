@@ -64,8 +64,8 @@ TRAINING_RULES = (
     ),
     Rule(
         ("max_refill_rounds",),
-        lambda training: _unless(training.collection.min_live_frac > 0, "min_live_frac is 0"),
-        "set min_live_frac, or remove it",
+        lambda training: _unless(training.collection.draws_rounds, "min_live_frac is 0 and redraw none"),
+        "set one of them, or remove it",
     ),
     Rule(
         ("sample_strategy", "sample_prior"),

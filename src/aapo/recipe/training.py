@@ -9,7 +9,7 @@ from math import gcd
 from typing import Any
 
 from aapo.errors import InputError
-from aapo.grading import Judge
+from aapo.grading import GROUPWISE, Judge
 from aapo.learning.curriculum import check_strategy
 from aapo.objective import COLLECTION_FIELDS, Algorithm, Collection, Objective, algorithm
 from aapo.ranks import num_launched
@@ -59,7 +59,9 @@ class TrainingSettings:
         max_importance_weight: Truncation of the cross-entropy's importance weight on stale samples.
         overlong_buffer: Share of max_completion_length over which a reward falls by up to 1.
         min_live_frac: Share of groups that must have a gradient; the others are drawn again with fresh prompts.
-        max_refill_rounds: How often at most, for one batch; by default 3 where min_live_frac is above 0.
+        redraw: Until when a prompt is drawn again: a rollout is right (right), or enough are right and wrong to keep
+            half a group of each (balanced); or never (none).
+        max_refill_rounds: How often at most either is done, for one batch; by default 3.
         generations_factor: What num_generations and the batch are multiplied by.
         weighted_sample: Draw each batch's prompts by weight, not in the order of the data.
         sample_strategy: The weight by a prompt's running mean of right answers m: `hard` 1 - m, `soft` the same but 0
@@ -100,6 +102,7 @@ class TrainingSettings:
     max_importance_weight: float | None = None
     overlong_buffer: float | None = None
     min_live_frac: float | None = None
+    redraw: str | None = None
     max_refill_rounds: int | None = None
     generations_factor: int | None = None
     weighted_sample: bool = False
@@ -252,7 +255,7 @@ class TrainingSettings:
                 "temperature is 0; it must be > 0 in training, since greedy rollouts of a prompt are all the same and "
                 "teach nothing (eval_temperature may be 0)"
             )
-        if self.collection.min_live_frac and self.max_refill_rounds is None:
+        if self.collection.draws_rounds and self.max_refill_rounds is None:
             self.max_refill_rounds = MAX_REFILL_ROUNDS
         self._keep_batch()
         self._check_batch()
@@ -333,18 +336,23 @@ class TrainingSettings:
             filters: Whether prompts are chosen by how often the reference model solves them.
 
         Raises:
-            InputError: They cannot, or nothing says which completions are right where prompts are chosen by it or the
-                algorithm reads it.
+            InputError: They cannot, nothing says which completions are right where prompts are chosen or drawn again by
+                it or the algorithm reads it, or they compare completions that are drawn together where others are
+                trained on together.
         """
         self.judgement.check(names)
         chooses = filters or self.curriculum is not None or self.sample_strategy not in (None, "uniform")
-        if (chooses or self.objective.reads_verdicts) and not self.judgement.known(names):
-            reason = (
-                "prompts are chosen by how often they are solved" if chooses else "the algorithm reads what is right"
-            )
+        redraws = self.collection.redraws
+        if (chooses or redraws or self.objective.reads_verdicts) and not self.judgement.known(names):
+            what = "prompts are chosen by how often they are solved" if chooses else "the algorithm reads what is right"
             raise InputError(
-                f"{reason}, and none of the reward functions, {', '.join(names)}, is known to say so; set judge to the "
+                f"{what}, and none of the reward functions, {', '.join(names)}, is known to say so; set judge to the "
                 "one that logs verdicts, or judge and judge_threshold"
+            )
+        if redraws and (compares := GROUPWISE.intersection(names)):
+            raise InputError(
+                f"redraw is {self.collection.redraw}, and reward function {min(compares)!r} compares completions that "
+                "are drawn together, which are not those that are kept; remove it, or set redraw to none"
             )
 
     @property

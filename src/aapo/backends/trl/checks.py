@@ -121,23 +121,25 @@ def check_text(trainer: Any) -> None:
 
 
 def check_refill(trainer: Any) -> None:
-    """Check that dead groups can be drawn again where the objective asks for it.
+    """Check that groups can be drawn again where the algorithm asks for it.
 
     Raises:
         InputError: Completions are more than one turn of text, which is drawn here ahead of TRL.
     """
-    if trainer.args.collection.min_live_frac == 0:
+    collection = trainer.args.collection
+    if not collection.draws_rounds:
         return
+    name, off = ("redraw", "none") if collection.redraws else ("min_live_frac", 0)
     reasons = {
         "tools": trainer.tools,
         "environments": trainer.environment_factories is not None,
         "a rollout_func": trainer.rollout_func is not None,
         "images": trainer._is_vlm,
-        "a streamed data set": not isinstance(trainer.train_dataset, Dataset),
+        "a streamed data set": not collection.redraws and not isinstance(trainer.train_dataset, Dataset),
     }
     for reason, there in reasons.items():
         if there:
             raise InputError(
-                f"min_live_frac is {trainer.args.collection.min_live_frac}, and dead groups cannot be drawn again with "
-                f"{reason}; set min_live_frac to 0"
+                f"{name} is {getattr(collection, name)}, and groups cannot be drawn again with {reason}; set {name} "
+                f"to {off}"
             )

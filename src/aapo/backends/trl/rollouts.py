@@ -16,7 +16,7 @@ from aapo.engines.vllm import generation_fields
 from aapo.engines.ways import asked_way, choose_way
 from aapo.grading import grade_ahead
 from aapo.grading.rewards.completions import whole_turns
-from aapo.learning.refill import Rollouts
+from aapo.learning.rounds import Rollouts
 from aapo.sampling import sample_seed
 from aapo.tasks import encode_prompt, prompt_opening
 
@@ -50,7 +50,7 @@ class RolloutTrainer(UpdateTrainer):
         *,
         positions: Sequence[int] | None = None,
     ) -> tuple[list[list[int]], Any]:
-        """TRL's static generation with keyed noise, its other engines as they are, or what a refill has drawn."""
+        """TRL's static generation with keyed noise, its other engines as they are, or what is drawn already."""
         if self._drawn is not None:
             drawn, self._drawn = self._drawn, None
             return drawn.token_ids, drawn.logprobs

@@ -47,7 +47,7 @@ class ScoringTrainer(RolloutTrainer):
 
     def _keep_held_out(self) -> None:
         """Keep what the batch of an evaluation is worth, until all have come."""
-        rewards_BF, correct_B, tokens_B, truncated_B, _ = self._take_scored()[0]
+        rewards_BF, correct_B, tokens_B, truncated_B = self._take_scored()[0][:4]
         self._held_out.append(
             HeldOutBatch(correct_B, self.teacher.total(rewards_BF), rewards_BF, tokens_B, truncated_B)
         )

@@ -10,6 +10,7 @@ batch over all processes, b those of this process.
 import copy
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -41,11 +42,13 @@ from aapo.bank import ReferenceBank
 from aapo.engines import load_tokenizer
 from aapo.errors import InputError
 from aapo.learning.bank_cost import BankCost
-from aapo.learning.batch import BatchScores, Lesson, Reference, Teacher
+from aapo.learning.batch import BatchScores, Lesson, Teacher
 from aapo.learning.curriculum import PromptChoice, known_records
 from aapo.learning.held_out import HeldOutBatch
-from aapo.learning.refill import FreshPrompts, Rollouts, refill
+from aapo.learning.redraw import redraw
+from aapo.learning.refill import FreshPrompts, refill
 from aapo.learning.rollouts import Rollout, RolloutWriter
+from aapo.learning.rounds import Collected, Rollouts
 from aapo.learning.window import Window
 from aapo.ranks import launched
 from aapo.records import Engine, Notes, Prompt
@@ -238,15 +241,17 @@ class AAPOTrainer(ReferenceTrainer):
             return output
         if self._choice is not None:
             inputs = self._chosen(len(inputs))
-        if self.args.collection.min_live_frac > 0:
-            inputs, reference = self._refilled(inputs)
+        collected = self._collected(inputs) if self.args.collection.draws_rounds else None
+        if collected is None:
+            reference, spare = self._reference(inputs), None
         else:
-            reference = self._reference(inputs)
+            inputs, self._drawn = collected.rollouts.rows, collected.rollouts
+            reference, spare = collected.rollouts.scores[4:]
         output = super()._generate_and_score_completions(inputs)
         scores, notes = self._take_scored()
-        scores = scores._replace(reference=reference)
+        scores = scores._replace(reference=reference, spare=spare)
         if self._choice is not None:
-            self._choice.observe(gather_object([self._key(row) for row in inputs]), scores.correct_B)
+            self._choice.observe(gather_object([self._key(row) for row in inputs]), scores.first_correct_B)
         mask_bT = (
             output["completion_mask"] * output["tool_mask"] if "tool_mask" in output else output["completion_mask"]
         )
@@ -291,14 +296,23 @@ class AAPOTrainer(ReferenceTrainer):
         texts = (list(self._logs[name])[-len(rows) :] for name in ("prompt", "completion"))
         return [Rollout(*text, *row) for *text, row in zip(*texts, rows, strict=True)]
 
-    def _refilled(self, inputs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], Reference | None]:
-        """The rows that are trained on, and their reference; TRL is handed their completions, drawn here."""
-        keys = gather_object([self._key(row) for row in inputs])
+    def _collected(self, inputs: list[dict[str, Any]]) -> Collected:
+        """The rollouts that are trained on, drawn here; TRL is handed them where it would generate."""
+        collect = self._redrawn if self.args.collection.redraws else self._refilled
+        result = collect(inputs, self._roll_out(inputs, self._positions(len(inputs))))
+        metrics, num_rollouts = self._metrics["train"], len(result.rollouts.scores.correct_B)
+        metrics["rollout/refill_rounds"].append(result.num_rounds)
+        metrics["rollout/refilled_group_frac"].append(result.num_groups * self.num_generations / num_rollouts)
+        return result
+
+    def _refilled(self, inputs: list[dict[str, Any]], rollouts: Rollouts) -> Collected:
+        """The batch with fresh prompts in the place of its silent groups."""
         assert self.args.max_refill_rounds and isinstance(self.train_dataset, Dataset)
+        keys = gather_object([self._key(row) for row in inputs])
         order = None if self._choice is None else self._choice.order("refill", self._progress)
         fresh = FreshPrompts(self.train_dataset, self._key, keys, self.args.seed, self.state.global_step, order)
-        result = refill(
-            self._roll_out(inputs, self._positions(len(inputs))),
+        return refill(
+            rollouts,
             num_generations=self.num_generations,
             min_live_frac=self.args.collection.min_live_frac,
             max_rounds=self.args.max_refill_rounds,
@@ -308,20 +322,34 @@ class AAPOTrainer(ReferenceTrainer):
             num_steps=self.window_steps,
             ranks=launched(),
         )
-        metrics, num_groups = self._metrics["train"], len(keys) // self.num_generations
-        metrics["rollout/refill_rounds"].append(result.num_rounds)
-        metrics["rollout/refilled_group_frac"].append(result.num_refilled / num_groups)
-        self._drawn = result.rollouts
-        return result.rollouts.rows, result.rollouts.scores.reference
 
-    def _roll_out(self, rows: list[dict[str, Any]], positions: Sequence[int]) -> Rollouts:
-        """Completions of rows that are at these positions in the batch of all processes, and what they are worth."""
+    def _redrawn(self, inputs: list[dict[str, Any]], rollouts: Rollouts) -> Collected:
+        """The batch with what is kept of each prompt's rollouts."""
+        assert self.args.max_refill_rounds
+        return redraw(
+            rollouts,
+            num_generations=self.num_generations,
+            until=self.args.collection.redraw,
+            max_rounds=self.args.max_refill_rounds,
+            roll_out=partial(self._roll_out, refers=False),
+            ranks=launched(),
+        )
+
+    def _roll_out(self, rows: list[dict[str, Any]], positions: Sequence[int], refers: bool = True) -> Rollouts:
+        """Completions of rows that are at these positions in the batch of all processes, and what they are worth.
+
+        Args:
+            rows: Of this process.
+            positions: A sample is a function of its own; those beyond the batch are of further rounds.
+            refers: Whether what the reference is worth is read, or sampled, too.
+        """
         self._rows, prompts = rows, copy.deepcopy([row["prompt"] for row in rows])
         prompt_ids, images, fields = self._tokenize_prompts(prompts)
         token_ids, logprobs = self._generate_single_turn(
             prompt_ids, images, fields, self.num_generations, positions=positions
         )
-        scores = BatchScores(*self._score(rows, token_ids), *self._lengths(token_ids), self._reference(rows, positions))
+        scored, lengths = self._score(rows, token_ids), self._lengths(token_ids)
+        scores = BatchScores(*scored, *lengths, self._reference(rows, positions) if refers else None)
         return Rollouts(rows, token_ids, logprobs, scores)
 
     def _log_lessons(self, lessons: Sequence[Lesson]) -> None:

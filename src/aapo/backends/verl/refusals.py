@@ -75,6 +75,13 @@ REFUSED: tuple[Rule, ...] = (
         ),
     ),
     Rule(
+        ("redraw",),
+        _unless(
+            lambda recipe: not recipe.training.collection.redraws,
+            "verl draws a prompt once a step; set it to none",
+        ),
+    ),
+    Rule(
         ("importance_sampling_level",),
         _unless(
             lambda recipe: (recipe.training.objective.loss, recipe.training.objective.ratio_level) in LOSSES,

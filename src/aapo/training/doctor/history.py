@@ -49,7 +49,8 @@ def _shares(rows: list[dict[str, Any]]) -> Iterator[Finding]:
     """Shares of groups and completions that are large at the end."""
     for key, name, limit, text, advice, page in (
         ("signal/dead_after_margin_frac", "dead groups", 0.5, "of the groups had no gradient",
-         "refill (min_live_frac), weigh or filter prompts, or raise num_generations", "docs/curriculum.md"),
+         "refill (min_live_frac), draw again (redraw), weigh or filter prompts, or raise num_generations",
+         "docs/curriculum.md"),
         ("rollout/truncated_frac", "truncated", 0.25, "of the completions were cut at max_completion_length",
          "raise it, or add an overlong_buffer", "docs/algorithms.md"),
         ("grading/no_answer_frac", "no answer", 0.25, "of the completions had no answer that the grader reads",
