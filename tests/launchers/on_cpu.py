@@ -1,4 +1,4 @@
-"""The command `aapo` on CPU processes under the shipped launchers, which spread models over accelerators only.
+"""The command `aapo` on CPU processes under the shipped launchers; FSDP's spreads models over accelerators only.
 
 When it is done each process writes what accelerate ran into launched-RANK.json.
 """
@@ -36,7 +36,5 @@ def write_state(state):
     Path(f"launched-{os.environ['RANK']}.json").write_text(json.dumps(facts))
 
 
-if os.environ.get("ACCELERATE_USE_DEEPSPEED"):
-    PartialState(backend="gloo")
 AcceleratorState.__init__ = init_with_fsdp
 main()
