@@ -143,6 +143,16 @@ def test_max_model_len_limits_the_context(folder, prompts):
         engine.generate(prompts, SEEDS)
 
 
+def test_prompts_that_do_not_fit_a_step_wait_whole_on_cpus(folder, prompts):
+    """Of 30 prompts a step reads some; vLLM would read a part of the next, and cannot on CPUs where samples have seeds."""
+    settings, limits = SamplingSettings(max_completion_length=4), {"max_model_len": 64, "max_num_batched_tokens": 64}
+    engine = VLLMEngine(str(folder), load_tokenizer(str(folder)), settings, **OPTIONS, **limits)
+    assert sum(map(len, prompts * 6)) > 64
+    drawn = engine.generate(prompts * 6, [sample_seed("vllm", i) for i in range(30)])
+    engine.close()
+    assert len(drawn) == 30 and all(1 <= len(one.token_ids) <= 4 for one in drawn)
+
+
 def test_settings_that_vllm_refuses_are_said_in_one_line(start):
     with pytest.raises(InputError, match=r"vLLM cannot draw with these sampling settings: temperature must be in .*2"):
         start(temperature=3.0)

@@ -86,7 +86,7 @@ def test_an_engine_in_a_launch_is_a_process_that_sees_the_gpu_of_its_own(tiny_fo
         raise InterruptedError
 
     read = {}
-    imported = vllm._VLLM(engine, lambda **fields: None, ValueError, lambda: read.update(os.environ))
+    imported = vllm._VLLM(engine, lambda **fields: None, ValueError, lambda: read.update(os.environ), False)
     monkeypatch.setattr(vllm, "_import_vllm", lambda: imported)
     for name, value in {"WORLD_SIZE": "2", "LOCAL_RANK": "1", SWITCH: "0", "CUDA_VISIBLE_DEVICES": visible}.items():
         monkeypatch.delenv(name, raising=False)

@@ -74,6 +74,9 @@ class VLLMEngine:
         self.eos_token_ids = configured_end_tokens(_generation_config(model, revision, trust_remote_code), tokenizer)
         self._fields = {**_sampling_fields(settings), "stop_token_ids": self.eos_token_ids, **renamed}
         self._params()
+        if self._vllm.on_cpu:
+            # A prompt that is read in parts has its generator set back, which on CPUs ends vLLM.
+            options = {"enable_chunked_prefill": False, **options}
         with _beside_others(tensor_parallel_size):
             self._vllm.reread()
             self._llm = self._vllm.llm(
@@ -158,23 +161,26 @@ class _VLLM(NamedTuple):
         params: Makes sampling parameters.
         refusal: The error by which it refuses some.
         reread: Makes it read the environment again, which it does not once an engine has run in this process.
+        on_cpu: Whether it runs on the CPU.
     """
 
     llm: Any
     params: Any
     refusal: type[Exception]
     reread: Callable[[], None]
+    on_cpu: bool
 
 
 def _import_vllm() -> _VLLM:
     try:
         from vllm import LLM, SamplingParams, envs  # type: ignore[reportMissingImports]
         from vllm.exceptions import VLLMValidationError  # type: ignore[reportMissingImports]
+        from vllm.platforms import current_platform  # type: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         if error.name != "vllm":
             raise
         raise InputError("vLLM is not installed; pip install 'aapo[vllm]'") from error
-    return _VLLM(LLM, SamplingParams, VLLMValidationError, envs.disable_envs_cache)
+    return _VLLM(LLM, SamplingParams, VLLMValidationError, envs.disable_envs_cache, current_platform.is_cpu())
 
 
 @contextmanager
