@@ -144,7 +144,7 @@ def test_max_model_len_limits_the_context(folder, prompts):
 
 
 def test_prompts_that_do_not_fit_a_step_wait_whole_on_cpus(folder, prompts):
-    """Of 30 prompts a step reads some; vLLM would read a part of the next, and cannot on CPUs where samples have seeds."""
+    """Of 30 prompts a step reads some; vLLM would read a part of the next, and cannot where samples have seeds."""
     settings, limits = SamplingSettings(max_completion_length=4), {"max_model_len": 64, "max_num_batched_tokens": 64}
     engine = VLLMEngine(str(folder), load_tokenizer(str(folder)), settings, **OPTIONS, **limits)
     assert sum(map(len, prompts * 6)) > 64
