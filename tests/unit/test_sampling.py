@@ -16,6 +16,7 @@ from aapo.engines import (
     load_model,
     load_tokenizer,
     model_identity,
+    threads,
     tokenizer_identity,
 )
 from aapo.errors import AapoError, InputError
@@ -430,6 +431,26 @@ def test_a_completion_is_told_of_while_others_are_drawn(tiny_folder, monkeypatch
     told = [event for event in events if event != "step"]
     assert sorted(told) == list(enumerate(drawn))
     assert "step" in events[events.index(told[0]) :]
+
+
+@pytest.mark.parametrize(("limit", "inside"), [(threads.LITTLE, 1), (0, 2)])
+def test_little_is_drawn_by_one_thread_and_training_goes_on_with_all(tiny_folder, monkeypatch, limit, inside):
+    model, tokenizer = ending_model(tiny_folder, 1 / 4)
+    seen, forward = set(), model.forward
+    monkeypatch.setattr(model, "forward", lambda **options: seen.add(torch.get_num_threads()) or forward(**options))
+    monkeypatch.setattr(threads, "LITTLE", limit)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for way in ("places", "static"):
+            generate_ids(
+                model, PROMPTS, range(5), SamplingSettings(max_completion_length=4), way=way,
+                eos_token_ids=[tokenizer.eos_token_id], pad_token_id=tokenizer.pad_token_id,
+            )  # fmt: skip
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {inside}
 
 
 @pytest.mark.parametrize("num_places", [2, 5, None])

@@ -16,6 +16,7 @@ from aapo.engines.attention import attending_by_layout
 from aapo.engines.batch import Batch
 from aapo.engines.decoding import Decoder, OnEnd
 from aapo.engines.shedding import generated_ids
+from aapo.engines.threads import fitting_threads
 from aapo.engines.ways import Way, choose_way
 from aapo.sampling import SamplingSettings
 
@@ -58,10 +59,11 @@ def generate_ids(
     batch = Batch(prompt_ids, seeds, settings, eos_token_ids, pad_token_id, cache_implementation, tokenizer)
     num_places = num_places or len(prompt_ids)
     taken = "static" if streamer is not None else choose_way(model, settings, cache_implementation, way).way
-    if taken == "places":
-        with attending_by_layout(model.get_base_model() if hasattr(model, "get_base_model") else model):
-            return Decoder(model, batch, num_places, on_end).run()
-    drawn = (
-        generated_ids(model, part, shed=taken == "shedding", streamer=streamer) for part in batch.parts(num_places)
-    )
-    return [ids for part in drawn for ids in part]
+    with fitting_threads(model, num_places):
+        if taken == "places":
+            with attending_by_layout(model.get_base_model() if hasattr(model, "get_base_model") else model):
+                return Decoder(model, batch, num_places, on_end).run()
+        drawn = (
+            generated_ids(model, part, shed=taken == "shedding", streamer=streamer) for part in batch.parts(num_places)
+        )
+        return [ids for part in drawn for ids in part]
