@@ -71,7 +71,8 @@ def refusal(call):
 
 
 def test_every_setting_is_declared():
-    settings = {*known_fields(), *OBJECTIVE_FIELDS, *COLLECTION_FIELDS} - {"scale", "ratio_level", "advantage"}
+    functions_and_renamed = {"scale", "ratio_level", "advantage", "token_advantage"}
+    settings = {*known_fields(), *OBJECTIVE_FIELDS, *COLLECTION_FIELDS} - functions_and_renamed
     for config in (Benchmark, Protocol, BaseModelConfig, ClusterSettings, SamplingSettings, PlanFile):
         settings |= {*field_types(config)}
     assert settings == {*RANGES}
