@@ -1,3 +1,4 @@
+import gc
 import os
 from pathlib import Path
 
@@ -10,6 +11,18 @@ from datasets import Dataset
 
 from aapo.base.model import new_model, train_tokenizer
 from tiny import TINY
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_to_collect() -> None:
+    """Runs end with a collection of garbage, which takes half a second where it looks at every imported module."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Extension modules say that they leak where something is never collected."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
