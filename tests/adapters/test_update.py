@@ -1,6 +1,7 @@
 """The update loop: a step is what the recipe says, however it is cut, laid out, interrupted or short of memory."""
 
 import logging
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -146,6 +147,19 @@ def test_no_cut_and_no_layout_changes_a_gradient(tiny_folder, tmp_path, addition
     whole = "beta" in terms
     assert history[0]["update/skipped_frac"] == (0 if whole else 0.5)
     assert found[4][1][0]["update/skipped_frac"] == 0
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_gradients_are_synchronized_with_the_last_micro_batch_or_with_each(tiny_folder, tmp_path, addition, each):
+    settings = {"accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": each}}}
+    trainer = make(
+        tiny_folder, tmp_path, addition, algorithm="grpo", max_steps=1, max_tokens_per_microbatch=40, **settings
+    )
+    alone = []
+    trainer.accelerator.no_sync = lambda model: alone.append(model) or nullcontext()
+    train(trainer)
+    (passes,) = [log["update/micro_batches"] for log in trainer.state.log_history if "update/micro_batches" in log]
+    assert passes > 1 and len(alone) == (0 if each else passes - 1)
 
 
 def test_rows_that_stand_in_for_others_change_nothing(tiny_folder, tmp_path, addition):

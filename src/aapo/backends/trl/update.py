@@ -179,9 +179,14 @@ class UpdateTrainer(LossTrainer):
         return self.is_deepspeed_enabled or self.is_fsdp_enabled or ranks
 
     def _synchronizing(self, model: Any, last: bool) -> AbstractContextManager[Any]:
-        """Gradients are added up, and with the last micro-batch synchronized; DeepSpeed does that itself."""
-        self.accelerator.gradient_state._set_sync_gradients(last)
-        if last or self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+        """Gradients are added up, and with the last micro-batch synchronized; DeepSpeed does that itself.
+
+        Accelerate's `sync_each_batch` asks for it with every one, which under FSDP2 takes more time and less memory.
+        """
+        state = self.accelerator.gradient_state
+        state._set_sync_gradients(last)
+        now = last or state.plugin_kwargs.get("sync_each_batch", False)
+        if now or self.accelerator.distributed_type == DistributedType.DEEPSPEED:
             return nullcontext()
         return self.accelerator.no_sync(model)
 
