@@ -48,6 +48,8 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
             _offline()
         return int(app(arguments, standalone_mode=False) or 0)
     except (Exception, KeyboardInterrupt, SystemExit) as error:
+        if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
+            return 1  # rich's end where nobody reads on, as with `| head`
         with stopping.ignored():
             if debug:
                 traceback.print_exc()
