@@ -371,15 +371,16 @@ def weights(folder):
     return (folder / "model.safetensors").read_bytes()
 
 
-@pytest.mark.slow
 def test_nobody_who_reads_on_is_no_error():
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run([sys.executable, "-m", "aapo", "recipes"], stdout=writing, stderr=subprocess.PIPE, text=True)
+    asked = [sys.executable, "-m", "aapo", "recipes"]
+    done = subprocess.run(asked, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_a_checkpoint_and_resume_reaches_the_same_model(trained, workplace):
     flags = ("--max_steps", 40, "--save_steps", 100, "--num_eval_prompts", 0, "--eval_num_samples", "null")
     whole = command("train", "small.yaml", "--output_dir", "whole", *flags)
