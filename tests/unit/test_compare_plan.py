@@ -213,6 +213,18 @@ def test_what_was_chosen_holds_where_an_algorithm_joins_later(plan_file, tmp_pat
     assert summary["plan"]["changed_after_start"]
 
 
+@pytest.mark.parametrize(("budget", "short"), [(1010, False), (5000, True)])
+def test_runs_that_end_before_the_budget_are_named(plan_file, tmp_path, finishing, capsys, budget, short):
+    write(plan_file, budget=budget)
+    assert run(["compare", str(plan_file), "--output", "out"]) == 0
+    found = json.loads((tmp_path / "out" / "summary.json").read_text())["short"]
+    runs = [f"runs/{label}/seed-{seed}" for label in ("grpo", "aapo,margin=scaled") for seed in (0, 1)]
+    assert found == [{"run": name, "end": 1000.0} for name in runs if short]  # of the 1,000 tokens of the finished runs
+    told = " ".join(capsys.readouterr().out.split())
+    assert ("NOT MATCHED: 4 runs ended before 5,000 tokens (grpo/seed-0 at 1,000, " in told) == short
+    assert ("NOT MATCHED" in told) == short
+
+
 def test_an_interruption_leaves_a_summary_of_what_is_finished(plan_file, tmp_path, finishing, capsys):
     finishing["out"] = 3
     assert run(["compare", str(plan_file), "--output", "out"]) == 1

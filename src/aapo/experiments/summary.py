@@ -38,6 +38,8 @@ BANK = {"tokens": "bank/generated_tokens", "seconds": "bank/seconds"}
 # With more variants every one is held against the first only.
 MAX_ALL_PAIRS = 8
 CORRECTION = "Holm, over all pairs of final scores"
+# A run that ends below this share of the budget was not matched: something else ended it, such as `max_steps`.
+WHOLE = 0.99
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,12 @@ def write_summary(folder: Path) -> dict[str, Any]:
             }
             for run, file in failed.items()
             if not file.exists()
+        ],
+        "short": [
+            {"run": str(run.path.relative_to(folder)), "end": end}
+            for group in finished
+            for run in group.runs
+            if (end := run.end(plan["match"])) < WHOLE * plan["budget"]
         ],
     }
     write_json(folder / SUMMARY, summary)

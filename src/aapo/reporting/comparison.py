@@ -162,6 +162,12 @@ def variant_table(summary: Summary) -> ScoreTable:
         f"seeds, with {_share_words(summary)} of what the reference samples of a run's prompts cost (of bank).",
     ]
     notes += registered_words(summary)
+    if short := summary.get("short"):
+        names = ", ".join(f"{item['run'].removeprefix('runs/')} at {item['end']:,.0f}" for item in short)
+        notes.append(
+            f"NOT MATCHED: {len(short)} runs ended before {summary['budget']:,.0f} {summary['match']} ({names}); "
+            "compare again in another folder, with a higher max_steps or a lower budget."
+        )
     if missing := summary.get("missing"):
         names = ", ".join(_unfinished(item) for item in missing)
         notes.append(f"Incomplete: {len(missing)} planned runs are missing ({names}).")
