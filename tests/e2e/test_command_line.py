@@ -534,7 +534,7 @@ class TestBadInput:
             ("train", "small.yaml", "--dry-run", *countdown),
             ("train", "small.yaml", "--output_dir", "apart", *countdown),
             ("bank", "build", "small.yaml", "--output", "apart", *countdown),
-            ("eval", "run", "--tasks", "reasoning_gym:countdown"),
+            ("eval", "run", "--tasks", "reasoning_gym:countdown", "--num_problems", 4),
         ):
             line = refused(capsys, *arguments)
             assert "reasoning_gym:countdown could run code" in line and "darwin on arm64); choose another task" in line
