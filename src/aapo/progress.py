@@ -1,5 +1,7 @@
 """Progress that is always visible: a bar on a terminal, a line now and then elsewhere."""
 
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +22,12 @@ Tell = Callable[[int, int], None]
 
 class PlainConsole(Console):
     """Prints text as it is: a path or an answer may hold what Rich takes for markup, or a terminal for a command."""
+
+    def on_broken_pipe(self) -> None:
+        """Go on without output where nobody reads it, and Rich would exit: what was begun is worth more."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Rich's text of a string, control characters made visible."""

@@ -371,13 +371,17 @@ def weights(folder):
     return (folder / "model.safetensors").read_bytes()
 
 
-def test_nobody_who_reads_on_is_no_error():
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(("recipes",), 1), (("train", "small.yaml", "--output_dir", "unread"), 0)]
+)
+def test_where_nobody_reads_on_a_list_ends_and_training_does_not(trained, workplace, arguments, code):
     reading, writing = os.pipe()
     os.close(reading)
-    asked = [sys.executable, "-m", "aapo", "recipes"]
-    done = subprocess.run(asked, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    asked = [sys.executable, "-m", "aapo", *arguments]
+    done = subprocess.run(asked, cwd=workplace, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
-    assert (done.returncode, done.stderr) == (1, "")
+    assert (done.returncode, done.stderr) == (code, "")
+    assert arguments[0] != "train" or (workplace / "unread" / "report.html").exists()
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ Exit codes: 0 done; 2 the input is wrong; 1 it failed while running, or was inte
 
 import logging
 import os
+import select
 import socket
 import sys
 import traceback
@@ -48,8 +49,8 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
             _offline()
         return int(app(arguments, standalone_mode=False) or 0)
     except (Exception, KeyboardInterrupt, SystemExit) as error:
-        if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
-            return 1  # rich's end where nobody reads on, as with `| head`
+        if isinstance(error.__context__, BrokenPipeError) and _is_unread():
+            return 1  # a list or JSON, as with `| head`; what works goes on (`aapo.progress`)
         with stopping.ignored():
             if debug:
                 traceback.print_exc()
@@ -57,6 +58,13 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
             said = visible(" ".join(message.split()))
             watching.say(said, interrupted=isinstance(error.__cause__ or error, KeyboardInterrupt))
         return code
+
+
+def _is_unread() -> bool:
+    """Whether standard output is a pipe that nobody reads any more."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _explain(error: BaseException) -> tuple[str, int]:
