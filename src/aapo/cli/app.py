@@ -49,7 +49,7 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
             _offline()
         return int(app(arguments, standalone_mode=False) or 0)
     except (Exception, KeyboardInterrupt, SystemExit) as error:
-        if isinstance(error.__context__, BrokenPipeError) and _is_unread():
+        if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError) and _is_unread():
             return 1  # a list or JSON, as with `| head`; what works goes on (`aapo.progress`)
         with stopping.ignored():
             if debug:
