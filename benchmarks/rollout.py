@@ -24,7 +24,6 @@ import logging
 import math
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -182,7 +181,7 @@ def main(args: argparse.Namespace) -> None:
             print(f"{name:<24}{arm:<12}{row['useful_tokens_per_second']:>8.0f} tokens/s  {ratio}")
     results = {
         **environment(),
-        "command": ["python", "benchmarks/rollout.py", *sys.argv[1:]],
+        "command": ["python", "benchmarks/rollout.py"],
         "torch_threads": torch.get_num_threads(),
         "shed_frac": SHED_FRAC,
         "settings": {name: getattr(args, name) for name in ("rounds", "sequences", "tokens")},

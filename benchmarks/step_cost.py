@@ -330,7 +330,7 @@ def main(args: argparse.Namespace) -> int:
     holds = show(summary)
     results = {
         **environment(),
-        "command": ["python", "benchmarks/step_cost.py", *sys.argv[1:]],
+        "command": ["python", "benchmarks/step_cost.py"],
         "torch_threads": torch.get_num_threads(),
         "settings": {name: getattr(args, name) for name in ("rounds", "steps", "tokens", "batch_size", "repeats")},
         "summary": summary,

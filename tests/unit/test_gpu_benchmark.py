@@ -2,8 +2,10 @@
 
 import json
 import math
+import re
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -113,3 +115,10 @@ def test_operations_and_bytes_are_those_of_the_weights():
     assert SHAPE.training_flops([3], [[1, 5]]) == expected
     # keys and values, 2 layers, 2 heads of 8, 2 bytes
     assert SHAPE.cache_bytes(10, 2) == 10 * 2 * 2 * 2 * 8 * 2
+
+
+def test_no_report_names_a_folder_of_a_machine():
+    reports = list((Path(__file__).parents[2] / "benchmarks" / "results").glob("*.json*"))
+    assert len(reports) > 10
+    found = {path.name: re.findall(r'"/[a-z]+/[^"]*"', path.read_text(encoding="utf-8")) for path in reports}
+    assert not {name: places for name, places in found.items() if places}
