@@ -64,7 +64,7 @@ def main() -> None:
     }
     print("\n".join(f"{name:24} {value:.4g}" for name, value in found.items()))
     if args.output:
-        write_json(args.output, {**environment(), **found})
+        write_json(args.output, {**environment(), "command": ["python", "benchmarks/bank_build.py"], **found})
 
 
 if __name__ == "__main__":

@@ -41,7 +41,15 @@ def main() -> None:
         print(f"{name:48} {statistics.median(values):6.2f} s  ({min(values):.2f} - {max(values):.2f})")
     if args.output:
         medians = {name: statistics.median(values) for name, values in seconds.items()}
-        write_json(args.output, {**environment(), "median_seconds": medians, "seconds": seconds})
+        write_json(
+            args.output,
+            {
+                **environment(),
+                "command": ["python", "benchmarks/startup.py"],
+                "median_seconds": medians,
+                "seconds": seconds,
+            },
+        )
 
 
 if __name__ == "__main__":

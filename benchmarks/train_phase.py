@@ -291,7 +291,7 @@ def main() -> None:
             "cases": found,
             "rounds": args.rounds,
             "threads": torch.get_num_threads(),
-            "environment": environment(),
+            "environment": {**environment(), "command": ["python", "benchmarks/train_phase.py"]},
         }
         write_json(args.output, json.loads(json.dumps(report)))
 
