@@ -9,6 +9,7 @@ from peft import PeftModel
 from torch.nn import Module
 
 from aapo.backends.trl.config import AAPOConfig
+from aapo.backends.trl.guards import check_trainable
 from aapo.engines.vllm import OWN_PROCESS, kept_environment
 from aapo.errors import InputError
 from aapo.grading import GRADED, GROUPWISE, reward_name
@@ -33,6 +34,16 @@ def kept_from_trl(args: AAPOConfig) -> Iterator[None]:
             yield
     finally:
         args.importance_sampling_level, args.sync_ref_model = level, follows
+
+
+def check_setup(trainer: Any) -> None:
+    """Raise where the launch, the batch, the engine, the data or the model does not go with the settings."""
+    check_launch(trainer)
+    check_groups(trainer)
+    check_refill(trainer)
+    trainer.engine()  # raises where the one that is asked for cannot draw
+    check_text(trainer)
+    check_trainable(trainer.model)
 
 
 def check_launch(trainer: Any) -> None:

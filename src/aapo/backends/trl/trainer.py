@@ -23,17 +23,9 @@ from transformers import PreTrainedModel
 from trl.trainer.utils import RepeatSampler
 
 from aapo.backends.trl.adapters import policy_of
-from aapo.backends.trl.checks import (
-    check_data,
-    check_groups,
-    check_launch,
-    check_refill,
-    check_text,
-    keep_masters,
-    kept_from_trl,
-)
+from aapo.backends.trl.checks import check_data, check_setup, keep_masters, kept_from_trl
 from aapo.backends.trl.config import AAPOConfig, by_step
-from aapo.backends.trl.guards import MovedWeights, check_trainable
+from aapo.backends.trl.guards import MovedWeights
 from aapo.backends.trl.order import EpochOrder, EpochSampler
 from aapo.backends.trl.references import ReferenceTrainer, check_reference, with_keys
 from aapo.backends.trl.scoring import gathered
@@ -147,12 +139,7 @@ class AAPOTrainer(ReferenceTrainer):
         args.check_judge(self.reward_func_names)
         if self.use_vllm:
             self._prepare_sampler()
-        check_launch(self)
-        check_groups(self)
-        check_refill(self)
-        self.engine()  # raises where the one that is asked for cannot draw
-        check_text(self)
-        check_trainable(self.model)
+        check_setup(self)
         self._choose_layout()
         keep_masters(self)
         self.add_callback(MovedWeights(self._metrics["train"]))
